@@ -1,0 +1,53 @@
+"""The one front door to attention: packed segments, never a mask of N×N.
+
+N rows of all segments · H heads · G key/value heads (H is a multiple of G) · D channels of a head · S segments
+"""
+
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    causal: bool,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Returns attention (N, H, D) in which a row sees only the rows of its own segment, and none after it where `causal`.
+
+    q: (N, H, D); k, v: (N, G, D); cu_seqlens: (S+1,) int32 with a leading 0, on the device of q; max_seqlen: the longest segment.
+    CUDA in bfloat16 or float16 runs `torch.nn.attention.varlen`. A CPU runs SDPA over each run of equally long segments; so does CUDA in
+    float32 or with dropout, which the varlen kernel does not have, at the price of reading the lengths back to the host.
+    """
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
+        window = (-1, 0) if causal else (-1, -1)
+        out = varlen_attn(
+            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen,
+            scale=scale, window_size=window, enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
+        assert isinstance(out, Tensor)  # a tuple only where return_aux asks for one
+        return out
+    if q.shape[1] != k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))  # (N, H, D)
+    if q.shape[0] == 0:
+        return q + k + v  # no rows, but a graph to all three, so that a batch without media gives zero gradients
+    outputs: list[Tensor] = []
+    start = 0
+    for length, run in groupby(torch.diff(cu_seqlens).tolist()):
+        segments = len(list(run))
+        end = start + segments * length
+        # (N, H, D) rows start:end -> (segments, H, length, D), a view: nothing is copied or padded
+        q_run, k_run, v_run = (x[start:end].unflatten(0, (segments, length)).transpose(1, 2) for x in (q, k, v))
+        out = scaled_dot_product_attention(q_run, k_run, v_run, is_causal=causal, scale=scale, dropout_p=dropout)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (segments·length, H, D)
+        start = end
+    return torch.cat(outputs)

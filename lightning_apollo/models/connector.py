@@ -1,0 +1,18 @@
+"""Visual features to the LLM's width.
+
+M visual tokens · D width of the encoder · E width of the LLM
+"""
+
+from torch import Tensor, nn
+
+
+class MLPConnector(nn.Module):
+    """Two layers with the exact GELU between them: `mlp2x_gelu` of VideoLLaMA 3 (its projector.py)."""
+
+    def __init__(self, vision_width: int, llm_width: int) -> None:
+        super().__init__()
+        self.readout = nn.Sequential(nn.Linear(vision_width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
+
+    def forward(self, visual_tokens: Tensor) -> Tensor:
+        """(M, D) to (M, E)."""
+        return self.readout(visual_tokens)

@@ -1,0 +1,133 @@
+"""The language model and its tokenizer, both from transformers, with our packed attention inside.
+
+T text tokens of all samples · S samples · H heads · E width of the LLM
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lightning_apollo.models.attention import packed_attention
+
+ATTENTION = "lightning_apollo_packed"  # the name our attention has in transformers' registry
+PLACEHOLDER, STREAM_START, STREAM_END = "<image>", "<|stream_start|>", "<|stream_end|>"
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """Sizes of the language model: any Llama-like `architecture` that transformers knows."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
+    vocab_size: int
+    tokenizer: str  # hub name or folder
+    architecture: str = "qwen2"  # model_type of transformers
+    max_position_embeddings: int = 32_768
+    rope_theta: float = 1_000_000.0
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = True
+    attention_dropout: float = 0.0
+    weights: str | None = None  # hub name or folder to start from; None: random
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads or self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"llm: hidden_size {self.hidden_size}, num_heads {self.num_heads} and num_kv_heads {self.num_kv_heads} "
+                "must each divide the one before"
+            )
+
+
+def build_llm(config: LLMConfig) -> PreTrainedModel:
+    """Returns a causal LM with random weights and packed attention; under `torch.device("meta")` without memory."""
+    sizes: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "intermediate_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_dropout": config.attention_dropout,
+    }
+    llm_config = AutoConfig.for_model(config.architecture, **sizes)
+    return AutoModelForCausalLM.from_config(llm_config, attn_implementation=ATTENTION)
+
+
+def load_llm(config: LLMConfig) -> PreTrainedModel:
+    """Returns the LLM with the weights that `config.weights` names, checked against the sizes of the recipe."""
+    if config.weights is None:
+        return build_llm(config)
+    llm = AutoModelForCausalLM.from_pretrained(config.weights, attn_implementation=ATTENTION, dtype=torch.float32)
+    for ours, theirs in (("hidden_size", "hidden_size"), ("num_layers", "num_hidden_layers"), ("vocab_size", "vocab_size")):
+        if getattr(config, ours) != getattr(llm.config, theirs):
+            raise ValueError(
+                f"model.llm.{ours} is {getattr(config, ours)}, but {config.weights} has {getattr(llm.config, theirs)}"
+            )
+    return llm
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer with the three tokens of VideoLLaMA 3 added where it lacks them (papers.md 2.5: they get the next ids,
+    151665 to 151667 on Qwen2.5)."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    known = tokenizer.get_vocab()
+    missing = [token for token in (PLACEHOLDER, STREAM_START, STREAM_END) if token not in known]
+    if missing:
+        tokenizer.add_tokens(missing, special_tokens=True)
+    return tokenizer
+
+
+def run_decoder(llm: PreTrainedModel, inputs_embeds: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """Returns the last hidden states (T, E) of samples packed into one sequence, each attending to itself alone.
+
+    inputs_embeds: (T, E); cu_seqlens: (S+1,) int32. Positions restart at 0 with every sample. `use_cache=False` is needed: with
+    its default cache transformers attends across samples in eval mode.
+    """
+    num_tokens = inputs_embeds.shape[0]
+    token = torch.arange(num_tokens, device=inputs_embeds.device)
+    start = cu_seqlens[torch.bucketize(token, cu_seqlens, right=True) - 1]  # (T,) first token of the own sample
+    output = llm.base_model(
+        inputs_embeds=inputs_embeds[None],  # (1, T, E)
+        position_ids=(token - start)[None],
+        use_cache=False,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=max_seqlen,
+    )
+    return output.last_hidden_state[0]
+
+
+def _packed_attention_interface(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer: query (1, H, T, D) in, (1, T, H, D) out."""
+    if attention_mask is not None:
+        raise ValueError("packed attention takes cu_seqlens, not an attention mask")
+    if sliding_window is not None and max_seqlen > sliding_window:
+        raise ValueError(f"a sample of {max_seqlen} tokens is longer than the sliding window of {sliding_window}")
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
+    out = packed_attention(q, k, v, cu_seqlens, max_seqlen, causal=True, scale=scaling, dropout=dropout)
+    return out[None], None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _packed_attention_interface)

@@ -1,0 +1,222 @@
+"""The nouns that cross a file boundary: frozen dataclasses that check themselves once, when they are built.
+
+Letters of shapes, the same in every file:
+F frames of one item · H, W pixels · B bytes (flat uint8 pixels) · V visual items (one image or one video each)
+N patches · M visual tokens before reduction, one per merge_size² patches · T text tokens, placeholders included
+S samples packed into one sequence · C channels (3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100  # the label of a token that no loss is taken on (PyTorch's own default)
+
+Modality = Literal["image", "video"]
+
+
+class MediaError(Exception):
+    """Media that cannot be read: `path` as the annotation names it, `reason` in one line."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that the error survives pickling out of a loader worker
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What the header of a file says; no pixel is decoded to know it."""
+
+    path: str
+    modality: Modality
+    height: int  # pixels, after the container's rotation
+    width: int
+    begin_seconds: float  # presentation time of the first frame; not 0 for a shifted start
+    duration_seconds: float  # from the first frame to the end of the last; 0 for an image
+    num_frames: int
+    fps: float | None  # average; None for an image
+    codec: str
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1 or self.num_frames < 1:
+            raise ValueError(f"{self.path}: {self.num_frames} frames of {self.height}×{self.width} pixels")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Decoded frames at their target size and the presentation time that the container gives each of them."""
+
+    pixels: Tensor  # (F, C, H, W) uint8
+    pts_seconds: Tensor  # (F,) float64, not decreasing
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
+            raise ValueError(f"frames are (F, 3, H, W) uint8, not {tuple(self.pixels.shape)} {self.pixels.dtype}")
+        if self.pts_seconds.shape != self.pixels.shape[:1]:
+            raise ValueError(f"{self.pixels.shape[0]} frames with {self.pts_seconds.numel()} presentation times")
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class VisualItem:
+    """One image or video of a sample, ready to be packed. An image is a video of one frame without a time in the text."""
+
+    frames: Frames
+    modality: Modality
+    merge_size: int  # side of the square of patches that becomes one visual token
+    path: str = ""
+
+    def grid(self, patch_size: int) -> tuple[int, int, int]:
+        """Frames, rows and columns in patches, before merging."""
+        num_frames, _, height, width = self.frames.pixels.shape
+        side = patch_size * self.merge_size
+        if height % side or width % side:
+            raise ValueError(f"{self.path}: {height}×{width} pixels are no multiple of {side} (patch × merge)")
+        return num_frames, height // patch_size, width // patch_size
+
+    def num_visual_tokens(self, patch_size: int) -> int:
+        frames, rows, columns = self.grid(patch_size)
+        return frames * rows * columns // self.merge_size**2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation as token ids, with its media in the order of their placeholder runs."""
+
+    sample_id: str  # source and row: "llava.json:17"
+    source: str  # name of the source in the recipe
+    input_ids: Tensor  # (T,) int64; one placeholder id per visual token, before reduction
+    labels: Tensor  # (T,) int64; IGNORE_INDEX where no loss is taken
+    is_placeholder: Tensor  # (T,) bool
+    visuals: tuple[VisualItem, ...]
+    patch_size: int
+
+    def __post_init__(self) -> None:
+        if not self.input_ids.shape == self.labels.shape == self.is_placeholder.shape:
+            raise ValueError(f"{self.sample_id}: ids, labels and placeholders differ in length")
+        placeholders = int(self.is_placeholder.sum())
+        tokens = sum(item.num_visual_tokens(self.patch_size) for item in self.visuals)
+        if placeholders != tokens:
+            raise ValueError(f"{self.sample_id}: {placeholders} placeholders for {tokens} visual tokens")
+        if bool((self.labels[self.is_placeholder] != IGNORE_INDEX).any()):
+            raise ValueError(f"{self.sample_id}: a placeholder carries a label")
+
+    @property
+    def num_labels(self) -> int:
+        """Labelled tokens that a causal model can predict: all but one on the very first position."""
+        return int((self.labels[1:] != IGNORE_INDEX).sum())
+
+
+@dataclass(frozen=True)
+class VisualBatch:
+    """All media of a batch as one flat run of bytes. Sizes stay on the host, so that no shape needs a device read."""
+
+    pixels: Tensor  # (B,) uint8; item after item, each (F, C, H, W) in memory
+    sizes: Tensor  # (V, 3) int64 on the CPU: frames, height, width in pixels
+    merge_sizes: Tensor  # (V,) int64 on the CPU
+    patch_size: int
+
+    def __post_init__(self) -> None:
+        num_bytes = int(self.sizes.prod(dim=1).sum()) * 3
+        if self.pixels.numel() != num_bytes:
+            raise ValueError(f"{self.pixels.numel()} bytes of pixels for sizes that need {num_bytes}")
+        if self.merge_sizes.shape != self.sizes.shape[:1]:
+            raise ValueError(f"{self.sizes.shape[0]} items with {self.merge_sizes.numel()} merge sizes")
+
+    @classmethod
+    def from_items(cls, items: Sequence[VisualItem], patch_size: int) -> VisualBatch:
+        """Packs items one after the other; no item at all gives an empty batch, which every op accepts."""
+        flat = [item.frames.pixels.reshape(-1) for item in items]
+        shapes = [(len(item.frames), *item.frames.pixels.shape[2:]) for item in items]
+        return cls(
+            pixels=torch.cat(flat) if flat else torch.empty(0, dtype=torch.uint8),
+            sizes=torch.tensor(shapes, dtype=torch.int64).reshape(-1, 3),
+            merge_sizes=torch.tensor([item.merge_size for item in items], dtype=torch.int64),
+            patch_size=patch_size,
+        )
+
+    @cached_property
+    def grid_thw(self) -> Tensor:
+        """(V, 3) int64 on the CPU: frames, rows, columns in patches before merging."""
+        return self.sizes // torch.tensor([1, self.patch_size, self.patch_size])
+
+    @cached_property
+    def frame_lengths(self) -> list[int]:
+        """Patches of every frame, over all items in order: the segments of the encoder's attention."""
+        return [rows * cols for frames, rows, cols in self.grid_thw.tolist() for _ in range(frames)]
+
+    @cached_property
+    def frame_tokens(self) -> list[int]:
+        """Visual tokens of every frame before reduction, over all items in order."""
+        grids = zip(self.grid_thw.tolist(), self.merge_sizes.tolist(), strict=True)
+        return [rows * cols // m**2 for (frames, rows, cols), m in grids for _ in range(frames)]
+
+    @property
+    def num_visual_tokens(self) -> int:
+        return sum(self.frame_tokens)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> VisualBatch:
+        return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> VisualBatch:
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Samples packed into one sequence without padding, and their media."""
+
+    input_ids: Tensor  # (T,) int64
+    labels: Tensor  # (T,) int64; the first of each sample is IGNORE_INDEX
+    visual_positions: Tensor  # (M,) int64: where in the text each visual token goes, in order
+    lengths: tuple[int, ...]  # S text lengths, placeholders included, on the host
+    num_labels: int  # labels that are not IGNORE_INDEX, counted on the host
+    frame_samples: tuple[int, ...]  # for every frame over all items, the sample that it belongs to
+    visual: VisualBatch
+    sample_ids: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.visual_positions.numel() != self.visual.num_visual_tokens:
+            raise ValueError(
+                f"{self.visual_positions.numel()} placeholders for {self.visual.num_visual_tokens} visual tokens"
+            )
+        if sum(self.lengths) != self.input_ids.numel():
+            raise ValueError(f"lengths sum to {sum(self.lengths)}, not to the {self.input_ids.numel()} tokens")
+        if len(self.frame_samples) != len(self.visual.frame_lengths):
+            raise ValueError(f"{len(self.frame_samples)} frame owners for {len(self.visual.frame_lengths)} frames")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        """Lightning calls this to move a batch; the host-side fields stay where they are."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("input_ids", "labels", "visual_positions", "visual"):
+            moved[name] = moved[name].to(device, non_blocking=non_blocking)
+        return PackedBatch(**moved)
+
+    def pin_memory(self) -> PackedBatch:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("input_ids", "labels", "visual_positions", "visual"):
+            moved[name] = moved[name].pin_memory()
+        return PackedBatch(**moved)
+
+
+def cumulative_lengths(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """(S+1,) int32 with a leading 0: the `cu_seqlens` of segments with these lengths."""
+    cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+    torch.cumsum(torch.tensor(lengths, dtype=torch.int32), dim=0, out=cu_seqlens[1:])
+    return cu_seqlens.to(device, non_blocking=True)

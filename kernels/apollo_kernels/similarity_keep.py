@@ -44,11 +44,9 @@ def similarity_keep(
         if frames == 1:
             mask = pixels.new_ones(1, height // side * (width // side), dtype=torch.bool)
         elif reference == "previous":
-            mask = _keep_against_previous(video, side, limit)  # (F, R·K)
+            mask = _keep_against_previous(video, side, limit, min_tokens)  # (F, R·K)
         else:
-            mask = _keep_against_last_kept(video, side, limit)
-        if frames > 1:
-            mask[:, :min_tokens] |= mask.sum(dim=1, keepdim=True) < min_tokens
+            mask = _keep_against_last_kept(video, side, limit, min_tokens)
         masks.append(mask.flatten())
         counts.append(mask.sum(dim=1))
     if not masks:
@@ -56,20 +54,27 @@ def similarity_keep(
     return torch.cat(masks), torch.cat(counts)
 
 
-def _keep_against_previous(video: Tensor, side: int, limit: float) -> Tensor:
-    change = _block_change(video[1:], video[:-1], side).flatten(1)  # (F-1, R·K)
-    return torch.cat([torch.ones_like(change[:1], dtype=torch.bool), change > limit])
+def _keep_against_previous(video: Tensor, side: int, limit: float, min_tokens: int) -> Tensor:
+    mask = _block_change(video[1:], video[:-1], side).flatten(1) > limit  # (F-1, R·K)
+    return torch.cat([torch.ones_like(mask[:1]), _with_minimum(mask, min_tokens)])
 
 
-def _keep_against_last_kept(video: Tensor, side: int, limit: float) -> Tensor:
-    kept = video[:1].clone()  # (1, 3, H, W): every place as it was when last kept
-    masks = []
-    for frame in video.split(1):
-        mask = _block_change(frame, kept, side) > limit if masks else _block_change(frame, kept, side) >= 0
-        pixels_kept = mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)  # (1, H, W)
+def _keep_against_last_kept(video: Tensor, side: int, limit: float, min_tokens: int) -> Tensor:
+    kept = video[:1]  # (1, 3, H, W): every place as it was when last kept
+    change = _block_change(kept, kept, side)  # (1, R, K)
+    masks = [torch.ones_like(change, dtype=torch.bool).flatten(1)]
+    for frame in video[1:].split(1):
+        mask = _with_minimum(_block_change(frame, kept, side).flatten(1) > limit, min_tokens)  # (1, R·K)
+        pixels_kept = mask.view_as(change).repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)  # (1, H, W)
         kept = torch.where(pixels_kept[:, None], frame, kept)
-        masks.append(mask.flatten(1))
+        masks.append(mask)
     return torch.cat(masks)  # (F, R·K)
+
+
+def _with_minimum(mask: Tensor, min_tokens: int) -> Tensor:
+    """The mask (F, R·K) where frames with fewer than `min_tokens` keep their first ones too."""
+    mask[:, :min_tokens] |= mask.sum(dim=1, keepdim=True) < min_tokens
+    return mask
 
 
 def _block_change(frames: Tensor, references: Tensor, side: int) -> Tensor:

@@ -34,6 +34,7 @@ class LLMConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     attention_dropout: float = 0.0
+    initializer_range: float = 0.02  # deviation of random weights; small widths learn faster from a larger one
     weights: str | None = None  # hub name or folder to start from; None: random
 
     def __post_init__(self) -> None:
@@ -58,6 +59,7 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
         "rms_norm_eps": config.rms_norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         "attention_dropout": config.attention_dropout,
+        "initializer_range": config.initializer_range,
     }
     llm_config = AutoConfig.for_model(config.architecture, **sizes)
     return AutoModelForCausalLM.from_config(llm_config, attn_implementation=ATTENTION)

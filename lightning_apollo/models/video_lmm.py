@@ -60,7 +60,7 @@ class VideoLMM(nn.Module):
 
     def forward(self, batch: PackedBatch) -> LMMOutput:
         spliced = self.splice(batch)
-        hidden = self.decode(spliced)  # (U, E)
+        hidden = self.decode(spliced.inputs_embeds, spliced.lengths)  # (U, E)
         # The hidden state at position i predicts token i + 1; the first label of every sample is ignored, so none crosses.
         labelled = spliced.labels[1:] != IGNORE_INDEX
         positions = torch.nonzero_static(labelled, size=batch.num_labels).squeeze(1)  # (L,)
@@ -102,10 +102,10 @@ class VideoLMM(nn.Module):
         merged = merge_compact(features, visual.grid_thw, visual.merge_sizes, reduction.keep_index())  # (K, D)
         return self.connector(merged)
 
-    def decode(self, spliced: Spliced) -> Tensor:
-        """Returns the LLM's last hidden states (U, E)."""
-        cu_seqlens = cumulative_lengths(spliced.lengths, spliced.inputs_embeds.device)
-        return run_decoder(self.llm, spliced.inputs_embeds, cu_seqlens, max(spliced.lengths))
+    def decode(self, inputs_embeds: Tensor, lengths: list[int]) -> Tensor:
+        """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths."""
+        cu_seqlens = cumulative_lengths(lengths, inputs_embeds.device)
+        return run_decoder(self.llm, inputs_embeds, cu_seqlens, max(lengths))
 
     def components(self) -> dict[str, nn.Module]:
         """The parts that a stage names."""

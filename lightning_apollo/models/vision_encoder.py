@@ -43,7 +43,6 @@ class VisionEncoder(nn.Module):
         self.embeddings = PatchEmbedding(config.hidden_size, config.patch_size)
         self.encoder = EncoderLayers(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.apply(_init_weights)
 
     def forward(self, patches: Tensor, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """Returns features (N, D), before merging.
@@ -124,11 +123,3 @@ class EncoderMLP(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(hidden), approximate="tanh"))
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02 and zero biases, as the LLM's library does; norms keep ones and zeros."""
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        nn.init.normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

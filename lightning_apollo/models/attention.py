@@ -25,8 +25,8 @@ def packed_attention(
     """Returns attention (N, H, D) in which a row sees only the rows of its own segment, and none after it where `causal`.
 
     q: (N, H, D); k, v: (N, G, D); cu_seqlens: (S+1,) int32 with a leading 0, on the device of q; max_seqlen: the longest segment.
-    CUDA in bfloat16 or float16 runs `torch.nn.attention.varlen`. A CPU runs SDPA over each run of equally long segments; so does CUDA in
-    float32 or with dropout, which the varlen kernel does not have, at the price of reading the lengths back to the host.
+    CUDA in bfloat16 or float16 runs `torch.nn.attention.varlen`. A CPU runs SDPA over each run of equally long segments. So does
+    CUDA in float32 or with dropout, which the varlen kernel does not have; there it costs a read of the lengths by the host.
     """
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
         window = (-1, 0) if causal else (-1, -1)

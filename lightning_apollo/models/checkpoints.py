@@ -76,7 +76,9 @@ def load_vision_weights(encoder: VisionEncoder, name_or_folder: str) -> None:
     landmark = "embeddings.patch_embedding.weight"
     prefixes = {name.removesuffix(landmark) for file in files for name in _names(file) if name.endswith(landmark)}
     if len(prefixes) != 1:
-        raise ValueError(f"{name_or_folder}: {len(prefixes)} vision encoders in {len(files)} safetensors files, not one")
+        raise ValueError(
+            f"{name_or_folder}: {len(prefixes)} vision encoders in {len(files)} safetensors files, not one"
+        )
     prefix = prefixes.pop()
     state: dict[str, Tensor] = {}
     for file in files:

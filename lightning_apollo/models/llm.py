@@ -13,6 +13,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_apollo.models.attention import packed_attention
 
+LanguageModel = PreTrainedModel  # what the rest of the package calls it: a causal LM of transformers
+
 ATTENTION = "lightning_apollo_packed"  # the name our attention has in transformers' registry
 PLACEHOLDER, STREAM_START, STREAM_END = "<image>", "<|stream_start|>", "<|stream_end|>"
 
@@ -45,7 +47,7 @@ class LLMConfig:
             )
 
 
-def build_llm(config: LLMConfig) -> PreTrainedModel:
+def build_llm(config: LLMConfig) -> LanguageModel:
     """Returns a causal LM with random weights and packed attention; under `torch.device("meta")` without memory."""
     sizes: dict[str, Any] = {
         "hidden_size": config.hidden_size,
@@ -65,12 +67,16 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(llm_config, attn_implementation=ATTENTION)
 
 
-def load_llm(config: LLMConfig) -> PreTrainedModel:
+def load_llm(config: LLMConfig) -> LanguageModel:
     """Returns the LLM with the weights that `config.weights` names, checked against the sizes of the recipe."""
     if config.weights is None:
         return build_llm(config)
     llm = AutoModelForCausalLM.from_pretrained(config.weights, attn_implementation=ATTENTION, dtype=torch.float32)
-    for ours, theirs in (("hidden_size", "hidden_size"), ("num_layers", "num_hidden_layers"), ("vocab_size", "vocab_size")):
+    for ours, theirs in (
+        ("hidden_size", "hidden_size"),
+        ("num_layers", "num_hidden_layers"),
+        ("vocab_size", "vocab_size"),
+    ):
         if getattr(config, ours) != getattr(llm.config, theirs):
             raise ValueError(
                 f"model.llm.{ours} is {getattr(config, ours)}, but {config.weights} has {getattr(llm.config, theirs)}"
@@ -89,7 +95,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def run_decoder(llm: PreTrainedModel, inputs_embeds: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def run_decoder(llm: LanguageModel, inputs_embeds: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     """Returns the last hidden states (T, E) of samples packed into one sequence, each attending to itself alone.
 
     inputs_embeds: (T, E); cu_seqlens: (S+1,) int32. Positions restart at 0 with every sample. `use_cache=False` is needed: with

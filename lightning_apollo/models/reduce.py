@@ -6,10 +6,10 @@ M visual tokens before reduction · K kept ones · F frames of all items
 from dataclasses import dataclass
 
 import torch
-from apollo_kernels import similarity_keep
-from apollo_kernels.similarity_keep import REFERENCES
 from torch import Tensor
 
+from apollo_kernels import similarity_keep
+from apollo_kernels.similarity_keep import REFERENCES
 from lightning_apollo.structures import VisualBatch
 
 KINDS = ("none", "diff_fp")

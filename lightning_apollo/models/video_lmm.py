@@ -7,12 +7,11 @@ L labelled tokens · D width of the encoder · E width of the LLM
 from dataclasses import dataclass
 
 import torch
-from apollo_kernels import merge_compact, pack_patches
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from apollo_kernels import merge_compact, pack_patches
 from lightning_apollo.models.connector import MLPConnector
-from lightning_apollo.models.llm import LLMConfig, build_llm, run_decoder
+from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, VisualBatch, cumulative_lengths
@@ -50,7 +49,7 @@ class VideoLMM(nn.Module):
     """Vision encoder, connector and language model; what each stage trains is the stage's business."""
 
     def __init__(
-        self, vision_encoder: VisionEncoder, connector: nn.Module, llm: PreTrainedModel, reducer: ReducerConfig
+        self, vision_encoder: VisionEncoder, connector: nn.Module, llm: LanguageModel, reducer: ReducerConfig
     ) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
@@ -96,7 +95,9 @@ class VideoLMM(nn.Module):
     def encode(self, visual: VisualBatch, reduction: Reduction) -> Tensor:
         """Returns the kept visual tokens (K, E) of all items; an empty batch runs the same layers on no rows."""
         device = visual.pixels.device
-        patches, positions = pack_patches(visual.pixels, visual.sizes, visual.merge_sizes, visual.patch_size)  # (N, 3·p·p)
+        patches, positions = pack_patches(
+            visual.pixels, visual.sizes, visual.merge_sizes, visual.patch_size
+        )  # (N, 3·p·p)
         cu_seqlens = cumulative_lengths(visual.frame_lengths, device)  # one segment per frame
         features = self.vision_encoder(patches, positions, cu_seqlens, max(visual.frame_lengths, default=0))  # (N, D)
         merged = merge_compact(features, visual.grid_thw, visual.merge_sizes, reduction.keep_index())  # (K, D)

@@ -5,11 +5,11 @@ N patches of all frames · S frames (attention segments) · D hidden width · H 
 
 from dataclasses import dataclass
 
-from apollo_kernels import rope_2d, rope_2d_tables
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from apollo_kernels import rope_2d, rope_2d_tables
 from lightning_apollo.models.attention import packed_attention
 
 
@@ -24,7 +24,9 @@ class VisionEncoderConfig:
     patch_size: int = 14  # pixels
     layer_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
-    weights: str | None = None  # hub name or folder to start from: SigLIP, VL3-SigLIP-NaViT or a VideoLLaMA 3; None: random
+    weights: str | None = (
+        None  # hub name or folder to start from: SigLIP, VL3-SigLIP-NaViT or a VideoLLaMA 3; None: random
+    )
 
     def __post_init__(self) -> None:
         if self.hidden_size % (4 * self.num_heads):

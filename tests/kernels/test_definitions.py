@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from apollo_kernels import merge_compact, pack_patches, rope_2d, rope_2d_tables, similarity_keep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from apollo_kernels import merge_compact, pack_patches, rope_2d, rope_2d_tables, similarity_keep
 from tests.tolerances import SUMMATION
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=40)
@@ -17,7 +17,9 @@ items = st.lists(
 )  # frames, rows and columns in merged tokens, merge size
 
 
-def flat_batch(shapes: list[tuple[int, int, int, int]], patch: int, seed: int = 0) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+def flat_batch(
+    shapes: list[tuple[int, int, int, int]], patch: int, seed: int = 0
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
     """Each item as a tensor (F, 3, H, W), and pixels, sizes and merge sizes as the ops take them."""
     generator = torch.Generator().manual_seed(seed)
     clips = [
@@ -103,7 +105,9 @@ def test_last_kept_notices_a_slow_drift_that_previous_does_not() -> None:
     clip = torch.stack([torch.full((3, 2, 4), 100 + f, dtype=torch.uint8) for f in range(4)])  # two tokens a frame
     batch = (clip.flatten(), torch.tensor([[4, 2, 4]]), torch.tensor([1]))
     keep = {
-        reference: similarity_keep(*batch, 2, threshold_grey_levels=1.5, reference=reference)[0].view(4, 2)[:, 1].tolist()
+        reference: similarity_keep(*batch, 2, threshold_grey_levels=1.5, reference=reference)[0]
+        .view(4, 2)[:, 1]
+        .tolist()
         for reference in ("previous", "last_kept")
     }
     assert keep == {"previous": [True, False, False, False], "last_kept": [True, False, True, False]}

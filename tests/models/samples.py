@@ -134,7 +134,10 @@ def port_pixels(items: list[VisualItem], use_token_compression: bool = False) ->
         inputs |= dict(processor(images=[item.frames.pixels[0] for item in images], return_tensors="pt"))
     if videos:
         processor = VideoLlama3VideoProcessor(
-            patch_size=PATCH, merge_size=videos[0].merge_size, do_resize=False, use_token_compression=use_token_compression
+            patch_size=PATCH,
+            merge_size=videos[0].merge_size,
+            do_resize=False,
+            use_token_compression=use_token_compression,
         )
         clips = [item.frames.pixels for item in videos]
         inputs |= dict(processor(videos=clips, return_tensors="pt", return_metadata=False))
@@ -146,7 +149,9 @@ def port_logits(port: VideoLlama3ForConditionalGeneration, one: Sample, reduce: 
     inputs = port_pixels(list(one.visuals), use_token_compression=reduce)
     ids = one.input_ids.clone()
     runs = ids == PLACEHOLDER
-    owner = torch.cat([torch.full((item.num_visual_tokens(PATCH),), i) for i, item in enumerate(one.visuals)] or [ids[:0]])
+    owner = torch.cat(
+        [torch.full((item.num_visual_tokens(PATCH),), i) for i, item in enumerate(one.visuals)] or [ids[:0]]
+    )
     is_video = torch.tensor([item.modality == "video" for item in one.visuals], dtype=torch.bool)[owner]
     ids[runs] = torch.where(is_video, PORT_VIDEO, PORT_IMAGE)
     keep = torch.ones_like(ids, dtype=torch.bool)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from apollo_kernels import pack_patches, similarity_keep
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from apollo_kernels import pack_patches, similarity_keep
 from lightning_apollo.models.checkpoints import from_port_names, to_port_names
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.structures import Sample, VisualBatch, cumulative_lengths
@@ -80,7 +80,9 @@ def test_gradients_equal_the_ports(port) -> None:
     ours = {name: p.grad for name, p in model.named_parameters()}
     assert ours.keys() == expected.keys()
     for name, gradient in ours.items():
-        assert_close(gradient, expected[name], atol=MODEL[FLOAT], rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(
+            gradient, expected[name], atol=MODEL[FLOAT], rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_keep_mask_equals_the_ports_on_clips_that_change_a_little(port) -> None:

@@ -143,7 +143,9 @@ def test_any_llama_like_model_runs_packed(architecture: str) -> None:
     embeds = torch.randn(11, 16)
     packed = run_decoder(llm, embeds, cumulative_lengths([4, 7]), 7)
     llm.set_attn_implementation("sdpa")
-    alone = [llm.base_model(inputs_embeds=part[None], use_cache=False).last_hidden_state[0] for part in embeds.split([4, 7])]
+    alone = [
+        llm.base_model(inputs_embeds=part[None], use_cache=False).last_hidden_state[0] for part in embeds.split([4, 7])
+    ]
     assert_close(packed, torch.cat(alone), atol=SUMMATION[torch.float32], rtol=SUMMATION[torch.float32])
 
 
@@ -172,9 +174,11 @@ print(kib("VmHWM") - before)
 
 
 def test_encoder_memory_grows_linearly_with_frames() -> None:
-    """Peak memory over base for 64 and 256 frames of 256 patches: a dense mask would grow 16-fold (to 4 GiB of bool), not 4-fold."""
-    small, large = (
-        int(subprocess.run([sys.executable, "-c", ENCODER_MEMORY, str(n)], capture_output=True, text=True, check=True).stdout)
-        for n in (64, 256)
-    )
+    """Peak memory over base for 64 and 256 frames of 256 patches: a dense mask would grow 16-fold (to 4 GiB of bool)."""
+
+    def peak(num_frames: int) -> int:
+        command = [sys.executable, "-c", ENCODER_MEMORY, str(num_frames)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    small, large = peak(64), peak(256)
     assert 3 < large / small < 5, f"{small} KiB for 64 frames, {large} KiB for 256"

@@ -1,0 +1,66 @@
+"""What was skipped: counted for each source, listed in a file, and an end to the run when it gets too much."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from lightning_apollo.data.dataset import BadSample, PreparedBatch
+from lightning_apollo.structures import MediaError, PackedBatch
+
+MIN_BAD_SAMPLES = 10  # fewer never end a run: the share of a few means nothing
+
+
+class Quarantine:
+    """Keeps the account of one rank and appends to `path`, one JSON object for each bad sample."""
+
+    def __init__(self, path: Path, max_share: float) -> None:
+        self.path = path
+        self.max_share = max_share
+        self.num_tried: Counter[str] = Counter()  # samples of each source, bad ones included
+        self.num_bad: Counter[str] = Counter()
+
+    def admit(self, prepared: PreparedBatch) -> PackedBatch:
+        """The batch, after its bad samples are counted and listed.
+
+        Raises the error of the sample that no other could replace, or RuntimeError above the share of bad samples.
+        """
+        self._count(prepared)
+        if prepared.bad_samples:
+            self._list(prepared.bad_samples)
+        if prepared.batch is None:
+            raise prepared.bad_samples[-1].error
+        for source, num_bad in self.num_bad.items():
+            num_tried = self.num_tried[source]
+            if num_bad >= MIN_BAD_SAMPLES and num_bad > self.max_share * num_tried:
+                raise RuntimeError(
+                    f"source {source}: {num_bad} of {num_tried} samples are bad, more than data.max_error_share "
+                    f"{self.max_share:g} allows; {self.path} lists them, the last: {prepared.bad_samples[-1].error}"
+                )
+        return prepared.batch
+
+    def _count(self, prepared: PreparedBatch) -> None:
+        bad = Counter(sample.source for sample in prepared.bad_samples)
+        self.num_bad += bad
+        self.num_tried += bad
+        if prepared.batch is not None:
+            self.num_tried += Counter(prepared.batch.sources)
+
+    def _list(self, bad_samples: tuple[BadSample, ...]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write("".join(json.dumps(_as_row(sample)) + "\n" for sample in bad_samples))
+
+
+def _as_row(sample: BadSample) -> dict[str, object]:
+    error = sample.error
+    path, reason = (error.path, error.reason) if isinstance(error, MediaError) else ("", str(error))
+    return {
+        "path": path,
+        "reason": reason,
+        "source": sample.source,
+        "sample_id": sample.sample_id,
+        "epoch": sample.epoch,
+        "position": sample.position,
+    }

@@ -1,0 +1,160 @@
+"""A stage: the LightningModule that trains chosen components of a VideoLMM, and the dataclass that describes it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.video_lmm import COMPONENTS, VideoLMM
+from lightning_apollo.structures import PackedBatch
+from lightning_apollo.training.losses import token_loss_sum
+from lightning_apollo.training.optim import OptimizerConfig, build_optimizer, build_schedule, parameter_groups
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training phase of a paper. What `trains` does not name is frozen."""
+
+    kind: str  # name of the stage's class: "Stage" or one of stages/videollama3.py
+    trains: dict[str, float]  # component (vision, connector, llm) -> peak learning rate
+    mixture: dict[str, float]  # source of data.sources -> passes over it in an epoch; fractions are allowed
+    image_merge_size: int  # side of the square of patches that becomes one visual token, for images
+    video_merge_size: int  # the same for videos
+    reducer: ReducerConfig = field(default_factory=ReducerConfig)  # which visual tokens reach the LLM
+    epochs: int = 1  # passes over the mixture; not used where max_steps is set
+    max_steps: int = -1  # optimizer steps; -1 trains by epochs
+    global_batch_size: int = 128  # samples of one optimizer step, over all ranks
+    micro_batch_size: int = 2  # samples packed into one sequence on one rank
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    activation_checkpointing: bool = False  # recompute the layers in the backward pass: less memory, more time
+    init: str = "previous"  # start weights: "previous" stage (first stage: the model's own), or a folder or file
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.trains if name not in COMPONENTS]
+        if unknown or not self.trains:
+            raise ValueError(f"trains names {unknown or 'nothing'}; it takes a rate for any of {', '.join(COMPONENTS)}")
+        for name, rate in self.trains.items():
+            if rate <= 0.0:
+                raise ValueError(f"trains.{name} is {rate}: a rate is positive; leave the component out to freeze it")
+        if any(passes < 0.0 for passes in self.mixture.values()) or sum(self.mixture.values()) <= 0.0:
+            raise ValueError(f"mixture needs at least one source and no negative passes, not {dict(self.mixture)}")
+        for name in ("image_merge_size", "video_merge_size", "epochs", "global_batch_size", "micro_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, it is {getattr(self, name)}")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ValueError(f"max_steps must be 1 or more, or -1 to train by epochs; it is {self.max_steps}")
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
+            )
+
+    def accumulate(self, world_size: int) -> int:
+        """Micro-batches that each of `world_size` ranks adds up for one optimizer step."""
+        samples = self.micro_batch_size * world_size
+        if self.global_batch_size % samples:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is no multiple of {samples}, "
+                f"which is micro_batch_size {self.micro_batch_size} on {world_size} ranks"
+            )
+        return self.global_batch_size // samples
+
+
+class Stage(LightningModule):
+    """Trains the components that its config names, each at its own rate, and keeps the others bit for bit.
+
+    The loss of an optimizer step is the sum over labelled tokens divided by their number over all ranks and all
+    accumulated micro-batches. `training_step` returns the plain sum; Lightning divides its gradient by the number of
+    accumulated batches and DDP by that of ranks, and `on_before_optimizer_step` replaces both by the number of labels.
+    """
+
+    trains: ClassVar[tuple[str, ...] | None] = None  # what a paper's stage trains; None leaves it to the config
+
+    def __init__(self, model: VideoLMM, config: StageConfig) -> None:
+        super().__init__()
+        self.check(config)
+        self.model = model
+        self.config = config
+        for name, component in model.components().items():
+            component.requires_grad_(name in config.trains)
+        model.set_activation_checkpointing(config.activation_checkpointing)
+        self.train()
+        # Loss sum, labels, text tokens, visual tokens, kept ones: float64, a row for each micro-batch of the step
+        self._tallies: list[Tensor] = []
+        self._totals = torch.zeros(5, dtype=torch.float64)  # the tallies of the last step, summed over all ranks
+        self._step_ended = 0.0  # seconds on the clock of time.perf_counter
+
+    @classmethod
+    def check(cls, config: StageConfig) -> None:
+        """Raises ValueError where the config trains other components than this stage of the paper does."""
+        if cls.trains is not None and set(config.trains) != set(cls.trains):
+            raise ValueError(
+                f"{cls.__name__} trains {', '.join(cls.trains)}, not {', '.join(config.trains)}; "
+                "kind: Stage trains whatever `trains` names"
+            )
+
+    def on_train_start(self) -> None:
+        self._step_ended = time.perf_counter()
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        output = self.model(batch)
+        loss_sum = token_loss_sum(output.logits, output.targets)
+        counts = (batch.num_labels, output.num_text_tokens, output.num_visual_tokens, output.num_kept_tokens)
+        tally = torch.tensor((0, *counts), dtype=torch.float64).to(self.device, non_blocking=True)
+        tally[0] = loss_sum.detach()
+        self._tallies.append(tally)
+        return loss_sum
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turns the gradient into that of the mean over the labelled tokens of the whole step."""
+        self._totals = self.trainer.strategy.reduce(torch.stack(self._tallies).sum(dim=0), reduce_op="sum")
+        self._tallies.clear()
+        num_labels = self._totals[1].clamp(min=1.0)  # a step without any label has a gradient of 0
+        scale = self.trainer.world_size * self.trainer.accumulate_grad_batches / num_labels
+        for parameter in self._trained():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clips by the config's norm; Lightning calls this right after `on_before_optimizer_step`, on the mean."""
+        trained = [parameter for parameter in self._trained() if parameter.grad is not None]
+        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if self.config.optimizer.gradient_clip > 0.0:
+            clip_grads_with_norm_(trained, self.config.optimizer.gradient_clip, norm)
+        self._log_step(optimizer, norm)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config.optimizer
+        groups = parameter_groups(self.model.components(), self.config.trains, config.weight_decay)
+        optimizer = build_optimizer(groups, config)
+        schedule = build_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def _log_step(self, optimizer: Optimizer, grad_norm: Tensor) -> None:
+        """Logs the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""
+        loss_sum, labels, text, visual, kept = self._totals
+        now = time.perf_counter()
+        self.log("loss", loss_sum / labels.clamp(min=1.0), prog_bar=True)  # nats a labelled token
+        metrics = {
+            "grad_norm": grad_norm,  # before clipping
+            "text_tokens": text,
+            "visual_tokens": visual,  # before reduction
+            "kept_share": torch.where(visual > 0, kept / visual.clamp(min=1.0), 1.0),
+            "tokens_per_second": (text + kept) / (now - self._step_ended),  # through the LLM, all ranks
+        }
+        for group in optimizer.param_groups:
+            metrics[f"lr/{group['name']}"] = torch.tensor(group["lr"], dtype=torch.float64)
+        self.log_dict(metrics)
+        self._step_ended = now

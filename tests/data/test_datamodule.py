@@ -1,0 +1,185 @@
+"""The DataModule under a Trainer: epochs, ranks, resuming at a position, loader processes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_apollo.data.datamodule import (
+    Batching,
+    DataConfig,
+    EpochPositions,
+    MicroBatchLoader,
+    VideoDataModule,
+)
+from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, SourceConfig
+from lightning_apollo.data.quarantine import Quarantine
+from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.shapes import ShapesConfig
+from lightning_apollo.structures import MediaError, PackedBatch
+from tests.small_data import tiny_tokenizer, write_pictures
+
+# Lightning 2.6 with torch 2.14: nothing that this project could do otherwise
+
+BUDGET = BudgetConfig(token_budget=32, min_tokens=4, max_length=256)
+
+
+def batching(**values: Any) -> Batching:
+    defaults: dict[str, Any] = {
+        "mixture": {"pictures": 1.0},
+        "image_merge_size": 1,
+        "video_merge_size": 2,
+        "micro_batch_size": 2,
+        "global_batch_size": 4,
+    }
+    return Batching(**{**defaults, **values})
+
+
+def data_module(folder: Path, **config: Any) -> VideoDataModule:
+    sources = {"pictures": SourceConfig(["pictures.jsonl"], str(folder))}
+    data = DataConfig(sources=sources, budget=BUDGET, **config)
+    return VideoDataModule(data, batching(), tiny_tokenizer(), patch_size=8, run_folder=folder / "run", seed=3)
+
+
+def positions(rank: int = 0, world_size: int = 1) -> EpochPositions:
+    return EpochPositions({"pictures": 18}, batching(), seed=3, rank=rank, world_size=world_size)
+
+
+class Reader(LightningModule):
+    """Notes the samples that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[str, ...]] = []
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch.sample_ids)
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**values: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **values,
+    )
+
+
+def test_epochs_are_whole_and_shuffled_anew(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 18)
+    reader, again = Reader(), Reader()
+    trainer(max_epochs=2).fit(reader, datamodule=data_module(tmp_path))
+    trainer(max_epochs=2).fit(again, datamodule=data_module(tmp_path))
+    assert len(reader.seen) == 16  # 4 steps an epoch of 2 micro-batches; 2 of the 18 rows are left over
+    first, second = reader.seen[:8], reader.seen[8:]
+    for epoch in (first, second):
+        assert len({sample for batch in epoch for sample in batch}) == 16
+    assert first != second
+    assert again.seen == reader.seen
+
+
+def test_a_resumed_run_goes_on_at_its_position(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 18)
+    whole = Reader()
+    trainer(max_steps=6, max_epochs=-1).fit(whole, datamodule=data_module(tmp_path))
+    before, after = Reader(), Reader()
+    stopped = trainer(max_steps=3, max_epochs=-1)
+    stopped.fit(before, datamodule=data_module(tmp_path))
+    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    trainer(max_steps=6, max_epochs=-1).fit(
+        after, datamodule=data_module(tmp_path), ckpt_path=str(tmp_path / "last.ckpt")
+    )
+    assert before.seen + after.seen == whole.seen
+    assert len(whole.seen) == 12  # the last four of them from the second epoch
+
+
+def test_the_state_is_a_position_that_any_number_of_ranks_can_go_on_from() -> None:
+    one = positions()
+    whole = [request.rows for request in one]
+    for _ in range(4):  # a step of four micro-batches
+        one.advance()
+    assert (one.epoch, one.position) == (0, 4)
+    rest = [request.rows for request in one]
+    assert rest == whole[4:]
+    ranks = [positions(rank, world_size=2) for rank in range(2)]
+    for rank in ranks:
+        rank.epoch, rank.position = one.epoch, one.position
+    dealt = [request.rows for pair in zip(*ranks, strict=True) for request in pair]
+    assert dealt == rest
+
+
+def test_the_last_micro_batch_of_an_epoch_leads_to_the_next() -> None:
+    two = positions(rank=1, world_size=2)
+    assert len(two) == 4
+    for _ in range(4):
+        two.advance()
+    assert (two.epoch, two.position) == (1, 0)
+    assert [request.epoch for request in two] == [1] * 4
+
+
+def test_the_first_position_of_a_request_counts_samples() -> None:
+    requests: list[MicroBatchRequest] = list(positions(rank=1, world_size=2))
+    assert [request.first_position for request in requests] == [2, 6, 10, 14]
+
+
+def loader(folder: Path, num_workers: int, skips_bad: bool = True) -> MicroBatchLoader:
+    module = data_module(folder)
+    module.setup("fit")
+    rows = ConversationDataset(module.sources, module.preparer, seed=3, skips_bad=skips_bad)
+    return MicroBatchLoader(rows, positions(), Quarantine(folder / "quarantine.jsonl", 1.0), num_workers)
+
+
+def test_loader_processes_change_nothing_and_raise_what_is_wrong(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 18, broken={2})
+    alone = [batch.sample_ids for batch in loader(tmp_path, num_workers=0)]
+    shared = loader(tmp_path, num_workers=2)
+    assert [batch.sample_ids for batch in shared] == alone
+    assert shared.state_dict() == {"epoch": 1, "position": 0}
+    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2 * len(shared.quarantine.num_bad)
+    strict = iter(loader(tmp_path, num_workers=1, skips_bad=False))
+    with pytest.raises(MediaError) as caught:
+        _exhaust(strict)
+    assert caught.value.path.endswith("002.png")
+
+
+def _exhaust(batches: Iterator[PackedBatch]) -> None:
+    for _ in batches:
+        pass
+
+
+def test_the_built_in_set_is_rendered_first(tmp_path: Path) -> None:
+    folder = tmp_path / "shapes"
+    sources = {"video_qa": SourceConfig(["video_qa.jsonl"], str(folder))}
+    shapes = ShapesConfig(num_clips=2, num_held_out=1, num_images=8)
+    config = DataConfig(sources=sources, root=str(folder), shapes=shapes, budget=BUDGET)
+    module = VideoDataModule(config, batching(), tiny_tokenizer(), patch_size=8, run_folder=tmp_path)
+    module.prepare_data()
+    module.setup("fit")
+    assert len(module.sources[0]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"on_error": "ignore"}, r"data\.on_error is skip_and_refill or raise, not ignore"),
+        ({"visuals": "none"}, r"data\.visuals is full, single_frame or blind, not none"),
+        ({"max_error_share": 2.0}, r"data\.max_error_share is a share between 0 and 1"),
+        ({"num_workers": -1}, r"data\.num_workers must be 0 or more"),
+        ({"outside_root": ["videos"]}, r"data\.outside_root names absolute folders"),
+    ],
+)
+def test_impossible_data_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**values)

@@ -1,0 +1,204 @@
+"""Recipes end to end on rendered clips: files, weights, what is not trained again, two processes against one."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
+from lightning_apollo.fit import fingerprint, is_finished, run_recipe, run_stage, stage_folder
+
+RECIPE = """
+base: [model/tiny]
+name: test
+output: {output}
+seed: 1
+model:
+  vision: {{hidden_size: 32, num_heads: 2, intermediate_size: 48}}
+  llm: {{hidden_size: 32, num_layers: 2, intermediate_size: 64}}
+data:
+  root: {output}/shapes
+  shapes: {{num_clips: 8, num_held_out: 1, num_images: 16}}
+  sources:
+    images: {{manifests: [image_captions.jsonl], root: "${{data.root}}"}}
+    videos: {{manifests: [video_qa.jsonl], root: "${{data.root}}"}}
+    text: {{manifests: [text.jsonl], root: "${{data.root}}"}}
+  sampling: {{fps: 2.0, max_frames: 8}}
+  budget: {{token_budget: 64, min_tokens: 4, max_length: 512}}
+trainer: {{accelerator: cpu, threads: 1, progress_bar: false}}
+stages:
+  adapt:
+    kind: VisionEncoderAdaptation
+    trains: {{vision: 1e-3, connector: 1e-3}}
+    mixture: {{images: 1.0}}
+    image_merge_size: 2
+    video_merge_size: 2
+    max_steps: 2
+    global_batch_size: 8
+    micro_batch_size: 4
+  videos:
+    kind: VideoCentricFineTuning
+    trains: {{vision: 1e-3, connector: 1e-3, llm: 1e-3}}
+    mixture: {{videos: 1.0, images: 0.25, text: 0.5}}
+    image_merge_size: 2
+    video_merge_size: 2
+    reducer: {{kind: diff_fp}}
+    max_steps: 3
+    global_batch_size: 8
+    micro_batch_size: 2
+    optimizer: {{gradient_clip: 1.0}}
+"""
+
+
+def recipe(folder: Path, *words: str) -> Recipe:
+    path = folder / "test.yaml"
+    path.write_text(RECIPE.format(output=folder))
+    return load_recipe(path, words)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Both stages, each in its own process."""
+    one = recipe(tmp_path_factory.mktemp("trained"))
+    run_recipe(one)
+    return one
+
+
+def test_every_stage_leaves_its_files(trained: Recipe) -> None:
+    for name, steps in (("adapt", 2), ("videos", 3)):
+        folder = stage_folder(trained, name)
+        assert {path.name for path in folder.iterdir()} >= {
+            "recipe.yaml",
+            "metrics.csv",
+            "tensorboard",
+            "model.safetensors",
+        }
+        assert load_recipe(folder / "recipe.yaml") == trained
+        done = json.loads((folder / "done.json").read_text())
+        rows = metrics(folder)
+        assert done["steps"] == len(rows) == steps
+        assert done["loss"] == pytest.approx(rows[-1]["loss"])
+        assert [row["step"] for row in rows] == list(range(steps))
+
+
+def test_a_row_has_loss_rates_tokens_and_speed(trained: Recipe) -> None:
+    row = metrics(stage_folder(trained, "videos"))[-1]
+    assert row.keys() >= {"loss", "grad_norm", "text_tokens", "visual_tokens", "kept_share", "tokens_per_second"}
+    assert {key for key in row if key.startswith("lr/")} == {"lr/vision", "lr/connector", "lr/llm"}
+    assert 0.0 < row["kept_share"] < 1.0  # the clips stand still most of the time
+    assert {key for key in metrics(stage_folder(trained, "adapt"))[0] if key.startswith("lr/")} == {
+        "lr/vision",
+        "lr/connector",
+    }
+
+
+def test_a_stage_starts_from_the_weights_before_it_and_keeps_frozen_ones(trained: Recipe) -> None:
+    adapt, videos = (load_file(stage_folder(trained, name) / "model.safetensors") for name in ("adapt", "videos"))
+    assert adapt.keys() == videos.keys()
+    moved = {name for name in adapt if not torch.equal(adapt[name], videos[name])}
+    assert moved == adapt.keys()  # all components train in the second stage
+    again = replace(trained, output=f"{trained.output}/again", seed=trained.seed)
+    run_stage(again, "adapt")
+    repeated = load_file(stage_folder(again, "adapt") / "model.safetensors")
+    assert all(torch.equal(adapt[name], repeated[name]) for name in adapt)  # the same run twice: the same weights
+
+
+def test_finished_stages_are_not_trained_again(trained: Recipe) -> None:
+    files = [stage_folder(trained, name) / "model.safetensors" for name in trained.stages]
+    before = [path.stat().st_mtime_ns for path in files]
+    lines: list[str] = []
+    run_recipe(trained, say=lines.append)
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert lines == [
+        f"stage {name} is finished and not trained again: {path}"
+        for name, path in zip(trained.stages, files, strict=True)
+    ]
+
+
+def test_a_stage_is_finished_only_with_these_settings_and_these_weights_before_it(trained: Recipe) -> None:
+    assert is_finished(trained, "videos")
+    assert not is_finished(replace(trained, seed=2), "videos")
+    assert is_finished(replace(trained, data=replace(trained.data, num_workers=4)), "videos")
+    slower = replace(trained.stages["videos"], trains={"vision": 1e-4, "connector": 1e-3, "llm": 1e-3})
+    changed = replace(trained, stages={**trained.stages, "videos": slower})
+    assert is_finished(changed, "adapt")
+    assert not is_finished(changed, "videos")
+    done = stage_folder(trained, "adapt") / "done.json"
+    kept = done.read_text()
+    done.write_text(kept.replace('"finished": "2', '"finished": "3'))  # as another training of the first stage would
+    assert is_finished(trained, "adapt")
+    assert not is_finished(trained, "videos")
+    done.write_text(kept)
+
+
+def test_a_failing_stage_ends_the_run_with_its_exit_code(trained: Recipe) -> None:
+    stages = {**trained.stages, "videos": replace(trained.stages["videos"], init="missing.safetensors")}
+    with pytest.raises(SystemExit) as caught:
+        run_recipe(replace(trained, stages=stages), say=lambda line: None)
+    assert caught.value.code == 2
+
+
+def test_the_loss_falls_on_one_clip(trained: Recipe, tmp_path: Path) -> None:
+    row = (Path(trained.data.root) / "video_qa.jsonl").read_text().splitlines()[0]
+    manifest = tmp_path / "one.jsonl"
+    manifest.write_text(row + "\n")
+    words = [f"data.manifests=[{manifest}]", f"data.root={trained.data.root}", "stages.videos.max_steps=40"]
+    words += [f"stages.videos.{size}_batch_size=1" for size in ("global", "micro")]
+    one = recipe(tmp_path, *words)
+    stage = replace(one.stages["videos"], trains={"vision": 1e-2, "connector": 1e-2, "llm": 1e-2})
+    run_stage(replace(one, stages={"videos": stage}), "videos")
+    losses = [row["loss"] for row in metrics(tmp_path / "videos")]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_two_processes_equal_one(trained: Recipe, tmp_path: Path) -> None:
+    words = (f"data.root={trained.data.root}", "trainer.precision=64-true")
+    (tmp_path / "one").mkdir()
+    one = recipe(tmp_path / "one", *words, f"stages.videos.init={stage_folder(trained, 'adapt')}")
+    run_stage(one, "videos")
+    two = replace(
+        one,
+        output=str(tmp_path / "two"),
+        trainer=replace(one.trainer, devices="2", strategy="ddp"),
+    )
+    assert fingerprint(one, "videos") == fingerprint(two, "videos")
+    save_recipe(two, tmp_path / "two.yaml")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "lightning_apollo.cli", "fit", str(tmp_path / "two.yaml"), "--stage", "videos"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, timeout=240, env=environment, capture_output=True)
+    a, b = (load_file(stage_folder(run, "videos") / "model.safetensors") for run in (one, two))
+    for name, weights in a.items():
+        torch.testing.assert_close(b[name], weights, rtol=1e-7, atol=1e-9, msg=name)
+    for row, other in zip(metrics(stage_folder(one, "videos")), metrics(stage_folder(two, "videos")), strict=True):
+        same = ("loss", "grad_norm", "text_tokens", "visual_tokens", "kept_share", "lr/llm")
+        assert [other[key] for key in same] == pytest.approx([row[key] for key in same], rel=1e-6)
+
+
+def test_torchrun_takes_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="add --stage NAME, one of adapt, videos"):
+        run_recipe(recipe(tmp_path))
+
+
+def test_what_a_recipe_gets_wrong_is_one_line(tmp_path: Path) -> None:
+    one = recipe(tmp_path)
+    with pytest.raises(RecipeError, match="test has no stage video; it has adapt, videos"):
+        run_recipe(one, "video")
+    with pytest.raises(RecipeError, match=r"stage videos starts from .*adapt/model\.safetensors, which is not there"):
+        run_stage(one, "videos")
+    three_ranks = replace(one, trainer=replace(one.trainer, devices="3"))
+    with pytest.raises(RecipeError, match=r"stages\.videos: global_batch_size 8 is no multiple of 6"):
+        run_stage(three_ranks, "videos")

@@ -1,0 +1,143 @@
+"""Recipes: the whole schema, composed of dataclasses that are each declared beside what they configure.
+
+How files and words become one recipe is written in layers.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lightning_apollo.data.datamodule import DataConfig
+from lightning_apollo.layers import (
+    RecipeError,
+    Tree,
+    apply_word,
+    build,
+    read_layers,
+    short_path,
+    suggestion,
+    with_defaults,
+)
+from lightning_apollo.models.video_lmm import ModelConfig
+from lightning_apollo.paths import conf_folder, recipe_names
+from lightning_apollo.stages import StageConfig, find_stage
+
+__all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "save_recipe"]
+
+COMPATIBILITIES = ("videollama3",)
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
+CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How Lightning's Trainer runs every stage."""
+
+    accelerator: str = "auto"  # auto | cpu | gpu
+    devices: str = "auto"  # number of devices on each node; auto: all of them
+    num_nodes: int = 1
+    strategy: str = "auto"  # auto | ddp | fsdp
+    precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | 64-true
+    log_every_n_steps: int = 1  # optimizer steps
+    threads: int | None = None  # CPU threads of torch; None: torch decides
+    progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.devices != "auto" and not self.devices.isdecimal():
+            raise ValueError(f"devices is a number or auto, not {self.devices!r}")
+        if self.num_nodes < 1 or self.log_every_n_steps < 1 or (self.threads is not None and self.threads < 1):
+            raise ValueError("num_nodes, log_every_n_steps and threads are at least 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run from its first stage to its last."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    stages: dict[str, StageConfig]  # run in the order in which the YAML names them
+    compat: str = "videollama3"  # whose prompt text, resize rule and units are reproduced
+    output: str = "runs/${name}"  # one folder per stage below it
+    seed: int = 0
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if self.compat not in COMPATIBILITIES:
+            raise ValueError(f"compat is one of {', '.join(COMPATIBILITIES)}, not {self.compat!r}")
+        if not self.stages:
+            raise ValueError("stages: a recipe has at least one")
+        for name, stage in self.stages.items():
+            self._check_stage(name, stage)
+
+    def _check_stage(self, name: str, stage: StageConfig) -> None:
+        if not name.isidentifier():
+            raise ValueError(f"stages.{name}: the name is a folder's: write letters, digits and underscores")
+        for source in stage.mixture:
+            if source not in self.data.sources:
+                raise ValueError(
+                    f"stages.{name}.mixture.{source}: no such source{suggestion(source, self.data.sources)}"
+                )
+        try:
+            find_stage(stage.kind).check(stage)
+        except ValueError as error:
+            raise ValueError(f"stages.{name}: {error}") from error
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Returns the recipe of that name in conf/recipe, or of that file, with `key=value` words applied last.
+
+    Raises RecipeError for an unknown key or recipe, a wrong type, a missing value, a key given twice, and values that
+    do not go together.
+    """
+    path = _find_recipe(str(name_or_path))
+    tree = with_defaults(read_layers(path, Recipe, conf_folder()), Recipe)
+    for word in overrides:
+        tree = apply_word(tree, Recipe, word)
+    return build(_resolve_folders(_use_manifests(tree)), Recipe, short_path(path))
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the recipe with nothing left to look up: the file loads back to an equal Recipe."""
+    OmegaConf.save(OmegaConf.create(asdict(recipe)), path)
+
+
+def _find_recipe(name: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise RecipeError(f"{name}: no such file")
+        return path
+    known = recipe_names()
+    if name not in known:
+        raise RecipeError(f"{name}: neither a .yaml file nor a recipe's name{suggestion(name, known)}")
+    return conf_folder() / "recipe" / f"{name}.yaml"
+
+
+def _use_manifests(tree: Tree) -> Tree:
+    """data.manifests points a recipe at other data: they become the one source, which every stage passes over once."""
+    data = tree["data"]
+    if not isinstance(data, dict) or not data["manifests"]:
+        return tree
+    sources = {CUSTOM_SOURCE: {"manifests": data["manifests"], "root": data["root"]}}
+    stages = {
+        name: stage if list(stage["mixture"]) == [CUSTOM_SOURCE] else {**stage, "mixture": {CUSTOM_SOURCE: 1.0}}
+        for name, stage in tree["stages"].items()
+    }
+    return {**tree, "data": {**data, "sources": sources, "shapes": None}, "stages": stages}
+
+
+def _resolve_folders(tree: Tree) -> Tree:
+    """Weights and tokenizers that lie in conf/ are named relative to it; any other name is a hub's or a path."""
+    model = tree["model"]
+    if not isinstance(model, dict):
+        return tree
+    for part, key in (("vision", "weights"), ("llm", "weights"), ("llm", "tokenizer")):
+        value = model[part][key] if isinstance(model[part], dict) else None
+        if value and (conf_folder() / value).exists():
+            model = {**model, part: {**model[part], key: str(conf_folder() / value)}}
+    return {**tree, "model": model}

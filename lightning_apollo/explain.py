@@ -1,0 +1,204 @@
+"""What a recipe does, stage by stage, without doing it: the model is built on the meta device, rows are counted."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_apollo.config import Recipe, TrainerConfig
+from lightning_apollo.data.dataset import SourceConfig
+from lightning_apollo.data.manifest import read_manifest
+from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stages.base import StageConfig
+
+BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
+NUM_ADAMW_STATES = 2  # running means of the gradient and of its square
+MEMORY_FORMULA = (
+    "bytes a value × (parameters + trained × 1 gradient + trained × 2 AdamW means), "
+    "shared out over the ranks by fsdp; activations come on top"
+)
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Bytes on one rank that a stage's state takes whatever the batch."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer
+
+
+def explain(recipe: Recipe) -> RenderableType:
+    """Returns a heading and one table per stage. Missing manifests are named, not an error."""
+    parameters = count_parameters(recipe)
+    rows = {name: count_rows(source) for name, source in recipe.data.sources.items()}
+    total = Text.assemble(
+        (recipe.name, "bold"), f": {sum(parameters.values()):,} parameters, written to {recipe.output}"
+    )
+    return Group(total, *(_stage_table(recipe, name, parameters, rows) for name in recipe.stages), _footer(recipe))
+
+
+def count_parameters(recipe: Recipe) -> dict[str, int]:
+    """Returns the parameters of each component; tied ones count once. Takes no memory."""
+    with torch.device("meta"):
+        model = build_model(recipe.model, ReducerConfig())
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
+
+
+def count_rows(source: SourceConfig) -> int | None:
+    """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
+    paths = [Path(path) for path in source.manifests]
+    if not all(path.is_file() for path in paths):
+        return None
+    return sum(len(read_manifest(path, source="", root=Path(source.root))) for path in paths)
+
+
+def count_steps(stage: StageConfig, rows: Mapping[str, int | None]) -> int | None:
+    """Returns the optimizer steps of a stage, or None where its data is not there to be counted."""
+    if stage.max_steps > 0:
+        return stage.max_steps
+    num_samples = 0
+    for source, passes in stage.mixture.items():
+        num_rows = rows[source]
+        if num_rows is None:
+            return None
+        whole, fraction = divmod(passes, 1.0)
+        num_samples += int(whole) * num_rows + round(fraction * num_rows)
+    return num_samples // stage.global_batch_size * stage.epochs  # the rest of an epoch is dropped
+
+
+def stage_memory(stage: StageConfig, trainer: TrainerConfig, parameters: Mapping[str, int]) -> StageMemory:
+    """Returns the bytes on one rank: see MEMORY_FORMULA."""
+    num_trained = sum(parameters[name] for name in stage.trains)
+    share = BYTES_PER_VALUE[trainer.precision] / (count_ranks(trainer) if "fsdp" in trainer.strategy else 1)
+    return StageMemory(
+        weights=share * sum(parameters.values()),
+        gradients=share * num_trained,
+        optimizer=share * num_trained * NUM_ADAMW_STATES,
+    )
+
+
+def count_ranks(trainer: TrainerConfig) -> int:
+    """Returns the processes that train together; `auto` counts the GPUs of this machine."""
+    if trainer.devices != "auto":
+        return trainer.num_nodes * int(trainer.devices)
+    num_gpus = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
+    return trainer.num_nodes * max(1, num_gpus)
+
+
+def _stage_table(
+    recipe: Recipe, name: str, parameters: Mapping[str, int], rows: Mapping[str, int | None]
+) -> RenderableType:
+    stage = recipe.stages[name]
+    table = Table(title=f"\n{name} ({stage.kind})", title_justify="left", title_style="bold", min_width=72)
+    for column in ("component", "parameters", "", "peak rate"):
+        table.add_column(column, justify="right" if column in ("parameters", "peak rate") else "left")
+    for component, number in parameters.items():
+        rate = stage.trains.get(component)
+        state = ("frozen", "") if rate is None else ("[green]trained[/green]", f"{rate:g}")
+        table.add_row(component, f"{number:,}", *state)
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 1))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, value in _facts(recipe, stage, parameters, rows).items():
+        facts.add_row(label, Text(value))
+    return Group(table, facts)
+
+
+def _facts(
+    recipe: Recipe, stage: StageConfig, parameters: Mapping[str, int], rows: Mapping[str, int | None]
+) -> dict[str, str]:
+    """What stands below a stage's table: label to value."""
+    memory = stage_memory(stage, recipe.trainer, parameters)
+    optimizer = stage.optimizer
+    clip = (
+        f"gradients clipped at norm {optimizer.gradient_clip:g}" if optimizer.gradient_clip else "no gradient clipping"
+    )
+    return {
+        "data": "\n".join(
+            _source_line(recipe, source, passes, rows[source]) for source, passes in stage.mixture.items()
+        ),
+        "visual tokens": f"merge {stage.image_merge_size}×{stage.image_merge_size} in images, "
+        f"{stage.video_merge_size}×{stage.video_merge_size} in videos; {_reduction(stage.reducer)}",
+        "steps": _steps(stage, rows),
+        "batch": _batch(stage, recipe.trainer),
+        "optimizer": f"AdamW, betas {optimizer.betas[0]:g} {optimizer.betas[1]:g}, "
+        f"weight decay {optimizer.weight_decay:g}, cosine after {optimizer.warmup_ratio:.0%} warm-up, {clip}",
+        "starts from": stage.init if stage.init != "previous" else _previous(recipe, stage),
+        "memory a rank": f"{_gib(memory.total)}: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
+        f"optimizer {_gib(memory.optimizer)}" + (", activations recomputed" if stage.activation_checkpointing else ""),
+    }
+
+
+def _source_line(recipe: Recipe, source: str, passes: float, num_rows: int | None) -> str:
+    times = f"{source} × {passes:g}"
+    if num_rows is not None:
+        return f"{times}, {num_rows:,} rows"
+    if recipe.data.shapes is not None:
+        return f"{times}, rendered when the run starts"
+    missing = [path for path in recipe.data.sources[source].manifests if not Path(path).is_file()]
+    return f"{times}, missing: {', '.join(missing)}"
+
+
+def _reduction(reducer: ReducerConfig) -> str:
+    if reducer.kind == "none":
+        return "all of them reach the LLM"
+    return (
+        f"{reducer.kind} drops those that change by {reducer.threshold_grey_levels:g} grey levels or less "
+        f"against the {reducer.reference.replace('_', ' ')} frame"
+    )
+
+
+def _steps(stage: StageConfig, rows: Mapping[str, int | None]) -> str:
+    steps = count_steps(stage, rows)
+    if steps is None:
+        return f"{_plural(stage.epochs, 'epoch')}; countable once the manifests are there"
+    return f"{steps:,} of {stage.global_batch_size} samples"
+
+
+def _batch(stage: StageConfig, trainer: TrainerConfig) -> str:
+    ranks = count_ranks(trainer)
+    try:
+        accumulate = stage.accumulate(ranks)
+    except ValueError as error:
+        return f"fit will refuse this: {error}"
+    sizes = f"{stage.micro_batch_size} packed × {accumulate} accumulated × {_plural(ranks, 'rank')}"
+    return f"{stage.global_batch_size} = {sizes}"
+
+
+def _previous(recipe: Recipe, stage: StageConfig) -> str:
+    stages = list(recipe.stages.values())
+    position = next(index for index, other in enumerate(stages) if other is stage)
+    if position:
+        return f"the weights of {list(recipe.stages)[position - 1]}"
+    parts = {"vision": recipe.model.vision.weights, "llm": recipe.model.llm.weights}
+    return ", ".join(f"{part} {weights or 'random'}" for part, weights in parts.items()) + ", connector random"
+
+
+def _footer(recipe: Recipe) -> RenderableType:
+    data = recipe.data
+    speed = f"{data.sampling.fps:g} a second, at most" if data.sampling.kind == "fps" else "evenly spread,"
+    return Text(
+        f"\nFrames of a video: {speed} {data.sampling.max_frames}. "
+        f"A sample: at most {data.budget.token_budget:,} visual tokens, {data.budget.max_length:,} tokens in all.\n"
+        f"Memory: {MEMORY_FORMULA}.",
+        style="dim",
+    )
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 1024**3:.1f} GiB" if num_bytes >= 0.1 * 1024**3 else f"{math.ceil(num_bytes / 1024**2)} MiB"

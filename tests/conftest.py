@@ -1,0 +1,31 @@
+"""What every test runs under. Triton reads TRITON_INTERPRET when it is first imported, so it is set before that."""
+
+import os
+
+import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+
+if not HAS_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic algorithms need on a GPU
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)  # also fills fresh memory with NaN: nothing may read what it has not written
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a GPU where there is none."""
+    if HAS_GPU:
+        return
+    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=needs_gpu)
+    items[:] = [item for item in items if item not in needs_gpu]

@@ -1,0 +1,129 @@
+"""The benchmarks' harness, and each script end to end on tiny inputs: what is timed there must be equal first."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness import (
+    RESULTS,
+    TABLES,
+    Measurement,
+    PeakMemory,
+    Spread,
+    interleaved_seconds,
+    markdown,
+    ratio_summary,
+    ratios,
+    read_rows,
+    record,
+    spread,
+)
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ["op", "provider", "mode", "metric", "unit", "x_name", "x_value", "p50", "p20", "p80", "config"]
+MACHINE = ["device", "torch", "triton", "commit", "date"]
+
+
+def measurement(
+    provider: str, metric: str, value: float, unit: str = "samples/s", x_value: str = "4096"
+) -> Measurement:
+    values = Spread(value, value * 0.5, value * 2)
+    return Measurement("step", provider, "train", metric, unit, "vocabulary", x_value, values, "8 samples, float32")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3.0], (3.0, 3.0, 3.0)),
+        ([2.0, 1.0], (1.5, 1.2, 1.8)),
+        ([5.0, 1.0, 4.0, 2.0, 3.0, 6.0], (3.5, 2.0, 5.0)),  # the fifths of 1..6 fall on 2 and 5
+    ],
+)
+def test_spread(values: list[float], expected: tuple[float, ...]) -> None:
+    assert spread(values) == pytest.approx(expected)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert ratios([2.0, 20.0], [1.0, 10.0]) == [2.0, 2.0]  # a machine ten times slower in round two changes nothing
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1.0, 2.0], [1.0])
+
+
+def test_providers_take_turns_and_warm_up_rounds_are_not_counted() -> None:
+    calls: list[str] = []
+    providers = {name: lambda name=name: calls.append(name) for name in "AB"}
+    seconds = interleaved_seconds(providers, rounds=3, warmup_rounds=2)
+    assert "".join(calls) == "ABABABABAB"
+    assert {name: len(values) for name, values in seconds.items()} == {"A": 3, "B": 3}
+    assert all(value > 0 for values in seconds.values() for value in values)
+
+
+def test_peak_memory_sees_what_was_freed_again() -> None:
+    peak = PeakMemory()
+    (b"x" * (64 * 2**20)).count(b"x")
+    assert 60 < peak.mib_over_base() < 160
+
+
+def test_rows_survive_the_csv(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "step.csv"
+    written = record([measurement("ours", "throughput", 12.345678)], path)
+    assert read_rows(path) == written
+    with path.open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert list(line) == MEASURED + MACHINE
+    assert (line["p50"], line["p20"], line["p80"]) == ("12.346", "6.1728", "24.691")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", line["date"])
+    assert "thread" in line["device"]
+
+
+def test_table_has_a_line_for_every_x_and_a_dash_for_what_was_not_measured(tmp_path: Path) -> None:
+    measured = [
+        measurement("port", "throughput", 10.0),
+        measurement("ours", "throughput", 14.0),
+        measurement("port/ours", "time_ratio", 1.4, unit="x"),
+        measurement("port", "throughput", 3.0, x_value="32768"),
+        measurement("port", "loss", 8.0, x_value="1"),  # in no column: no line
+    ]
+    rows = record(measured, tmp_path / "step.csv")
+    lines = markdown(rows, TABLES["step"][:3]).splitlines()
+    assert lines[2] == "| train | 4096 | 10.00 | 14.00 | 1.40× |"
+    assert lines[3] == "| train | 32768 | 3.00 | – | – |"
+    assert lines[4] == ""
+    assert f"torch {rows[0].torch}" in lines[-1]
+    assert ratio_summary(rows) == {"port/ours time_ratio · train · vocabulary 4096": 1.4}
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"), [("step", "port/ours time_ratio"), ("pipeline", "processor/ours time_ratio")]
+)
+def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
+    """Passes its own equality check; writes CSV and picture; the last line of its output is JSON with the ratios."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"bench_{name}.py"), "--quick", "--output", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / f"{name}.csv")
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary == ratio_summary(rows)
+    assert any(key.startswith(ratio) and value > 0 for key, value in summary.items())
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_the_readme_shows_what_the_csv_says(name: str) -> None:
+    """Between the markers `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`, where the README has them."""
+    readme = ROOT / "README.md"
+    shown = (
+        re.search(rf"<!-- bench:{name} -->\n(.*?)\n<!-- /bench:{name} -->", readme.read_text(), re.DOTALL)
+        if readme.exists()
+        else None
+    )
+    if shown is not None:
+        assert shown[1].strip() == markdown(read_rows(RESULTS / f"{name}.csv"), TABLES[name])

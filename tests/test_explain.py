@@ -1,0 +1,100 @@
+"""What explain says, against transformers' own classes and numbers worked out by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import Qwen2Config, VideoLlama3Config, VideoLlama3ForConditionalGeneration
+
+from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.explain import count_parameters, count_ranks, count_rows, count_steps, explain, stage_memory
+
+SIGLIP = {  # config.json of siglip-so400m-patch14-384
+    "hidden_size": 1152,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "intermediate_size": 4304,
+    "patch_size": 14,
+}
+QWEN = {  # config.json of Qwen2.5-1.5B-Instruct and Qwen2.5-7B-Instruct
+    "videollama3-2b": (1536, 28, 12, 2, 8960, 151_936, True),
+    "videollama3-7b": (3584, 28, 28, 4, 18_944, 152_064, False),
+}
+NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+
+
+def print_to_text(recipe: Recipe) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(explain(recipe))
+    return capture.get()
+
+
+def size(*modules: nn.Module) -> int:
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+
+
+@pytest.mark.parametrize("name", list(QWEN))
+def test_parameters_equal_those_of_the_port(name: str) -> None:
+    *sizes, vocab_size, is_tied = QWEN[name]
+    text = Qwen2Config(vocab_size=vocab_size, tie_word_embeddings=is_tied, **dict(zip(NAMES, sizes, strict=True)))
+    config = VideoLlama3Config(text_config=text.to_dict(), vision_config=SIGLIP, tie_word_embeddings=is_tied)
+    with torch.device("meta"):
+        port = VideoLlama3ForConditionalGeneration(config)
+    expected = {
+        "vision": size(port.model.vision_model),
+        "connector": size(port.model.projector),
+        "llm": size(port.model.language_model, port.lm_head),
+    }
+    recipe = load_recipe(name)
+    assert count_parameters(recipe) == expected
+    shown = print_to_text(recipe)
+    assert all(shown.count(f"{number:,}") == 4 for number in expected.values())  # one table for each stage
+    assert f"{sum(expected.values()):,} parameters" in shown
+
+
+def test_rates_and_frozen_parts_are_shown() -> None:
+    lines = [line.split() for line in print_to_text(load_recipe("videollama3-2b")).splitlines()]
+    llm = [line[4:] for line in lines if line[1:2] == ["llm"]]
+    assert llm == [["│", "frozen", "│", "│"], *[["│", "trained", "│", "1e-05", "│"]] * 3]
+
+
+def test_steps_are_counted_from_the_rows_that_are_there(tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    manifest.write_text("".join(json.dumps(row) + "\n" for _ in range(300)))
+    recipe = load_recipe("videollama3-2b", [f"data.manifests=[{manifest}]"])
+    assert count_rows(recipe.data.sources["custom"]) == 300
+    stage = replace(recipe.stages["multi_task_fine_tuning"], mixture={"custom": 1.5}, epochs=2)
+    assert count_steps(stage, {"custom": 300}) == 6  # 450 samples: three batches of 128, twice
+    assert count_steps(replace(stage, max_steps=5), {"custom": 300}) == 5
+    assert count_steps(stage, {"custom": None}) is None
+    assert "custom × 1, 300 rows" in print_to_text(recipe)
+
+
+def test_missing_data_is_named() -> None:
+    recipe = load_recipe("videollama3-2b", ["data.manifests=[not_there.jsonl]"])
+    assert count_rows(recipe.data.sources["custom"]) is None
+    assert "custom × 1, missing: not_there.jsonl" in print_to_text(recipe)
+
+
+def test_memory_follows_its_formula() -> None:
+    parameters = {"vision": 100, "connector": 10, "llm": 1000}
+    recipe = load_recipe("videollama3-2b", ["trainer.devices=4", "trainer.num_nodes=2"])
+    stage, trainer = recipe.stages["vision_encoder_adaptation"], recipe.trainer
+    assert count_ranks(trainer) == 8
+    memory = stage_memory(stage, trainer, parameters)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (4440, 440, 880)
+    sharded = stage_memory(stage, replace(trainer, strategy="fsdp", precision="bf16-true"), parameters)
+    assert sharded.total == memory.total / 2 / 8
+
+
+def test_a_batch_that_does_not_divide_is_said() -> None:
+    text = print_to_text(load_recipe("videollama3-2b", ["trainer.devices=3"]))
+    assert "fit will refuse this: global_batch_size 128 is no multiple of 6" in text
+    text = print_to_text(load_recipe("videollama3-2b", ["trainer.devices=4", "trainer.num_nodes=2"]))
+    assert "128 = 2 packed × 8 accumulated × 8 ranks" in text

@@ -114,6 +114,13 @@ def run_decoder(llm: LanguageModel, inputs_embeds: Tensor, cu_seqlens: Tensor, m
     return output.last_hidden_state[0]
 
 
+def predict(llm: LanguageModel, hidden: Tensor) -> Tensor:
+    """Returns logits (L, vocabulary) of hidden states (L, E)."""
+    head = llm.get_output_embeddings()
+    assert head is not None  # every causal LM has one
+    return head(hidden)
+
+
 def _packed_attention_interface(
     module: nn.Module,
     query: Tensor,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from apollo_kernels import merge_compact, pack_patches
 from lightning_apollo.models.connector import MLPConnector
-from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, run_decoder
+from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, VisualBatch, cumulative_lengths
@@ -63,7 +63,7 @@ class VideoLMM(nn.Module):
         # The hidden state at position i predicts token i + 1; the first label of every sample is ignored, so none crosses.
         labelled = spliced.labels[1:] != IGNORE_INDEX
         positions = torch.nonzero_static(labelled, size=batch.num_labels).squeeze(1)  # (L,)
-        logits = self.llm.get_output_embeddings()(hidden[positions])  # (L, vocabulary)
+        logits = predict(self.llm, hidden[positions])  # (L, vocabulary)
         return LMMOutput(
             logits=logits,
             targets=spliced.labels[1:][positions],

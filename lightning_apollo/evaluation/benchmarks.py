@@ -1,0 +1,88 @@
+"""Asking a trained model the questions of a benchmark, with the very sampler and preprocessing of its training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
+from lightning_apollo.data.template import IM_END
+from lightning_apollo.evaluation.metrics import ExactMatch
+from lightning_apollo.inference.generate import generate
+from lightning_apollo.inference.trained import TrainedModel
+
+
+@dataclass(frozen=True)
+class BenchmarkQuestion:
+    """A question about one video, its answer, and the answers that its wording leaves open."""
+
+    question_id: str
+    video: str  # relative to the benchmark's root
+    question: str
+    answer: str
+    kind: str
+    is_temporal: bool  # needs more than one frame
+    choices: tuple[str, ...]
+
+    @property
+    def chance(self) -> float:
+        return 1 / len(self.choices)
+
+    def conversation(self) -> Conversation:
+        parts = (MediaPart("video", self.video), TextPart(self.question))
+        return Conversation(self.question_id, "benchmark", (Message("user", parts),))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    question: BenchmarkQuestion
+    answer: str
+
+
+def read_shapes(root: Path) -> list[BenchmarkQuestion]:
+    """The questions about the held-out clips of the built-in set (data/shapes.py)."""
+    rows = (json.loads(line) for line in (root / "held_out_questions.jsonl").read_text().splitlines())
+    return [
+        BenchmarkQuestion(
+            question_id=row["id"],
+            video=row["video"],
+            question=row["question"],
+            answer=row["answer"],
+            kind=row["type"],
+            is_temporal=row["temporal"],
+            choices=tuple(row["choices"]),
+        )
+        for row in rows
+    ]
+
+
+def ask(
+    trained: TrainedModel,
+    questions: Sequence[BenchmarkQuestion],
+    root: Path,
+    *,
+    batch_size: int = 64,
+    max_new_tokens: int = 16,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Iterator[Prediction]:
+    """Yields the greedy answer to each question, in order; `advance` is told how many are done after every batch."""
+    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
+    assert isinstance(end_id, int)
+    for start in range(0, len(questions), batch_size):
+        group = questions[start : start + batch_size]
+        prompts = [trained.preparer.prompt(question.conversation(), root) for question in group]
+        answers = generate(trained.model, prompts, end_id, max_new_tokens)
+        for question, ids in zip(group, answers, strict=True):
+            yield Prediction(question, str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip())
+        advance(len(group))
+
+
+def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """The share of right answers of every kind of question, in the order in which the kinds appear."""
+    metrics: dict[str, ExactMatch] = {}
+    for prediction in predictions:
+        metric = metrics.setdefault(prediction.question.kind, ExactMatch())
+        metric.update(prediction.answer, prediction.question.answer)
+    return {kind: float(metric.compute()) for kind, metric in metrics.items()}

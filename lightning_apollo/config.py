@@ -27,6 +27,7 @@ from lightning_apollo.stages import StageConfig, find_stage
 __all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "save_recipe"]
 
 COMPATIBILITIES = ("videollama3",)
+STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
 
@@ -38,7 +39,7 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu
     devices: str = "auto"  # number of devices on each node; auto: all of them
     num_nodes: int = 1
-    strategy: str = "auto"  # auto | ddp | fsdp
+    strategy: str = "auto"  # auto | ddp: every rank holds the whole model
     precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | 64-true
     log_every_n_steps: int = 1  # optimizer steps
     threads: int | None = None  # CPU threads of torch; None: torch decides
@@ -47,6 +48,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is one of {', '.join(STRATEGIES)}, not {self.strategy!r}")
         if self.devices != "auto" and not self.devices.isdecimal():
             raise ValueError(f"devices is a number or auto, not {self.devices!r}")
         if self.num_nodes < 1 or self.log_every_n_steps < 1 or (self.threads is not None and self.threads < 1):

@@ -19,10 +19,7 @@ from lightning_apollo.stages.base import StageConfig
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NUM_ADAMW_STATES = 2  # running means of the gradient and of its square
-MEMORY_FORMULA = (
-    "bytes a value × (parameters + trained × 1 gradient + trained × 2 AdamW means), "
-    "shared out over the ranks by fsdp; activations come on top"
-)
+MEMORY_FORMULA = "bytes a value × (parameters + trained × 1 gradient + trained × 2 AdamW means) on every rank; activations come on top"
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
 
 def count_rows(source: SourceConfig) -> int | None:
     """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
-    paths = [Path(path) for path in source.manifests]
+    paths = source.manifest_paths()
     if not all(path.is_file() for path in paths):
         return None
     return sum(len(read_manifest(path, source="", root=Path(source.root))) for path in paths)
@@ -80,11 +77,11 @@ def count_steps(stage: StageConfig, rows: Mapping[str, int | None]) -> int | Non
 def stage_memory(stage: StageConfig, trainer: TrainerConfig, parameters: Mapping[str, int]) -> StageMemory:
     """Returns the bytes on one rank: see MEMORY_FORMULA."""
     num_trained = sum(parameters[name] for name in stage.trains)
-    share = BYTES_PER_VALUE[trainer.precision] / (count_ranks(trainer) if "fsdp" in trainer.strategy else 1)
+    size = BYTES_PER_VALUE[trainer.precision]
     return StageMemory(
-        weights=share * sum(parameters.values()),
-        gradients=share * num_trained,
-        optimizer=share * num_trained * NUM_ADAMW_STATES,
+        weights=size * sum(parameters.values()),
+        gradients=size * num_trained,
+        optimizer=size * num_trained * NUM_ADAMW_STATES,
     )
 
 

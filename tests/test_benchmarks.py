@@ -1,12 +1,14 @@
 """The benchmarks' harness, and each script end to end on tiny inputs: what is timed there must be equal first."""
 
 import csv
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -114,6 +116,31 @@ def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
     assert summary == ratio_summary(rows)
     assert any(key.startswith(ratio) and value > 0 for key, value in summary.items())
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_step_with_other_losses_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench_step = _import_script("bench_step", monkeypatch)
+    monkeypatch.setattr(bench_step, "LOSS_TOLERANCE", -1.0)
+    monkeypatch.setattr(sys, "argv", ["bench_step.py", "--quick", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match="losses differ") as stopped:
+        bench_step.main()
+    assert isinstance(stopped.value.code, str)  # the interpreter prints it and exits with 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_patches_than_the_processors_stop_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench_pipeline = _import_script("bench_pipeline", monkeypatch)
+    (case,) = bench_pipeline.QUICK_CASES
+    bench_pipeline.check(case)
+    monkeypatch.setattr(bench_pipeline, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit, match="patches differ"):
+        bench_pipeline.check(case)
+
+
+def _import_script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """As `python benchmarks/NAME.py` finds its neighbours."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

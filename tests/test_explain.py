@@ -89,8 +89,8 @@ def test_memory_follows_its_formula() -> None:
     assert count_ranks(trainer) == 8
     memory = stage_memory(stage, trainer, parameters)
     assert (memory.weights, memory.gradients, memory.optimizer) == (4440, 440, 880)
-    sharded = stage_memory(stage, replace(trainer, strategy="fsdp", precision="bf16-true"), parameters)
-    assert sharded.total == memory.total / 2 / 8
+    halved = stage_memory(stage, replace(trainer, precision="bf16-true"), parameters)
+    assert halved.total == memory.total / 2
 
 
 def test_a_batch_that_does_not_divide_is_said() -> None:

@@ -69,10 +69,12 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.data.manifest import ManifestError
+    from lightning_apollo.data.order import TooFewSamples
+    from lightning_apollo.data.quarantine import TooManyBadSamples
     from lightning_apollo.layers import RecipeError
     from lightning_apollo.structures import MediaError
 
-    return RecipeError, ManifestError, MediaError
+    return RecipeError, ManifestError, MediaError, TooFewSamples, TooManyBadSamples
 
 
 def _print_version(is_asked: bool) -> None:

@@ -19,7 +19,9 @@ from lightning_apollo.stages.base import StageConfig
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NUM_ADAMW_STATES = 2  # running means of the gradient and of its square
-MEMORY_FORMULA = "bytes a value × (parameters + trained × 1 gradient + trained × 2 AdamW means) on every rank; activations come on top"
+MEMORY_FORMULA = (
+    "bytes a value × (parameters + 1 gradient and 2 AdamW means of what is trained), a rank; activations come on top"
+)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,8 @@ def merge_compact(features: Tensor, grid_thw: Tensor, merge_sizes: Tensor, keep_
     bilinear downsampling of the paper (VideoLLaMA 3 §3.3); the sum is taken in float32.
     """
     items = zip(merge_sizes.tolist(), grid_thw.prod(dim=1).tolist(), strict=True)  # m and patches of each
-    merged: list[Tensor] = []
-    start = 0
-    for m, run in groupby(items, key=itemgetter(0)):  # neighbours with the same merge size are one reshape
-        end = start + sum(length for _, length in run)
-        merged.append(features[start:end].view(-1, m * m, features.shape[1]).mean(dim=1))
-        start = end
+    runs = [(m, sum(n for _, n in run)) for m, run in groupby(items, key=itemgetter(0))]  # neighbours of one merge size
+    parts = features.split([num_patches for _, num_patches in runs])
+    merged = [rows.view(-1, m * m, features.shape[1]).mean(dim=1) for (m, _), rows in zip(runs, parts, strict=True)]
     tokens = torch.cat(merged) if merged else features[:0]
     return tokens if keep_index is None else tokens.index_select(0, keep_index)

@@ -19,6 +19,10 @@ import torch
 from torch import Tensor
 
 
+class TooFewSamples(ValueError):
+    """An epoch that does not fill one optimizer step."""
+
+
 def epoch_order(source_sizes: Mapping[str, int], mixture: Mapping[str, float], seed: int, epoch: int) -> Tensor:
     """(E, 2) int64: index of the source and row in it, for all samples of an epoch in order.
 
@@ -46,7 +50,7 @@ def num_micro_batches(num_samples: int, micro_batch_size: int, global_batch_size
     The samples behind the last of them are dropped; the shuffle of every epoch drops others.
     """
     if num_samples < global_batch_size:
-        raise ValueError(
+        raise TooFewSamples(
             f"an epoch has {num_samples} samples, fewer than one global batch of {global_batch_size}: "
             "lower global_batch_size or raise the passes in the mixture"
         )

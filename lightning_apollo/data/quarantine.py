@@ -12,6 +12,10 @@ from lightning_apollo.structures import MediaError, PackedBatch
 MIN_BAD_SAMPLES = 10  # fewer never end a run: the share of a few means nothing
 
 
+class TooManyBadSamples(RuntimeError):
+    """A source whose share of bad samples is above the limit."""
+
+
 class Quarantine:
     """Keeps the account of one rank and appends to `path`, one JSON object for each bad sample."""
 
@@ -24,7 +28,7 @@ class Quarantine:
     def admit(self, prepared: PreparedBatch) -> PackedBatch:
         """The batch, after its bad samples are counted and listed.
 
-        Raises the error of the sample that no other could replace, or RuntimeError above the share of bad samples.
+        Raises the error of the sample that no other could replace, or TooManyBadSamples above the share of bad samples.
         """
         self._count(prepared)
         if prepared.bad_samples:
@@ -34,7 +38,7 @@ class Quarantine:
         for source, num_bad in self.num_bad.items():
             num_tried = self.num_tried[source]
             if num_bad >= MIN_BAD_SAMPLES and num_bad > self.max_share * num_tried:
-                raise RuntimeError(
+                raise TooManyBadSamples(
                     f"source {source}: {num_bad} of {num_tried} samples are bad, more than data.max_error_share "
                     f"{self.max_share:g} allows; {self.path} lists them, the last: {prepared.bad_samples[-1].error}"
                 )

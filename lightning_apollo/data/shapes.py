@@ -6,7 +6,7 @@
     image_qa.jsonl              one question about one image
     multi_image.jsonl           which of several images shows a colour
     text.jsonl                  questions without media
-    video_captions.jsonl        what comes after what
+    video_captions.jsonl        what comes after what, and how many flashes
     video_qa.jsonl              one question about one clip
     streaming.jsonl             every new colour is named when it appears
     held_out_questions.jsonl    every kind of question about every held-out clip, with its answer
@@ -41,7 +41,7 @@ from lightning_apollo.data.shapes_scene import (
     describe_image,
 )
 
-FORMAT_VERSION = 3  # raised when the same configuration renders other files
+FORMAT_VERSION = 4  # raised when the same configuration renders other files
 HELD_OUT_QUESTIONS = "held_out_questions.jsonl"
 STREAM_QUESTION = "Name every new colour."
 _FACTS = "shapes.json"

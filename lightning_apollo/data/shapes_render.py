@@ -32,7 +32,7 @@ _RGB = {
     "cyan": (40, 210, 220),
 }
 _INSIDE = slice(4, 60)  # of the border, in both directions
-_LAMP = (slice(10, 22), slice(20, 44))  # rows, columns
+_LAMP = (slice(8, 28), slice(10, 54))  # rows, columns
 
 # A keyframe starts every slot, nothing refers across it, and the quantiser is fixed: equal stills decode to equal
 # pixels wherever they stand in a clip, so that no trace of compression tells a single frame what came before it.

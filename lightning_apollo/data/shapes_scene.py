@@ -86,7 +86,8 @@ class Scene:
         return tuple(Still(c, is_lit, self.border) for c, is_lit in zip(colours, self.lamp, strict=True))
 
     def caption(self) -> str:
-        return ", then ".join(self.order)
+        flashes = "flash" if self.num_flashes == 1 else "flashes"
+        return f"{', then '.join(self.order)}, {NUMBERS[self.num_flashes - 1]} {flashes}"
 
 
 @cache

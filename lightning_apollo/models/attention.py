@@ -40,14 +40,13 @@ def packed_attention(
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))  # (N, H, D)
     if q.shape[0] == 0:
         return q + k + v  # no rows, but a graph to all three, so that a batch without media gives zero gradients
+    runs = [(length, len(list(run))) for length, run in groupby(torch.diff(cu_seqlens).tolist())]
+    rows = [length * segments for length, segments in runs]
     outputs: list[Tensor] = []
-    start = 0
-    for length, run in groupby(torch.diff(cu_seqlens).tolist()):
-        segments = len(list(run))
-        end = start + segments * length
-        # (N, H, D) rows start:end -> (segments, H, length, D), a view: nothing is copied or padded
-        q_run, k_run, v_run = (x[start:end].unflatten(0, (segments, length)).transpose(1, 2) for x in (q, k, v))
+    # split, not slices: the backward of a slice fills a tensor of all N rows, that of a split concatenates once
+    for (length, segments), *parts in zip(runs, q.split(rows), k.split(rows), v.split(rows), strict=True):
+        # (segments·length, H, D) -> (segments, H, length, D), a view: nothing is copied or padded
+        q_run, k_run, v_run = (x.unflatten(0, (segments, length)).transpose(1, 2) for x in parts)
         out = scaled_dot_product_attention(q_run, k_run, v_run, is_causal=causal, scale=scale, dropout_p=dropout)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (segments·length, H, D)
-        start = end
     return torch.cat(outputs)

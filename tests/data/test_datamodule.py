@@ -22,8 +22,6 @@ from lightning_apollo.data.shapes import ShapesConfig
 from lightning_apollo.structures import MediaError, PackedBatch
 from tests.small_data import tiny_tokenizer, write_pictures
 
-# Lightning 2.6 with torch 2.14: nothing that this project could do otherwise
-
 BUDGET = BudgetConfig(token_budget=32, min_tokens=4, max_length=256)
 
 
@@ -164,7 +162,8 @@ def test_the_built_in_set_is_rendered_first(tmp_path: Path) -> None:
     sources = {"video_qa": SourceConfig(["video_qa.jsonl"], str(folder))}
     shapes = ShapesConfig(num_clips=2, num_held_out=1, num_images=8)
     config = DataConfig(sources=sources, root=str(folder), shapes=shapes, budget=BUDGET)
-    module = VideoDataModule(config, batching(), tiny_tokenizer(), patch_size=8, run_folder=tmp_path)
+    chosen = batching(mixture={"video_qa": 1.0})
+    module = VideoDataModule(config, chosen, tiny_tokenizer(), patch_size=8, run_folder=tmp_path)
     module.prepare_data()
     module.setup("fit")
     assert len(module.sources[0]) >= 2

@@ -184,14 +184,14 @@ def read_still(picture: torch.Tensor) -> Still:
 
 
 def test_a_picture_is_border_colour_and_lamp() -> None:
-    """A border of four pixels, a lamp in rows 10-21 and columns 20-43, and nothing but the colour elsewhere."""
+    """A border of four pixels, a lamp in rows 8-27 and columns 10-53, and nothing but the colour elsewhere."""
     picture = draw(Still("red", is_lit=False, border="white"))
     red = torch.tensor([220, 40, 40], dtype=torch.uint8).view(3, 1, 1)
     is_red, is_black, is_white = ((picture == colour).all(dim=0) for colour in (red, 0, 255))
     assert torch.equal(is_red | is_black | is_white, torch.ones(64, 64, dtype=torch.bool))
-    assert torch.nonzero(is_black).aminmax(dim=0).min.tolist() == [10, 20]
-    assert torch.nonzero(is_black).aminmax(dim=0).max.tolist() == [21, 43]
-    assert (is_black.sum(), is_white.sum()) == (12 * 24, 64 * 64 - 56 * 56)
+    assert torch.nonzero(is_black).aminmax(dim=0).min.tolist() == [8, 10]
+    assert torch.nonzero(is_black).aminmax(dim=0).max.tolist() == [27, 53]
+    assert (is_black.sum(), is_white.sum()) == (20 * 44, 64 * 64 - 56 * 56)
     assert not is_white[4:60, 4:60].any()
 
 

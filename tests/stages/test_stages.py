@@ -23,8 +23,6 @@ from lightning_apollo.structures import PackedBatch, Sample
 from lightning_apollo.training.optim import OptimizerConfig
 from tests.models.samples import MODEL, image, pack, sample, video
 
-# Lightning 2.6 with torch 2.14: nothing that this project could do otherwise
-
 ALL = {"vision": 1e-3, "connector": 2e-3, "llm": 3e-3}
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from lightning_apollo.training.callbacks.export import StageExport
 from lightning_apollo.training.callbacks.progress import StepProgress
 
-# Lightning 2.6 with torch 2.14: nothing that this project could do otherwise
-
 
 class Batches:
     def __iter__(self) -> Any:

@@ -1,0 +1,57 @@
+"""The README's commands run as they stand there, on data made as it says; CI runs `make demo` and `make test` themselves."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lightning_apollo.cli import app
+from tests.media_files import write_clip
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+COMMANDS = [line.removeprefix(".venv/bin/lightning-apollo ") for line in LINES if "lightning-apollo " in line]
+
+
+def test_the_first_screen_has_the_two_commands() -> None:
+    assert [line for line in LINES if line.startswith("make ")] == ["make demo", "make test"]
+    assert README.index("make test") < 1200
+
+
+def test_make_knows_the_targets_that_are_named() -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for target in set(re.findall(r"`make (\w+)`", README)) | {"demo", "test"}:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = re.search(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    assert row is not None
+    video = tmp_path / "videos" / json.loads(row[1])["video"]
+    video.parent.mkdir(parents=True)
+    write_clip(video)
+    (tmp_path / "train.jsonl").write_text(row[1] * 40)
+    words = shlex.split(command)
+    if words[0] == "fit":  # one step of one stage; the run of all stages is the demo's
+        stage = "vision_encoder_adaptation"
+        words += [f"stages.{stage}.max_steps=1", "trainer.progress_bar=false", "--stage", stage]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    if words[0] == "fit":
+        assert (tmp_path / "runs/mine/vision_encoder_adaptation/model.safetensors").is_file()
+    else:
+        assert len(result.output.splitlines()) > 5
+
+
+def test_a_mistyped_key_is_answered_as_the_readme_shows() -> None:
+    shown = re.search(r"```console\n\$ lightning-apollo (.*)\n(.*)\n```", README)
+    assert shown is not None
+    result = CliRunner().invoke(app, shlex.split(shown[1]))
+    assert result.exit_code == 2
+    assert result.output.strip() == shown[2]

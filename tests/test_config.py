@@ -100,7 +100,7 @@ def test_a_recipe_of_ones_own_builds_on_the_library(tmp_path: Path, monkeypatch:
         ),
         (
             "stages.multi_task_fine_tuning.micro_batch_size=7",
-            "stages.multi_task_fine_tuning: global_batch_size 32 is no multiple of micro_batch_size 7",
+            "stages.multi_task_fine_tuning: global_batch_size 48 is no multiple of micro_batch_size 7",
         ),
         (
             "stages.multi_task_fine_tuning.reducer.kind=diff",

@@ -41,8 +41,9 @@ from lightning_apollo.data.shapes_scene import (
     describe_image,
 )
 
-FORMAT_VERSION = 4  # raised when the same configuration renders other files
+FORMAT_VERSION = 5  # raised when the same configuration renders other files
 HELD_OUT_QUESTIONS = "held_out_questions.jsonl"
+REPEATS = {"flashes": 3}  # training rows of a question about one clip: counting is learnt last
 STREAM_QUESTION = "Name every new colour."
 _FACTS = "shapes.json"
 
@@ -223,7 +224,8 @@ def _video_qa(config: ShapesConfig) -> Iterator[Row]:
         scene = describe(config.seed, i)
         for kind, question in QUESTIONS.items():
             turns = _turns([(question.text, question.answer(scene))], "<video>\n")
-            yield {"id": f"video_qa/{i}/{kind}", "video": _clip_path(i), "conversations": turns}
+            for number in range(REPEATS.get(kind, 1)):
+                yield {"id": f"video_qa/{i}/{kind}/{number}", "video": _clip_path(i), "conversations": turns}
 
 
 def _streaming(config: ShapesConfig) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from lightning_apollo.data.manifest import check_manifest, read_manifest
 from lightning_apollo.data.media import decode, load_image, probe
 from lightning_apollo.data.resize import BudgetConfig, target_sizes
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
-from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS, ShapesConfig, render, texts
+from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS, REPEATS, ShapesConfig, render, texts
 from lightning_apollo.data.shapes_render import draw
 from lightning_apollo.data.shapes_scene import (
     BORDERS,
@@ -314,7 +314,7 @@ def test_of_two_renders_at_once_one_waits_for_the_other(tmp_path: Path) -> None:
     for thread in run:
         thread.join(timeout=60)
     assert reports == list(range(1, 7))
-    assert len(read_rows(tmp_path / "shapes" / "video_qa.jsonl")) == len(QUESTIONS)
+    assert len(read_rows(tmp_path / "shapes" / "video_qa.jsonl")) == len(QUESTIONS) + REPEATS["flashes"] - 1
 
 
 def test_texts_hold_every_word_of_the_set(folder: Path) -> None:

@@ -27,7 +27,7 @@ from harness import Measurement, PeakMemory, Spread, spread
 from torch import Tensor
 from transformers import VideoLlama3VideoProcessor
 
-from apollo_kernels import pack_patches
+from apollo_kernels import Layout, pack_patches
 from lightning_apollo.data import media
 from lightning_apollo.data.resize import BudgetConfig, target_sizes
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
@@ -79,7 +79,7 @@ def ours(path: Path, fps: int) -> tuple[Tensor, Tensor]:
     """Patches (N, 588) and the grid of the clip (1, 3)."""
     item = VisualItem(ours_frames(path, fps), "video", MERGE_SIZE)
     batch = VisualBatch.from_items([item], PATCH_SIZE)
-    patches, _ = pack_patches(batch.pixels, batch.sizes, batch.merge_sizes, PATCH_SIZE)
+    patches, *_ = pack_patches(batch.pixels, Layout.of(batch.sizes, batch.merge_sizes, PATCH_SIZE))
     return patches, batch.grid_thw
 
 

@@ -24,9 +24,10 @@ from harness import Measurement, PeakMemory, Spread, spread
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from apollo_kernels import Layout, pack_patches
 from lightning_apollo.data.collate import collate
 from lightning_apollo.models import video_lmm
-from lightning_apollo.models.reduce import reduce
+from lightning_apollo.models.reduce import select
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.structures import PackedBatch, Sample
 from lightning_apollo.training.losses import token_loss_sum
@@ -95,11 +96,12 @@ def make_step(provider: str, config: ModelConfig, *batches: list[Sample]) -> Ite
 def _with_ready_patches(trainer: OurTrainer, batch: PackedBatch) -> Callable[[PackedBatch], float]:
     """A step whose patches and keep mask were made beforehand, as the port's are."""
     visual = batch.visual
-    patches = video_lmm.pack_patches(visual.pixels, visual.sizes, visual.merge_sizes, visual.patch_size)
-    reduction = reduce(visual, trainer.model.reducer)
+    layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
+    patches = pack_patches(visual.pixels, layout)
+    selection = select(visual, layout, trainer.model.reducer)
 
     def step(batch: PackedBatch) -> float:
-        with mock.patch.multiple(video_lmm, pack_patches=lambda *_: patches, reduce=lambda *_: reduction):
+        with mock.patch.multiple(video_lmm, pack_patches=lambda *_, **__: patches, select=lambda *_: selection):
             return trainer.step(batch)
 
     return step
@@ -160,7 +162,8 @@ class Bench:
         for provider in ("ours", "ours_loose", "ours_half"):
             trainer = OurTrainer(self.config, LOOSE_THRESHOLD if provider == "ours_loose" else cases.THRESHOLD)
             batch = collate(self.samples(provider), cases.PATCH_SIZE)
-            kept = reduce(batch.visual, trainer.model.reducer).num_kept
+            _, reduction = trainer.model.encode(batch.visual)
+            kept = reduction.num_kept
             yield self.measurement(provider, "kept", "visual tokens", spread([kept]))
             yield self.measurement(provider, "shown", "visual tokens", spread([batch.visual.num_visual_tokens]))
 

@@ -16,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,6 +27,7 @@ from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, re
 from lightning_apollo.fit import is_finished, run_recipe, stage_folder
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.report import ClipView, Exchange, ScoreRow, draw_losses, read_losses, view_clip, write_report
+from lightning_apollo.structures import VisualBatch
 
 RECIPE = "videollama3-tiny"
 MODELS = ("full", "single_frame", "blind")  # data.visuals of each
@@ -183,7 +185,9 @@ def _clips(recipe: Recipe, predictions: list[Prediction]) -> list[ClipView]:
     for video, answers in list(by_video.items())[:NUM_CLIPS]:
         prompt = trained.preparer.prompt(answers[0].question.conversation(), Path(recipe.data.root))
         exchanges = [Exchange(p.question.question, p.answer, p.question.answer) for p in answers]
-        clips.append(view_clip(video, prompt, trained.model.reducer, exchanges))
+        with torch.inference_mode():
+            _, reduction = trained.model.encode(VisualBatch.from_items(prompt.visuals, prompt.patch_size))
+        clips.append(view_clip(video, prompt, reduction.keep_mask, exchanges))
     return clips
 
 

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from lightning_apollo.models.reduce import ReducerConfig, reduce
-from lightning_apollo.structures import Sample, VisualBatch, VisualItem
+from lightning_apollo.structures import Sample, VisualItem
 
 FRAME_PIXELS = 112  # smaller frames are enlarged to this height, pixel by pixel
 DROPPED_GREY, DROPPED_OPACITY = 235, 0.8  # how a dropped block is painted over
@@ -69,16 +68,10 @@ class ScoreRow:
     is_summary: bool = False
 
 
-def view_clip(title: str, sample: Sample, reducer: ReducerConfig, exchanges: Sequence[Exchange]) -> ClipView:
-    """All frames of a sample's media with the blocks that the reducer drops painted over."""
-    batch = VisualBatch.from_items(sample.visuals, sample.patch_size)
-    reduction = reduce(batch, reducer)
-    keep = (
-        reduction.keep_mask
-        if reduction.keep_mask is not None
-        else torch.ones(batch.num_visual_tokens, dtype=torch.bool)
-    )
+def view_clip(title: str, sample: Sample, keep_mask: Tensor | None, exchanges: Sequence[Exchange]) -> ClipView:
+    """All frames of a sample's media with the blocks painted over that `keep_mask` (M,) drops; None keeps all."""
     counts = [item.num_visual_tokens(sample.patch_size) for item in sample.visuals]
+    keep = torch.ones(sum(counts), dtype=torch.bool) if keep_mask is None else keep_mask
     frames = [
         frame
         for item, mask in zip(sample.visuals, keep.split(counts), strict=True)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.report import (
     DROPPED_GREY,
     DROPPED_OPACITY,
@@ -33,11 +32,11 @@ def decode_png(frame: FrameView) -> np.ndarray:
 
 
 def test_dropped_blocks_are_painted_over_and_counted() -> None:
-    """Two frames of two tokens, black; in the second only the left token changes."""
+    """Two frames of two tokens, black; of the second only the left token is kept."""
     pixels = torch.zeros(2, 3, 4, 8, dtype=torch.uint8)
     pixels[1, :, :, :4] = 100
     item = VisualItem(Frames(pixels, torch.tensor([0.0, 0.5], dtype=torch.float64)), "video", merge_size=2)
-    view = view_clip("clip", sample(item, patch_size=PATCH), ReducerConfig(kind="diff_fp"), [])
+    view = view_clip("clip", sample(item, patch_size=PATCH), torch.tensor([True, True, True, False]), [])
     first, second = view.frames
     assert [(f.seconds, f.num_kept, f.num_tokens) for f in view.frames] == [(0.0, 2, 2), (0.5, 1, 2)]
     assert (view.num_kept, view.num_tokens) == (3, 4)
@@ -50,7 +49,7 @@ def test_dropped_blocks_are_painted_over_and_counted() -> None:
 
 def test_an_image_has_no_time() -> None:
     item = VisualItem(Frames(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1).double()), "image", 1)
-    view = view_clip("image", sample(item, patch_size=PATCH), ReducerConfig(), [])
+    view = view_clip("image", sample(item, patch_size=PATCH), None, [])
     assert [frame.seconds for frame in view.frames] == [None]
 
 

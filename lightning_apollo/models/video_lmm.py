@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from apollo_kernels import merge_compact, pack_patches
+from apollo_kernels import Layout, pack_patches
 from lightning_apollo.models.connector import MLPConnector
 from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, predict, run_decoder
-from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce
+from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce, select
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, VisualBatch, cumulative_lengths
 
@@ -74,8 +74,7 @@ class VideoLMM(nn.Module):
 
     def splice(self, batch: PackedBatch) -> Spliced:
         """Returns the embedded sequence with kept visual tokens in their places and the dropped placeholders gone."""
-        reduction = reduce(batch.visual, self.reducer)
-        visual_tokens = self.encode(batch.visual, reduction)  # (K, E)
+        visual_tokens, reduction = self.encode(batch.visual)  # (K, E)
         in_text = torch.ones_like(batch.input_ids, dtype=torch.bool)
         is_visual = torch.zeros_like(in_text).index_fill_(0, batch.visual_positions, True)  # (T,)
         if reduction.keep_mask is not None:
@@ -92,16 +91,16 @@ class VideoLMM(nn.Module):
             num_kept_tokens=reduction.num_kept,
         )
 
-    def encode(self, visual: VisualBatch, reduction: Reduction) -> Tensor:
-        """Returns the kept visual tokens (K, E) of all items; an empty batch runs the same layers on no rows."""
-        device = visual.pixels.device
-        patches, positions = pack_patches(
-            visual.pixels, visual.sizes, visual.merge_sizes, visual.patch_size
-        )  # (N, 3·p·p)
-        cu_seqlens = cumulative_lengths(visual.frame_lengths, device)  # one segment per frame
+    def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
+        """Returns the kept visual tokens (K, E) of all items, and which they are; an empty batch takes the same way."""
+        layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
+        selection = select(visual, layout, self.reducer)
+        dtype = self.vision_encoder.patch_dtype
+        patches, positions, _ = pack_patches(visual.pixels, layout, dtype=dtype)  # (N, 3·p·p), (N, 2)
+        cu_seqlens = cumulative_lengths(visual.frame_lengths, visual.pixels.device)  # one segment per frame
         features = self.vision_encoder(patches, positions, cu_seqlens, max(visual.frame_lengths, default=0))  # (N, D)
-        merged = merge_compact(features, visual.grid_thw, visual.merge_sizes, reduction.keep_index())  # (K, D)
-        return self.connector(merged)
+        tokens, reduction = reduce(features, layout, selection, self.reducer)  # (K, D)
+        return self.connector(tokens), reduction
 
     def decode(self, inputs_embeds: Tensor, lengths: list[int]) -> Tensor:
         """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths."""

@@ -5,6 +5,7 @@ N patches of all frames · S frames (attention segments) · D hidden width · H 
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -45,6 +46,12 @@ class VisionEncoder(nn.Module):
         self.embeddings = PatchEmbedding(config.hidden_size, config.patch_size)
         self.encoder = EncoderLayers(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    @property
+    def patch_dtype(self) -> torch.dtype:
+        """What patches are best made in: the weights' dtype, but for float64, which bytes do not need."""
+        dtype = self.embeddings.patch_embedding.weight.dtype
+        return torch.float32 if dtype == torch.float64 else dtype
 
     def forward(self, patches: Tensor, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """Returns features (N, D), before merging.

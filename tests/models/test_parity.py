@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from apollo_kernels import pack_patches, similarity_keep
+from apollo_kernels import Layout, pack_patches, similarity_keep
 from lightning_apollo.models.checkpoints import from_port_names, to_port_names
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.structures import Sample, VisualBatch, cumulative_lengths
@@ -25,6 +25,10 @@ def mixed_samples(static: bool = False) -> list[Sample]:
     ]
 
 
+def layout_of(batch: VisualBatch) -> Layout:
+    return Layout.of(batch.sizes, batch.merge_sizes, batch.patch_size)
+
+
 @pytest.fixture(scope="module")
 def port():
     return port_model()
@@ -34,7 +38,7 @@ def port():
 def test_patches_equal_the_ports(merge_size: int) -> None:
     items = [video(3, 56, 28, 0, merge_size), video(1, 28, 84, 1, merge_size)]
     batch = VisualBatch.from_items(items, PATCH)
-    patches, positions = pack_patches(batch.pixels, batch.sizes, batch.merge_sizes, PATCH)
+    patches, positions, _ = pack_patches(batch.pixels, layout_of(batch))
     expected = port_pixels(items)
     assert batch.grid_thw.tolist() == expected["video_grid_thw"].tolist()
     assert_close(patches, expected["pixel_values_videos"], atol=SUMMATION[FLOAT], rtol=0)
@@ -45,7 +49,7 @@ def test_encoder_equals_the_ports(port) -> None:
     model = our_model(port)
     items = [video(3, 56, 28, 0), video(1, 28, 84, 1)]
     batch = VisualBatch.from_items(items, PATCH)
-    patches, positions = pack_patches(batch.pixels, batch.sizes, batch.merge_sizes, PATCH)
+    patches, positions, _ = pack_patches(batch.pixels, layout_of(batch))
     cu_seqlens = cumulative_lengths(batch.frame_lengths)
     features = model.vision_encoder(patches, positions, cu_seqlens, max(batch.frame_lengths))
     merged = features.view(-1, 4, features.shape[1]).mean(dim=1)
@@ -98,9 +102,7 @@ def test_keep_mask_equals_the_ports_on_clips_that_change_a_little(port) -> None:
     item = type(item)(type(item.frames)(clip, item.frames.pts_seconds), "video", 2)
     batch = VisualBatch.from_items([item, video(1, 28, 28, 1), video(3, 28, 28, 2)], PATCH)
     expected = port_pixels([item, video(1, 28, 28, 1), video(3, 28, 28, 2)], use_token_compression=True)
-    keep, counts = similarity_keep(
-        batch.pixels, batch.sizes, batch.merge_sizes, PATCH, threshold_grey_levels=0.05, min_tokens=1
-    )
+    keep, counts, _ = similarity_keep(batch.pixels, layout_of(batch), threshold_grey_levels=0.05)
     assert 0 < int((~keep).sum()) < keep.numel()
     assert keep.tolist() == expected["video_compression_mask"].tolist()
     assert int(counts.sum()) == int(keep.sum())

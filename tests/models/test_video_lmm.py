@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from lightning_apollo.models.attention import packed_attention
 from lightning_apollo.models.llm import LLMConfig
-from lightning_apollo.models.reduce import ReducerConfig, reduce
+from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.structures import Frames, VisualBatch, VisualItem, cumulative_lengths
 from tests.models.samples import PATCH, image, our_model, pack, port_model, sample, video
@@ -66,7 +66,7 @@ def test_changing_a_frame_leaves_the_features_of_the_others_bit_equal(model: Vid
     features = []
     for one in (item, changed):
         batch = VisualBatch.from_items([image(28, 28, 5), one, image(42, 28, 6)], PATCH)
-        features.append(model.encode(batch, reduce(batch, ReducerConfig())))
+        features.append(model.encode(batch)[0])
     same = (features[0] == features[1]).all(dim=1)
     frame_of_token = torch.arange(len(same)) - 4  # the first image has 2×2 patches, unmerged
     is_third_frame = (frame_of_token >= 2 * 2) & (frame_of_token < 3 * 2)  # 1×2 tokens a frame
@@ -125,8 +125,8 @@ def test_the_rope_tables_stay_in_float32_when_the_model_is_cast() -> None:
     """B16: in bfloat16 the angle at row 100 is off by 0.26 rad; features of a bfloat16 model must not be off by that much."""
     model = our_model(port_model())
     item = VisualBatch.from_items([image(14, 14 * 120, 3)], PATCH)
-    exact = model.encode(item, reduce(item, ReducerConfig()))
-    rough = model.to(torch.bfloat16).encode(item, reduce(item, ReducerConfig())).float()
+    exact, _ = model.encode(item)
+    rough = model.to(torch.bfloat16).encode(item)[0].float()
     far = slice(100, None)
     error = (rough[far] - exact[far]).norm() / exact[far].norm()
     near_error = (rough[:20] - exact[:20]).norm() / exact[:20].norm()

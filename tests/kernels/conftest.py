@@ -1,0 +1,14 @@
+"""Triton's interpreter as these tests need it: in use where no GPU is, and exact in bfloat16."""
+
+import torch
+
+from tests.kernels import faithful_bfloat16
+from tests.kernels.sanitizer import is_interpreting
+
+assert torch.cuda.is_available() or is_interpreting(), (
+    "triton was imported before tests/conftest.py set TRITON_INTERPRET=1"
+)
+faithful_bfloat16.install()
+
+# What is about the interpreter itself has nothing to test where kernels are compiled.
+collect_ignore = [] if is_interpreting() else ["test_sanitizer.py", "test_faithful_bfloat16.py", "test_traffic.py"]

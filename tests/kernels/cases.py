@@ -1,7 +1,8 @@
 """What the tests of the ops share: batches of every awkward shape, and a run of an op under the sanitizer."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import CustomOpDef
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import Layout
-from tests.kernels.sanitizer import Sanitizer
+from tests.kernels.gpu_launch import launches_on_gpu
+from tests.kernels.sanitizer import Sanitizer, is_interpreting
 
 Result = TypeVar("Result")
 
@@ -57,12 +60,27 @@ def flatten(clips: list[Tensor]) -> Tensor:
     return torch.cat([clip.flatten() for clip in clips]) if clips else torch.empty(0, dtype=torch.uint8)
 
 
+@contextmanager
+def through_triton(tiles: str = "interpreter") -> Iterator[None]:
+    """CPU tensors take the Triton kernels: in the interpreter with these tiles, or compiled where there is a GPU."""
+    if is_interpreting():
+        with triton_on_cpu(tiles):
+            yield
+    else:
+        with triton_on_cpu("hip" if torch.version.hip else "cuda"), launches_on_gpu():
+            yield
+
+
 def watched(run: Callable[[], Result], tiles: str = "interpreter") -> Result:
     """What the op's Triton kernels give: two runs under the sanitizer, their programs in two shuffled orders, which must agree."""
     results = []
     for seed in (1, 2):
-        with triton_on_cpu(tiles), Sanitizer(shuffle=seed):
+        watch = Sanitizer(shuffle=seed) if is_interpreting() else nullcontext()
+        with through_triton(tiles), watch:
             results.append(run())
+        if isinstance(watch, Sanitizer) and not watch.kernels:
+            sizes = [leaf.numel() for leaf in tree_leaves(results[-1]) if isinstance(leaf, Tensor)]
+            assert max(sizes) <= 1, f"no kernel was launched for results of {sizes} elements"
     assert_close(results[0], results[1], rtol=0, atol=0, equal_nan=True)
     return results[0]
 
@@ -74,5 +92,5 @@ def opcheck(op: CustomOpDef, arguments: tuple[object, ...]) -> None:
             "ignore", "The .grad attribute of a Tensor that is not a leaf"
         )  # opcheck reads it itself
         torch.library.opcheck(op, arguments)
-        with triton_on_cpu():
+        with through_triton():
             torch.library.opcheck(op, arguments)

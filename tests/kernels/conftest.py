@@ -1,5 +1,6 @@
 """Triton's interpreter as these tests need it: in use where no GPU is, and exact in bfloat16."""
 
+import pytest
 import torch
 
 from tests.kernels import faithful_bfloat16
@@ -12,3 +13,12 @@ faithful_bfloat16.install()
 
 # What is about the interpreter itself has nothing to test where kernels are compiled.
 collect_ignore = [] if is_interpreting() else ["test_sanitizer.py", "test_faithful_bfloat16.py", "test_traffic.py"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only the interpreter can do where kernels are compiled."""
+    if is_interpreting():
+        return
+    interpreted = [item for item in items if item.get_closest_marker("interpreter")]
+    config.hook.pytest_deselected(items=interpreted)
+    items[:] = [item for item in items if item not in interpreted]

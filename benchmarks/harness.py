@@ -102,6 +102,18 @@ TABLES = {
         Column("ours to patches, peak MiB", "ours", "peak_memory_over_base", 0),
         Column("processor, peak MiB", "processor", "peak_memory_over_base", 0),
     ),
+    "kernels": (
+        Column("definition, s", "definition", "seconds", 3),
+        Column("loop over items, s", "loop", "seconds", 3),
+        Column("**the definition is faster by**", "loop/definition", "time_ratio"),
+    ),
+    "kernels_gpu": (
+        Column("kernel, ms", "kernel", "milliseconds", 3),
+        Column("eager definition", "eager/kernel", "time_ratio"),
+        Column("compiled definition", "compiled/kernel", "time_ratio"),
+        Column("loop over items", "loop/kernel", "time_ratio"),
+        Column("kernel, share of copy bandwidth", "kernel", "share_of_copy_bandwidth"),
+    ),
 }
 
 
@@ -164,9 +176,9 @@ def run_for_number(script: str, *arguments: str) -> float:
     return float(output.splitlines()[-1])
 
 
-def record(measurements: Iterable[Measurement], path: Path) -> list[Row]:
-    """Writes the measurements as a CSV, in place of the one that was there, and returns its rows."""
-    machine = (_device(), version("torch"), _version_or_none("triton"), _commit(), date.today().isoformat())
+def record(measurements: Iterable[Measurement], path: Path, device: str | None = None) -> list[Row]:
+    """Writes the measurements as a CSV, in place of the one that was there, and returns its rows. `device`: a GPU's name."""
+    machine = (device or _device(), version("torch"), _version_or_none("triton"), _commit(), date.today().isoformat())
     rows = []
     for m in measurements:
         p50, p20, p80 = (float(f"{value:.5g}") for value in m.spread)

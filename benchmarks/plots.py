@@ -18,13 +18,18 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 COLOURS = ("#8c8c8c", "#1f77b4", "#7fb3d8", "#2ca02c", "#ff7f0e")
-PANELS = {"step": ("throughput", "peak_memory_over_base"), "file_to_patches": ("seconds", "peak_memory_over_base")}
+PANELS = {
+    "step": ("throughput", "peak_memory_over_base"),
+    "file_to_patches": ("seconds", "peak_memory_over_base"),
+    "kernels": ("seconds", "milliseconds", "time_ratio"),
+}
 
 
 def plot(path: Path) -> Path:
     """Writes a PNG beside the CSV: a panel for each metric, a group of bars for each (mode, x), whiskers from p20 to p80."""
     rows = read_rows(path)
-    metrics = PANELS[rows[0].op]
+    measured = {row.metric for row in rows}
+    metrics = [metric for metric in PANELS[rows[0].op] if metric in measured]
     figure, axes = pyplot.subplots(
         1, len(metrics), figsize=(6.4 * len(metrics), 4.2), layout="constrained", squeeze=False
     )
@@ -59,7 +64,8 @@ def _panel(axis: Axes, rows: Sequence[Row]) -> None:
             ecolor="#333333",
         )
     labels = [f"{mode}\n{rows[0].x_name} {x_value}" for mode, x_value in groups]
-    axis.set_xticks(range(len(groups)), labels, fontsize=8)
+    crowded = {"rotation": 40, "ha": "right"} if len(groups) > 6 else {}
+    axis.set_xticks(range(len(groups)), labels, fontsize=8, **crowded)
     axis.set_ylabel(f"{rows[0].metric.replace('_', ' ')} ({rows[0].unit})")
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

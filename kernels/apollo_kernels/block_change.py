@@ -46,7 +46,7 @@ def block_change(
     pixels: Tensor, items: Tensor, patch_size: int, num_tokens: int, limits: dict[int, int], num_forced: int,
     last_kept: bool, bfloat16: bool,
 ) -> Tensor:  # fmt: skip
-    """Returns (M,) int32, Σ|Δ| over the 3·s·s bytes of each token; 2^31 - 1 in images, in first frames and in the first `num_forced`
+    """Returns (M,) int32, Σ|Δ| over the 3·s·s bytes of each token; 2^31 - 1 in images, first frames and the first `num_forced`
     places of every frame.
 
     Δ is taken against the same place in the previous frame; with `last_kept` in the last frame in which that place's change was
@@ -143,7 +143,7 @@ def _block_sums(distance: Tensor, side: int) -> Tensor:
 @triton.jit
 def _normalised(byte):
     """bfloat16(p / 127.5 - 1) of bytes in int32, held in float32. Centred first, which is exact: 127 lies close to a tie."""
-    return ((byte.to(tl.float32) - 127.5) * (1 / 127.5)).to(tl.bfloat16).to(tl.float32)
+    return ((2 * byte - 255).to(tl.float32) * (1 / 255)).to(tl.bfloat16).to(tl.float32)
 
 
 @triton.jit

@@ -26,7 +26,7 @@ from apollo_kernels.layout import (
 )
 
 TILES: Tiles = {  # tokens and channels of one program
-    "cuda": {"BLOCK_TOKENS": 32, "BLOCK_D": 128, "num_warps": 4},
+    "cuda": {"BLOCK_TOKENS": 32, "BLOCK_D": 128, "num_warps": 8},
     "hip": {"BLOCK_TOKENS": 32, "BLOCK_D": 128, "num_warps": 4},
     "interpreter": {"BLOCK_TOKENS": 64, "BLOCK_D": 2048, "num_warps": 4},
 }
@@ -101,13 +101,16 @@ def bag_means(rows: Tensor, index: Tensor, lengths: Tensor) -> Tensor:
     """(K, D): the mean of the first lengths[0] rows that `index` names, of the next lengths[1], and so on; 0 for an empty bag."""
     if len(index) == 0:
         return rows.new_zeros(len(lengths), rows.shape[1])
-    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    weights = lengths.to(wide).reciprocal()
+    # Half precision holds a weight of 1/4 but not 1/9. Where it holds all, rows need no wide copy: sums are float32 inside.
+    table = rows if bool((weights.to(rows.dtype) == weights).all()) else rows.to(wide)
     means = functional.embedding_bag(
         index,
-        wide,
+        table,
         functional.pad(lengths.cumsum(dim=0), (1, 0)),
         mode="sum",
-        per_sample_weights=lengths.to(wide.dtype).reciprocal().repeat_interleave(lengths),
+        per_sample_weights=weights.to(table.dtype).repeat_interleave(lengths),
         include_last_offset=True,
     )
     return means.to(rows.dtype)
@@ -116,12 +119,13 @@ def bag_means(rows: Tensor, index: Tensor, lengths: Tensor) -> Tensor:
 def spread_means(grad: Tensor, index: Tensor, lengths: Tensor, num_rows: int) -> Tensor:
     """(num_rows, D): the gradient of `bag_means` for its rows, with 0 for a row in no bag."""
     num_bags = len(lengths)
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    shares = grad.new_zeros(num_bags + 1, grad.shape[1], dtype=wide)  # the last one is for rows in no bag
-    torch.div(grad, lengths.clamp(min=1).to(wide)[:, None], out=shares[:-1])
+    shares = grad.new_empty(num_bags + 1, grad.shape[1])
+    shares[-1] = 0  # for rows in no bag
+    counts = lengths.clamp(min=1).to(torch.promote_types(grad.dtype, torch.float32))
+    torch.div(grad, counts[:, None], out=shares[:-1])  # in the wider dtype
     bag = index.new_full((num_rows,), num_bags)  # of each row
     bag[index] = torch.arange(num_bags, device=grad.device).repeat_interleave(lengths)
-    return shares.to(grad.dtype).index_select(0, bag)
+    return shares.index_select(0, bag)
 
 
 @triton.jit

@@ -144,18 +144,17 @@ def keep_changed_definition(
 
 
 def keep_most_changed_definition(
-    change: Tensor, items: Tensor, num_frames: int, token_budget: int, min_tokens: int
+    change: Tensor, items: Tensor, num_frames: int, token_budget: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the mask (M,) bool of the largest changes of every item, of equals the first, and counts (F,) int32."""
-    num_places = _num_places(items)
-    num_tokens = items[:, FRAMES.value] * num_places  # (V,)
-    forced = num_places + (items[:, FRAMES.value] - 1) * num_places.clamp(max=min_tokens)
-    budget = torch.minimum(forced.clamp(min=token_budget), num_tokens)
-    item_of_token = torch.repeat_interleave(torch.arange(len(items)), num_tokens)  # (M,)
+    """Returns the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
+    and counts (F,) int32."""
+    item_of_token = torch.repeat_interleave(
+        torch.arange(len(items)), items[:, FRAMES.value] * _num_places(items)
+    )  # (M,)
     order = ((item_of_token << 32) + (ALWAYS.value - change)).argsort(stable=True)
     rank = torch.arange(len(change)) - items[item_of_token, TOKEN_START.value]
-    keep = torch.empty_like(change, dtype=torch.bool)
-    keep[order] = rank < budget[item_of_token]
+    keep = change == ALWAYS.value
+    keep[order] |= rank < token_budget
     return keep, _count(keep, _frames_and_places(items)[0], num_frames)
 
 
@@ -223,23 +222,23 @@ def _count_above(change, num_tokens, cut, BLOCK_TOKENS: tl.constexpr):
 
 @triton.jit
 def _budget_kernel(
-    change, table, keep_out, counts_out, token_budget, min_tokens,
+    change, table, keep_out, counts_out, token_budget,
     CHANGE_BITS: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """One item: the smallest cut that at most `budget` changes are above, digit by digit; then, in order, what is above the cut and
-    the first of those at the cut until the budget is full."""
+    """One item: the smallest cut that at most `token_budget` changes are above, digit by digit; then in order what is above the cut
+    and the first of those at the cut until the budget is full. What stays always is above every cut."""
     line = table + tl.program_id(0).to(tl.int64) * TILE_COLUMNS
     num_frames = tl.load(line + FRAMES)
     num_places = _load_num_places(line)
     num_tokens = num_frames * num_places
-    forced = num_places + (num_frames - 1) * tl.minimum(num_places, min_tokens)
-    budget = tl.minimum(tl.maximum(forced, token_budget), num_tokens)
     start = tl.load(line + TOKEN_START)
-    cut = tl.full((), (1 << CHANGE_BITS) - 1, tl.int32)  # no change is above, but of tokens that stay always
+    cut = tl.full((), (1 << CHANGE_BITS) - 1, tl.int32)
     for digit in range(CHANGE_BITS):
         lower = cut - ((1 << (CHANGE_BITS - 1)) >> digit)
-        cut = tl.where(_count_above(change + start, num_tokens, lower, BLOCK_TOKENS) <= budget, lower, cut)
-    num_equal = budget - _count_above(change + start, num_tokens, cut, BLOCK_TOKENS)  # to keep of those at the cut
+        cut = tl.where(_count_above(change + start, num_tokens, lower, BLOCK_TOKENS) <= token_budget, lower, cut)
+    num_equal = token_budget - _count_above(
+        change + start, num_tokens, cut, BLOCK_TOKENS
+    )  # to keep of those at the cut
     first_count = counts_out + tl.load(line + FRAME_START)
     for frame in range(0, num_frames):
         num_kept = tl.full((), 0, tl.int32)
@@ -270,7 +269,7 @@ def _launch_threshold(
 
 
 def _launch_budget(
-    change: Tensor, items: Tensor, patch_size: int, num_frames: int, token_budget: int, min_tokens: int
+    change: Tensor, items: Tensor, patch_size: int, num_frames: int, token_budget: int
 ) -> tuple[Tensor, Tensor]:
     """One program for each item that has frames."""
     keep_out, counts_out = _empty(change, num_frames)
@@ -278,7 +277,7 @@ def _launch_budget(
         table = tile_table(items, (items[:, FRAMES.value] > 0).long(), 1, change.device)
         side = patch_size * int(items[:, MERGE.value].max())
         _budget_kernel[(len(table),)](
-            change, table, keep_out, counts_out, token_budget, min_tokens,
+            change, table, keep_out, counts_out, token_budget,
             CHANGE_BITS=(255 * 3 * side**2).bit_length(), **choose(TILES),
         )  # fmt: skip
     return keep_out, counts_out
@@ -301,8 +300,8 @@ def _similarity_keep(
         keep_changed = _launch_threshold if runs_triton(pixels) else keep_changed_definition
         return keep_changed(change, items, limits, num_frames, min_tokens)
     if runs_triton(pixels):
-        return _launch_budget(change, items, patch_size, num_frames, token_budget, min_tokens)
-    return keep_most_changed_definition(change, items, num_frames, token_budget, min_tokens)
+        return _launch_budget(change, items, patch_size, num_frames, token_budget)
+    return keep_most_changed_definition(change, items, num_frames, token_budget)
 
 
 @_similarity_keep.register_fake

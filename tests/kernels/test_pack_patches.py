@@ -10,7 +10,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 from apollo_kernels import pack_patches
-from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import Layout
 from apollo_kernels.pack_patches import _pack, _pack_kernel
 from tests.kernels.cases import (
@@ -23,6 +22,7 @@ from tests.kernels.cases import (
     make_clips,
     make_layout,
     opcheck,
+    through_triton,
     watched,
 )
 from tests.kernels.far import far
@@ -126,8 +126,8 @@ def test_opcheck() -> None:
     opcheck(_pack, (flatten(make_clips(shapes)), layout.items, PATCH, layout.num_patches, 0.5, 0.5, torch.bfloat16))
 
 
-@pytest.mark.parametrize("through_triton", [False, True])
-def test_compiles_at_most_twice_over_fifty_shapes(through_triton: bool) -> None:
+@pytest.mark.parametrize("by_triton", [False, True])
+def test_compiles_at_most_twice_over_fifty_shapes(by_triton: bool) -> None:
     counter = CompileCounterWithBackend("aot_eager")
 
     def pack(pixels: Tensor, items: Tensor, num_frames: int, num_patches: int, num_tokens: int) -> Packed:
@@ -146,8 +146,8 @@ def test_compiles_at_most_twice_over_fifty_shapes(through_triton: bool) -> None:
             patches, positions, segments = compiled(flatten(clips), *inputs)
             assert_packed((patches / 2, positions - 1, segments), expected_patches(shapes, clips))
 
-    if through_triton:
-        with triton_on_cpu():
+    if by_triton:
+        with through_triton():
             run()
     else:
         run()
@@ -166,6 +166,7 @@ def test_what_it_refuses() -> None:
         pack_patches(pixels, layout, dtype=torch.float64)
 
 
+@pytest.mark.interpreter
 def test_programs_behind_two_billion_elements() -> None:
     """Program 2^28 reads line 2^28 of the table, whose item starts at patch 2^31: no offset fits 32 bits."""
     shapes = [(2, 2, 3, 2)]

@@ -9,9 +9,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 
 from apollo_kernels import rope_2d, rope_2d_tables
-from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.rope_2d import _rotate, _rotate_kernel
-from tests.kernels.cases import SETTINGS, opcheck, watched
+from tests.kernels.cases import SETTINGS, opcheck, through_triton, watched
 from tests.kernels.far import far
 from tests.tolerances import SUMMATION
 
@@ -93,7 +92,7 @@ def test_gradients() -> None:
 
     assert torch.autograd.gradcheck(run, (q, k))
     assert torch.autograd.gradgradcheck(run, (q, k))
-    with triton_on_cpu():
+    with through_triton():
         assert torch.autograd.gradcheck(run, (q, k))
 
 
@@ -116,8 +115,8 @@ def test_opcheck() -> None:
     opcheck(_rotate, (q.requires_grad_(), k.requires_grad_(), cos, sin, False))
 
 
-@pytest.mark.parametrize("through_triton", [False, True])
-def test_compiles_at_most_twice_over_fifty_lengths(through_triton: bool) -> None:
+@pytest.mark.parametrize("by_triton", [False, True])
+def test_compiles_at_most_twice_over_fifty_lengths(by_triton: bool) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(rope_2d, backend=counter, fullgraph=True, dynamic=True)
     lengths = torch.randint(1, 60, (50,)).tolist()
@@ -132,8 +131,8 @@ def test_compiles_at_most_twice_over_fifty_lengths(through_triton: bool) -> None
             (grad,) = torch.autograd.grad(out[0].sum(), q)
             assert_close(grad.double(), turned(torch.ones_like(q), cos, -sin), atol=1e-5, rtol=0)
 
-    if through_triton:
-        with triton_on_cpu():
+    if by_triton:
+        with through_triton():
             run()
     else:
         run()
@@ -158,6 +157,7 @@ def test_what_it_refuses() -> None:
         rope_2d(q[..., :6].clone(), k[..., :6].clone(), cos[:, :3].clone(), sin[:, :3].clone())
 
 
+@pytest.mark.interpreter
 def test_programs_behind_two_billion_elements() -> None:
     """Program 2^20 of 4096 rows: its rows start at 2^32, in the table at row 2^31."""
     q, k, cos, sin = make_inputs(3, 2, 8, torch.float32)

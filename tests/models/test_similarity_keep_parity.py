@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
-from apollo_kernels import Layout, pack_patches, similarity_keep
-from apollo_kernels.block_change import block_change
+from apollo_kernels import Layout, similarity_keep
 
 PATCH = 14
 
@@ -14,7 +13,7 @@ PATCH = 14
 def changed_by(totals: list[int], side: int, seed: int) -> Tensor:
     """(2, 3, s, s·K) uint8: random pixels, where token k changes by totals[k] grey levels spread over its bytes."""
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, 250, (len(totals), 3 * side * side), generator=generator)
+    tokens = torch.randint(0, 240, (len(totals), 3 * side * side), generator=generator)
     later = tokens.clone()
     for token, total in zip(later, totals, strict=True):
         steps = torch.randint(0, token.numel(), (total,), generator=generator)

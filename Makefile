@@ -16,7 +16,7 @@ apt_install = { if ! command -v apt-get >/dev/null; then sudo=no; elif [ "$$(id 
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format demo bench proof clean
+.PHONY: help setup test check format demo bench proof mutants clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the benchmarks; each writes 
 
 proof: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+mutants: $(VENV)/.installed-test ## Plant faults in the kernels, one at a time: the tests must notice each
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels.mutants --jobs $(shell nproc) --csv benchmarks/results/kernels_mutants.csv
 
 clean: ## Remove the environment and every cache, but no run
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -62,11 +62,11 @@ def block_change_definition(
     last_kept: bool, bfloat16: bool,
 ) -> Tensor:  # fmt: skip
     """What the kernel computes, in plain PyTorch: videos of one shape that follow each other are one tensor of frames."""
-    change = torch.full((num_tokens,), ALWAYS.value, dtype=torch.int32)
+    change = torch.full((num_tokens,), ALWAYS.value, dtype=torch.int32, device=pixels.device)
     for (is_video, rows, columns, merge_size), run in groupby(items.tolist(), key=_shape):
         if not is_video:
             continue
-        videos = torch.tensor(list(run))  # (v, 7)
+        videos = torch.tensor(list(run), device=pixels.device)  # (v, 7)
         lengths = videos[:, FRAMES.value]
         num_frames, frame_bytes = int(lengths.sum()), 3 * rows * columns * patch_size**2
         byte, token = int(videos[0, PATCH_START.value]) * 3 * patch_size**2, int(videos[0, TOKEN_START.value])
@@ -213,7 +213,7 @@ def _change_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, FRAMES_PER_PROGRAM: tl.constexpr, BLOCK_WORDS: tl.constexpr,
 ):  # fmt: skip
     """Σ|Δ| of some places of one video over some of its frames. Bytes are read once, those of a program's last frame twice, as
-    `words` of BYTES bytes: a line of a place is SIDE / BYTES words. papers: VideoLLaMA 3 §2.2."""
+    `words` of BYTES bytes: a line of a place is SIDE / BYTES words. Source: VideoLLaMA 3 §2.2."""
     LINE: tl.constexpr = SIDE // BYTES
     PLACES: tl.constexpr = BLOCK_ROWS * BLOCK_COLUMNS
     line = table + tl.program_id(0).to(tl.int64) * TILE_COLUMNS

@@ -73,8 +73,8 @@ class Layout:
 def tile_table(items: Tensor, counts: Tensor, block: int, device: torch.device) -> Tensor:
     """Returns (T, 8) int64 on `device`: for every program its item's columns and, in FIRST, its first row in that item.
 
-    counts: (V,) rows of each item, cut into tiles of `block`, so that no tile belongs to two items. A program then reads one line of 64
-    bytes instead of searching or dividing. With counts 5 and 2 and block 4, FIRST reads 0 4 0.
+    counts: (V,) rows of each item, cut into tiles of `block`, so that no tile belongs to two items. A program then reads one line
+    of 64 bytes instead of searching or dividing. With counts 5 and 2 and block 4, FIRST reads 0 4 0.
     """
     tiles = (counts + block - 1) // block  # (V,)
     item = torch.repeat_interleave(torch.arange(len(items)), tiles)  # (T,)

@@ -45,8 +45,8 @@ def rope_2d(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
     table = (q.shape[0], q.shape[2] // 2)
     if q.shape != k.shape or q.dtype != k.dtype or cos.shape != table or sin.shape != table or q.shape[2] % 4:
         raise ValueError(
-            f"q {tuple(q.shape)} {q.dtype} and k {tuple(k.shape)} {k.dtype} must agree, with tables (N, D/2) and D a multiple of 4, "
-            f"not {tuple(cos.shape)} and {tuple(sin.shape)}"
+            f"q {tuple(q.shape)} {q.dtype} and k {tuple(k.shape)} {k.dtype} must agree, D be a multiple of 4 "
+            f"and the tables (N, D/2), not {tuple(cos.shape)} and {tuple(sin.shape)}"
         )
     return _rotate(q, k, cos, sin, False)
 
@@ -75,7 +75,7 @@ def _rotate_kernel(
     HEADS: tl.constexpr, HALF: tl.constexpr, INVERSE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_HALF: tl.constexpr,
 ):  # fmt: skip
     """a' = a·cos − b·sin, b' = b·cos + a·sin for the two halves a, b of every head (sin negated where INVERSE). One row is one head
-    of one patch; q and k share the loads of cos and sin. papers: VideoLLaMA 3 §2.1."""
+    of one patch; q and k share the loads of cos and sin. Source: VideoLLaMA 3 §2.1."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # (R,) of N·H
     columns = tl.arange(0, BLOCK_HALF)
     mask = (rows < num_rows)[:, None] & (columns < HALF)[None, :]  # (R, D/2)

@@ -125,9 +125,7 @@ def _released_limit(threshold: float, num_bytes: int, largest: int) -> int:
 
     def is_kept(change: int) -> bool:
         mean = (torch.tensor(change * BFLOAT16_UNIT, dtype=torch.float32) * share).bfloat16()
-        return bool(
-            mean * 255 > 2 * threshold
-        )  # normalised pixels are twice as far apart; both sides round to bfloat16
+        return bool(mean * 255 > 2 * threshold)  # normalised pixels are twice as far apart; both sides are bfloat16
 
     return bisect_left(range(largest + 1), True, key=is_kept) - 1
 
@@ -136,6 +134,7 @@ def keep_changed_definition(
     change: Tensor, items: Tensor, limits: dict[int, int], num_frames: int, min_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Returns the mask (M,) bool of changes above their limit, at least `min_tokens` a frame, and counts (F,) int32."""
+    items = items.to(change.device)
     frame_of_token, place = _frames_and_places(items)
     keep = change > _limit_of_frame(items, limits)[frame_of_token]
     counts = _count(keep, frame_of_token, num_frames)
@@ -148,11 +147,11 @@ def keep_most_changed_definition(
 ) -> tuple[Tensor, Tensor]:
     """Returns the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
     and counts (F,) int32."""
-    item_of_token = torch.repeat_interleave(
-        torch.arange(len(items)), items[:, FRAMES.value] * _num_places(items)
-    )  # (M,)
+    items = items.to(change.device)
+    num_tokens = items[:, FRAMES.value] * _num_places(items)  # (V,)
+    item_of_token = torch.arange(len(items), device=items.device).repeat_interleave(num_tokens)  # (M,)
     order = ((item_of_token << 32) + (ALWAYS.value - change)).argsort(stable=True)
-    rank = torch.arange(len(change)) - items[item_of_token, TOKEN_START.value]
+    rank = torch.arange(len(change), device=items.device) - items[item_of_token, TOKEN_START.value]
     keep = change == ALWAYS.value
     keep[order] |= rank < token_budget
     return keep, _count(keep, _frames_and_places(items)[0], num_frames)
@@ -160,8 +159,8 @@ def keep_most_changed_definition(
 
 def _limit_of_frame(items: Tensor, limits: dict[int, int]) -> Tensor:
     """(F,) int32."""
-    limit_of_item = torch.tensor([limits[size] for size in items[:, MERGE.value].tolist()], dtype=torch.int32)
-    return torch.repeat_interleave(limit_of_item, items[:, FRAMES.value])
+    limit_of_item = [limits[merge_size] for merge_size in items[:, MERGE.value].tolist()]
+    return torch.tensor(limit_of_item, dtype=torch.int32, device=items.device).repeat_interleave(items[:, FRAMES.value])
 
 
 def _num_places(items: Tensor) -> Tensor:
@@ -172,12 +171,13 @@ def _num_places(items: Tensor) -> Tensor:
 def _frames_and_places(items: Tensor) -> tuple[Tensor, Tensor]:
     """(M,) each: the number of every token's frame, and its place in that frame."""
     places = torch.repeat_interleave(_num_places(items), items[:, FRAMES.value])  # (F,)
-    frame = torch.repeat_interleave(torch.arange(len(places)), places)
-    return frame, torch.arange(len(frame)) - (places.cumsum(dim=0) - places)[frame]
+    frame = torch.arange(len(places), device=items.device).repeat_interleave(places)
+    return frame, torch.arange(len(frame), device=items.device) - (places.cumsum(dim=0) - places)[frame]
 
 
 def _count(keep: Tensor, frame_of_token: Tensor, num_frames: int) -> Tensor:
-    return torch.zeros(num_frames, dtype=torch.int32).index_add_(0, frame_of_token, keep.to(torch.int32))
+    counts = torch.zeros(num_frames, dtype=torch.int32, device=keep.device)
+    return counts.index_add_(0, frame_of_token, keep.to(torch.int32))
 
 
 @triton.jit
@@ -188,7 +188,7 @@ def _load_num_places(line):
 
 @triton.jit
 def _threshold_kernel(change, limits, table, keep_out, counts_out, min_tokens, BLOCK_TOKENS: tl.constexpr):
-    """One frame: keep where change > limit, and place < min_tokens where fewer than min_tokens are. papers: VideoLLaMA 3 §2.2."""
+    """One frame: keep where change > limit, and place < min_tokens where fewer than min_tokens are. Source: VideoLLaMA 3 §2.2."""
     frame = tl.program_id(0).to(tl.int64)
     line = table + frame * TILE_COLUMNS
     limit = tl.load(limits + frame)

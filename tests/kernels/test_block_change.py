@@ -8,9 +8,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from apollo_kernels.block_change import ALWAYS, _change_kernel, block_change
-from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import tile_table
-from tests.kernels.cases import AWKWARD, PATCH, SETTINGS, Shape, batch_shapes, flatten, make_clips, make_layout, watched
+from tests.kernels.cases import (
+    AWKWARD,
+    PATCH,
+    SETTINGS,
+    Shape,
+    batch_shapes,
+    flatten,
+    make_clips,
+    make_layout,
+    through_triton,
+    watched,
+)
 from tests.kernels.far import far
 
 MANY = "hundreds of items"  # goes through test_similarity_keep.py: the interpreter takes its time
@@ -81,7 +91,7 @@ def test_every_byte_against_some(last_kept: bool, bfloat16: bool) -> None:
         expected = by_token([clip], shape, limits, 0, last_kept, bfloat16)
         assert measured(shape, limits, 0, last_kept, bfloat16, None, [clip]) == expected
         if first == 127:
-            with triton_on_cpu():
+            with through_triton():
                 assert measured(shape, limits, 0, last_kept, bfloat16, None, [clip]) == expected
 
 
@@ -165,6 +175,7 @@ def test_by_hand() -> None:
         assert measured([(3, 1, 2, 1)], {1: 0}, 1, False, False, tiles, [clip]) == [always] * 3 + [0, always, 200]
 
 
+@pytest.mark.interpreter
 @pytest.mark.parametrize("last_kept", [False, True])
 def test_an_item_behind_two_billion_elements(last_kept: bool) -> None:
     """Pixels, tokens and lines of the table whose numbers need 64 bits, of which only the last item's are there."""

@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 from apollo_kernels import similarity_keep
 from apollo_kernels.block_change import ALWAYS
-from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import Layout, tile_table
 from apollo_kernels.similarity_keep import (
     Kept,
@@ -35,6 +34,7 @@ from tests.kernels.cases import (
     make_clips,
     make_layout,
     opcheck,
+    through_triton,
     watched,
 )
 from tests.kernels.far import far
@@ -97,10 +97,10 @@ def random_changes(shapes: list[Shape], min_tokens: int, seed: int) -> tuple[Lay
     return layout, change, by_item
 
 
-@pytest.mark.parametrize("through_triton", [False, True])
+@pytest.mark.parametrize("by_triton", [False, True])
 @SETTINGS
 @given(batch_shapes, st.integers(0, 4), st.integers(0, 2**31))
-def test_changes_above_the_limit(through_triton: bool, shapes: list[Shape], min_tokens: int, seed: int) -> None:
+def test_changes_above_the_limit(by_triton: bool, shapes: list[Shape], min_tokens: int, seed: int) -> None:
     layout, change, by_item = random_changes(shapes, 0, seed)
     expected = [
         with_minimum([c > LIMITS[m] for c in frame], min_tokens)
@@ -108,20 +108,18 @@ def test_changes_above_the_limit(through_triton: bool, shapes: list[Shape], min_
         for frame in item
     ]
     arguments = change, layout.items, LIMITS, layout.num_frames, min_tokens
-    keep, counts = (
-        watched(lambda: _launch_threshold(*arguments)) if through_triton else keep_changed_definition(*arguments)
-    )
+    keep, counts = watched(lambda: _launch_threshold(*arguments)) if by_triton else keep_changed_definition(*arguments)
     assert keep.tolist() == [flag for frame in expected for flag in frame]
     assert counts.tolist() == [sum(frame) for frame in expected]
 
 
-@pytest.mark.parametrize("through_triton", [False, True])
+@pytest.mark.parametrize("by_triton", [False, True])
 @SETTINGS
 @given(batch_shapes, st.integers(1, 20), st.integers(0, 4), st.integers(0, 2**31))
-def test_the_most_changed(through_triton: bool, shapes: list[Shape], budget: int, min_tokens: int, seed: int) -> None:
+def test_the_most_changed(by_triton: bool, shapes: list[Shape], budget: int, min_tokens: int, seed: int) -> None:
     layout, change, by_item = random_changes(shapes, min_tokens, seed)
     expected = [frame for item in by_item for frame in best(item, budget, min_tokens)]
-    if through_triton:
+    if by_triton:
         keep, counts = watched(lambda: _launch_budget(change, layout.items, PATCH, layout.num_frames, budget))
     else:
         keep, counts = keep_most_changed_definition(change, layout.items, layout.num_frames, budget)
@@ -266,7 +264,7 @@ def test_bfloat16_decides_like_the_released_code(side: int) -> None:
     assert 5 < sum(expected) < 55
     options = {"threshold_grey_levels": 0.05, "min_tokens": 0, "arithmetic": "bfloat16"}
     assert similarity_keep(frames.flatten(), layout, **options).keep_mask[60:].tolist() == expected
-    with triton_on_cpu():
+    with through_triton():
         assert similarity_keep(frames.flatten(), layout, **options).keep_mask[60:].tolist() == expected
 
 
@@ -309,6 +307,7 @@ def test_compiles_at_most_twice_over_fifty_batches(options: dict[str, object]) -
     assert counter.frame_count <= 2
 
 
+@pytest.mark.interpreter
 def test_programs_behind_two_billion_elements() -> None:
     """The third of three frames whose line of the table, limit, count and tokens have numbers of more than 32 bits."""
     layout, change, (item,) = random_changes([(3, 2, 2, 1)], 0, 3)
@@ -357,6 +356,6 @@ def test_what_it_refuses() -> None:
 def test_hundreds_of_items() -> None:
     shapes = AWKWARD[MANY]
     clips = make_clips(shapes)
-    with triton_on_cpu():
+    with through_triton():
         result = similarity_keep(flatten(clips), make_layout(shapes), threshold_grey_levels=84.9, min_tokens=0)
     assert_kept(result, by_token(clips, shapes, 84.9, "previous", 0))

@@ -1,0 +1,58 @@
+"""The package without the rest of this repository: nothing but torch and triton is imported, and the wheel holds all of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+
+PROGRAM = """
+import sys
+from pathlib import Path
+
+class Refused:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("lightning_apollo", "lightning", "transformers", "torchvision", "torchcodec", "omegaconf"):
+            raise ImportError(f"{name} is imported")
+
+sys.meta_path.insert(0, Refused())
+sys.path.insert(0, sys.argv[1])
+import torch
+import apollo_kernels
+assert Path(apollo_kernels.__file__).is_relative_to(sys.argv[1]), apollo_kernels.__file__
+from apollo_kernels import *
+
+layout = Layout.of(torch.tensor([[2, 4, 4], [1, 4, 2]]), torch.tensor([2, 1]), 2)
+pixels = torch.zeros(layout.num_bytes, dtype=torch.uint8)
+patches, positions, segments = pack_patches(pixels, layout)
+cos, sin = rope_2d_tables(positions, 12)
+q, k = rope_2d(patches.view(10, 1, 12), patches.view(10, 1, 12), cos, sin)
+kept = similarity_keep(pixels, layout, threshold_grey_levels=0.05)
+tokens = merge_compact(q.flatten(1), layout, kept.keep_mask)
+merged, weights, runs = merge_similar(merge_compact(k.flatten(1), layout), layout, threshold=0.9)
+print(segments.tolist(), kept.frame_counts.tolist(), weights.tolist(), len(tokens))
+"""
+# Two frames of 2×2 patches, then an image of 2×1; the second frame repeats the first, so min_tokens keeps its one token.
+EXPECTED = "[0, 0, 0, 0, 1, 1, 1, 1, 2, 2] [1, 1, 2] [2.0, 1.0, 1.0] 4"
+
+
+def run_from(folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": ""}
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_torch_and_triton_are_enough() -> None:
+    assert run_from(KERNELS) == EXPECTED
+
+
+@pytest.mark.slow
+def test_the_wheel_is_complete(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, "--target", str(tmp_path), str(KERNELS)], check=True)
+    assert run_from(tmp_path) == EXPECTED

@@ -164,3 +164,11 @@ def test_ten_killed_pass(tmp_path: Path) -> None:
     assert text.endswith("op.halve_kernel: 10 of 10 killed\n")
     assert not report([op], killed[:9])[1]
     assert not report([op], [*killed[:9], replace(killed[9], verdict="survived")])[1]
+
+
+@pytest.mark.slow
+def test_every_fault_in_rope_2d_is_noticed() -> None:
+    """One op, so that a proof stays short; `make mutants` plants those of all."""
+    command = [sys.executable, "-m", "tests.kernels.mutants", "--op", "rope_2d"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -46,7 +46,7 @@ proof: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 mutants: $(VENV)/.installed-test ## Plant faults in the kernels, one at a time: the tests must notice each
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels.mutants --jobs $(shell nproc) --csv benchmarks/results/kernels_mutants.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels.mutants --csv benchmarks/results/kernels_mutants.csv
 
 clean: ## Remove the environment and every cache, but no run
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

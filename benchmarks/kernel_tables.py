@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import harness
@@ -16,7 +16,53 @@ README = Path(__file__).parents[1] / "kernels" / "README.md"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 BULK_SHARE = 0.05  # of a case's bytes: smaller arguments are left out of the traffic table
 
+# What each op computes, its kernels, its backward, and where the model uses it.
+OPS = {
+    "pack_patches": (
+        "flat uint8 pixels of V items to normalised patches in block order, with (row, column) and segment of each",
+        "`_pack_kernel`, one launch",
+        "– (bytes)",
+        "`VideoLMM.encode`",
+    ),
+    "rope_2d": (
+        "q and k turned by the angles of row and column, split-half layout, in float32",
+        "`_rotate_kernel`",
+        "the same kernel turns back",
+        "`EncoderAttention`",
+    ),
+    "similarity_keep": (
+        "which tokens changed since the previous or the last kept frame, by threshold or by budget",
+        "`_change_kernel`, `_threshold_kernel`, `_budget_kernel`",
+        "– (bits)",
+        "`models/reduce.py`, `kind: diff_fp`",
+    ),
+    "merge_compact": (
+        "mean of m×m patches and removal of dropped tokens",
+        "`_fwd_kernel`",
+        "`_bwd_kernel`",
+        "`models/reduce.py`",
+    ),
+    "merge_similar": (
+        "runs of tokens at one place with cosine ≥ threshold to their first one, as their mean",
+        "`_runs_kernel`, `_mean_fwd_kernel`",
+        "`_mean_bwd_kernel`",
+        "`models/reduce.py`, `kind: merge_similar`",
+    ),
+}
+
 Line = dict[str, str]
+
+
+def ops(code: Sequence[Line], moved: Sequence[Line]) -> str:
+    """One line for each op with its static figures."""
+    rows = []
+    for op, description in OPS.items():
+        registers = _most([line for line in code if line["case"].split()[0] == op], "registers", "sm_90")
+        bulk = [line for line in moved if line["op"].split(",")[0] == op and float(line["share"]) > BULK_SHARE]
+        ratio = max(float(line["ratio"]) for line in bulk)
+        rows.append((f"`{op}`", *description, registers, f"{ratio:.2f}", "not yet"))
+    head = ("op", "computes", "kernels", "backward", "where it is used", "registers", "moved / least", "run on a GPU")
+    return _markdown(head, rows)
 
 
 def mutants(lines: Sequence[Line]) -> str:
@@ -31,7 +77,7 @@ def mutants(lines: Sequence[Line]) -> str:
 
 
 def codegen(lines: Sequence[Line]) -> str:
-    """Registers on each target, the most over all lengths; local memory and shared memory, the most over targets."""
+    """Registers on each target and shared memory, the most over all lengths; local memory, the sum."""
     rows = []
     for case, kernel, dtype in _distinct(lines, "case", "kernel", "dtype"):
         own = [line for line in lines if (line["case"], line["kernel"], line["dtype"]) == (case, kernel, dtype)]
@@ -71,19 +117,24 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _speed() -> str:
-    return harness.markdown(harness.read_rows(harness.RESULTS / "kernels.csv"), harness.TABLES["kernels"])
-
-
-def _static(name: str, table: Callable[[Sequence[Line]], str]) -> str:
+def _lines(name: str) -> list[Line]:
     with (harness.RESULTS / f"kernels_{name}.csv").open(newline="") as file:
-        return table(list(csv.DictReader(file)))
+        return list(csv.DictReader(file))
 
 
 def filled(readme: str) -> str:
     """The README with every table as the CSV files have it."""
-    tables = {table.__name__: _static(table.__name__, table) for table in (mutants, codegen, traffic)}
-    for mark, table in {**tables, "bench:kernels": _speed()}.items():
+    code, moved = _lines("codegen"), _lines("traffic")
+    tables = {
+        "ops": ops(code, moved),
+        "mutants": mutants(_lines("mutants")),
+        "codegen": codegen(code),
+        "traffic": traffic(moved),
+        "bench:kernels": harness.markdown(
+            harness.read_rows(harness.RESULTS / "kernels.csv"), harness.TABLES["kernels"]
+        ),
+    }
+    for mark, table in tables.items():
         section = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
         readme, count = section.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", readme)
         if count != 1:

@@ -152,6 +152,10 @@ def _source_line(recipe: Recipe, source: str, passes: float, num_rows: int | Non
 def _reduction(reducer: ReducerConfig) -> str:
     if reducer.kind == "none":
         return "all of them reach the LLM"
+    if reducer.kind == "merge_similar":
+        return f"runs at one place with a cosine of {reducer.min_cosine:g} or more to their first become their mean"
+    if reducer.token_budget is not None:
+        return f"{reducer.kind} keeps the {reducer.token_budget:,} of each video that change most"
     return (
         f"{reducer.kind} drops those that change by {reducer.threshold_grey_levels:g} grey levels or less "
         f"against the {reducer.reference.replace('_', ' ')} frame"

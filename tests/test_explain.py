@@ -63,6 +63,22 @@ def test_rates_and_frozen_parts_are_shown() -> None:
     assert llm == [["│", "frozen", "│", "│"], *[["│", "trained", "│", "1e-05", "│"]] * 3]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("kind=none", "all of them reach the LLM"),
+        ("threshold_grey_levels=5.8", "diff_fp drops those that change by 5.8 grey levels or less"),
+        ("token_budget=500", "diff_fp keeps the 500 of each video that change most"),
+        ("kind=merge_similar", "with a cosine of 0.9 or more to their first become their mean"),
+    ],
+)
+def test_the_reducer_is_said(value: str, said: str) -> None:
+    recipe = load_recipe("videollama3-2b", [f"stages.video_centric_fine_tuning.reducer.{value}"])
+    last_stage = print_to_text(recipe).split("video_centric_fine_tuning")[-1]
+    text = " ".join(word for line in last_stage.splitlines() for word in line.split() if word != "│")
+    assert said in text
+
+
 def test_steps_are_counted_from_the_rows_that_are_there(tmp_path: Path) -> None:
     manifest = tmp_path / "rows.jsonl"
     row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}

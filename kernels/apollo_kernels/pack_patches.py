@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional
 
 from apollo_kernels.launch import Tiles, choose, runs_triton
 from apollo_kernels.layout import (
@@ -75,9 +76,9 @@ def pack_definition(
     patches = torch.empty(num_patches, 3 * patch_size**2, dtype=dtype, device=pixels.device)
     for out, of_item, first in zip(patches.split(CHUNK), item.split(CHUNK), first_run.split(CHUNK), strict=True):
         index = steps.index_select(0, of_item).add_(first[:, None])  # (CHUNK, 3·p)
-        grey = runs.index_select(0, index.flatten()).view(out.shape)
+        grey = functional.embedding(index.flatten(), runs).view(out.shape)  # a gather, quicker than index_select
         values = out if dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-        out.copy_(values.copy_(grey).sub_(255 * mean).mul_(1 / (255 * std)))
+        out.copy_(torch.sub(grey, 255 * mean, out=values).mul_(1 / (255 * std)))
     return patches, torch.stack([row, column], dim=1), frame
 
 

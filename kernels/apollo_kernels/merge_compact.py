@@ -26,7 +26,7 @@ from apollo_kernels.layout import (
 )
 
 TILES: Tiles = {  # tokens and channels of one program
-    "cuda": {"BLOCK_TOKENS": 32, "BLOCK_D": 128, "num_warps": 8},
+    "cuda": {"BLOCK_TOKENS": 16, "BLOCK_D": 128, "num_warps": 8},
     "hip": {"BLOCK_TOKENS": 32, "BLOCK_D": 128, "num_warps": 4},
     "interpreter": {"BLOCK_TOKENS": 64, "BLOCK_D": 2048, "num_warps": 4},
 }

@@ -1,12 +1,16 @@
 """The package without the rest of this repository: nothing but torch and triton is imported, and the wheel holds all of it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import apollo_kernels
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 
@@ -38,6 +42,26 @@ print(segments.tolist(), kept.frame_counts.tolist(), weights.tolist(), len(token
 """
 # Two frames of 2×2 patches, then an image of 2×1; the second frame repeats the first, so min_tokens keeps its one token.
 EXPECTED = "[0, 0, 0, 0, 1, 1, 1, 1, 2, 2] [1, 1, 2] [2.0, 1.0, 1.0] 4"
+
+
+def test_the_readmes_example_runs() -> None:
+    """On a video of two equal frames of 2×2 patches, merged 2×2."""
+    (example,) = re.findall(r"```python\n(.*?)```", (KERNELS / "README.md").read_text(), re.DOTALL)
+    names = {
+        **vars(apollo_kernels),
+        "sizes": torch.tensor([[2, 28, 28]]),
+        "merge_sizes": torch.tensor([2]),
+        "pixels": torch.full((2 * 3 * 28 * 28,), 255, dtype=torch.uint8),
+        "q": torch.ones(8, 1, 72),
+        "k": torch.ones(8, 1, 72),
+        "features": torch.ones(8, 4),
+    }
+    exec(example, names)
+    assert (names["patches"] == 1).all()
+    assert names["segments"].tolist() == [0] * 4 + [1] * 4
+    assert names["kept"].keep_mask.tolist() == [True, True]  # the second frame keeps its only token
+    assert names["tokens"].shape == (2, 4)
+    assert (names["merged"].tolist(), names["weights"].tolist()) == ([[1.0] * 4], [2.0])
 
 
 def run_from(folder: Path) -> str:

@@ -13,6 +13,7 @@ from lightning_apollo.fit import build_data, run_stage, stage_folder
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.report import Exchange, read_losses, view_clip, write_report
+from lightning_apollo.structures import VisualBatch
 from tests.small_data import turns, write_rows
 
 CLIPS = Path(__file__).parent.parent / ".cache" / "real_clips"
@@ -56,7 +57,8 @@ def test_a_step_and_a_report(recipe: Recipe, tmp_path: Path) -> None:
         assert torch.equal(item.frames.pts_seconds, item.frames.pts_seconds.sort().values)
         (answer,) = generate(trained.model, [prompt], end_id=-1, max_new_tokens=2)
         exchange = Exchange("What is shown?", str(trained.tokenizer.decode(answer)))
-        views.append(view_clip(name, prompt, trained.model.reducer, [exchange]))
+        _, reduction = trained.model.encode(VisualBatch.from_items(prompt.visuals, prompt.patch_size))
+        views.append(view_clip(name, prompt, reduction.keep_mask, [exchange]))
     write_report(tmp_path / "report.html", title="Real clips", facts={}, clips=views)
     page = (tmp_path / "report.html").read_text()
     assert all(name in page for name in NAMES)

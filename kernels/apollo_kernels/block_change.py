@@ -25,9 +25,8 @@ from apollo_kernels.layout import (
 )
 
 ALWAYS = tl.constexpr(2**31 - 1)  # the change of a token that has nothing to be compared with
-BFLOAT16_UNIT = (
-    2.0**-15
-)  # bfloat16(p / 127.5 - 1) of every byte p, and every rounded difference of two, is a multiple of it
+# bfloat16(p / 127.5 - 1) of every byte p, and every rounded difference of two, is a multiple of this.
+BFLOAT16_UNIT = 2.0**-15
 FRAMES_AT_A_TIME = 8  # of the definition: what it makes of them stays in a CPU's cache
 
 TILES: Tiles = {  # places of a frame side by side, and frames after the reference that one program walks over
@@ -290,11 +289,8 @@ def _launch(
 def _num_programs(items: Tensor, merge_size: int, last_kept: bool, tiles: Mapping[str, int]) -> Tensor:
     """(V,) chunks of frames after the first, at least one, times tiles of places."""
     frames = items[:, FRAMES.value]
-    chunks = (
-        (frames > 0).long()
-        if last_kept
-        else _cdiv((frames - 1).clamp(min=1), tiles["FRAMES_PER_PROGRAM"]) * (frames > 0)
-    )
+    steps = torch.ones_like(frames) if last_kept else (frames - 1).clamp(min=1)
+    chunks = _cdiv(steps, tiles["FRAMES_PER_PROGRAM"]) * (frames > 0)
     rows = _cdiv(items[:, ROWS.value] // merge_size, tiles["BLOCK_ROWS"])
     return chunks * rows * _cdiv(items[:, COLUMNS.value] // merge_size, tiles["BLOCK_COLUMNS"])
 

@@ -170,8 +170,8 @@ def _runs_kernel(
     head_frame = tl.zeros([BLOCK_PLACES], tl.int32)
     tl.store(head_frame_out + token, head_frame, mask=exists)
     tl.store(keep_mask_out + token, exists, mask=exists)
-    # In stages, the next frames' tokens are on their way while this one is compared; triton types tl.range as not iterable.
-    for frame in tl.range(1, tl.load(line + FRAMES).to(tl.int32), num_stages=3):  # type: ignore[reportGeneralTypeIssues]
+    # In stages, the next frames' tokens are on their way while this one is compared.
+    for frame in tl.range(1, tl.load(line + FRAMES).to(tl.int32), num_stages=3):
         token += places
         current = tl.load(tokens + token[:, None] * D + columns[None, :], mask=mask, other=0.0).to(tl.float32)
         norm = tl.sqrt(tl.sum(current * current, axis=1))

@@ -236,9 +236,8 @@ def _budget_kernel(
     for digit in range(CHANGE_BITS):
         lower = cut - ((1 << (CHANGE_BITS - 1)) >> digit)
         cut = tl.where(_count_above(change + start, num_tokens, lower, BLOCK_TOKENS) <= token_budget, lower, cut)
-    num_equal = token_budget - _count_above(
-        change + start, num_tokens, cut, BLOCK_TOKENS
-    )  # to keep of those at the cut
+    num_above = _count_above(change + start, num_tokens, cut, BLOCK_TOKENS)
+    num_equal = token_budget - num_above  # to keep of those at the cut
     first_count = counts_out + tl.load(line + FRAME_START)
     for frame in range(0, num_frames):
         num_kept = tl.full((), 0, tl.int32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from tests.kernels.cases import (
     flatten,
     make_clips,
     make_layout,
-    through_triton,
     watched,
 )
 from tests.kernels.far import far
@@ -65,17 +64,15 @@ def distance(new: Tensor, old: Tensor, bfloat16: bool) -> int:
 
 def measured(
     shapes: list[Shape], limits: dict[int, int], forced: int, last_kept: bool, bfloat16: bool, tiles: str | None,
-    clips: list[Tensor], patch: int = PATCH,
+    clips: list[Tensor], patch: int = PATCH, orders: tuple[int, ...] = (1, 2),
 ) -> list[int]:  # fmt: skip
     layout, pixels = make_layout(shapes, patch), flatten(clips)
     limits = {m: limit for m, limit in limits.items() if m in {m for *_, m in shapes}}
 
     def run() -> Tensor:
-        return block_change(
-            pixels, layout.items, patch, layout.num_tokens, limits, forced, last_kept, bfloat16
-        )  # fmt: skip
+        return block_change(pixels, layout.items, patch, layout.num_tokens, limits, forced, last_kept, bfloat16)
 
-    change = watched(run, tiles) if tiles else run()
+    change = watched(run, tiles, orders) if tiles else run()
     assert change.dtype == torch.int32
     return change.tolist()
 
@@ -91,8 +88,7 @@ def test_every_byte_against_some(last_kept: bool, bfloat16: bool) -> None:
         expected = by_token([clip], shape, limits, 0, last_kept, bfloat16)
         assert measured(shape, limits, 0, last_kept, bfloat16, None, [clip]) == expected
         if first == 127:
-            with through_triton():
-                assert measured(shape, limits, 0, last_kept, bfloat16, None, [clip]) == expected
+            assert measured(shape, limits, 0, last_kept, bfloat16, "interpreter", [clip], orders=(1,)) == expected
 
 
 @MODES
@@ -104,6 +100,17 @@ def test_the_definition_equals_sums_over_tokens(
     clips, limits = make_clips(shapes, seed=seed), half_moved(LIMITS, bfloat16)
     expected = by_token(clips, shapes, limits, forced, last_kept, bfloat16)
     assert measured(shapes, limits, forced, last_kept, bfloat16, None, clips) == expected
+
+
+@MODES
+@settings(SETTINGS, max_examples=6)
+@given(batch_shapes, st.integers(0, 2**31))
+def test_the_kernel_equals_sums_over_tokens_of_any_batch(
+    last_kept: bool, bfloat16: bool, shapes: list[Shape], seed: int
+) -> None:
+    clips, limits = make_clips(shapes, seed=seed), half_moved(LIMITS, bfloat16)
+    expected = by_token(clips, shapes, limits, 0, last_kept, bfloat16)
+    assert measured(shapes, limits, 0, last_kept, bfloat16, "interpreter", clips) == expected
 
 
 @MODES

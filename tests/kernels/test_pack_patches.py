@@ -1,6 +1,7 @@
 """pack_patches: the Triton kernel and its definition against a loop over patches in float64."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -146,10 +147,7 @@ def test_compiles_at_most_twice_over_fifty_shapes(by_triton: bool) -> None:
             patches, positions, segments = compiled(flatten(clips), *inputs)
             assert_packed((patches / 2, positions - 1, segments), expected_patches(shapes, clips))
 
-    if by_triton:
-        with through_triton():
-            run()
-    else:
+    with through_triton() if by_triton else nullcontext():
         run()
     assert counter.frame_count <= 2
 

@@ -34,7 +34,6 @@ from tests.kernels.cases import (
     make_clips,
     make_layout,
     opcheck,
-    through_triton,
     watched,
 )
 from tests.kernels.far import far
@@ -263,9 +262,9 @@ def test_bfloat16_decides_like_the_released_code(side: int) -> None:
     expected = [released(new, old, 0.1) for new, old in zip(tokens[1], tokens[0], strict=True)]
     assert 5 < sum(expected) < 55
     options = {"threshold_grey_levels": 0.05, "min_tokens": 0, "arithmetic": "bfloat16"}
-    assert similarity_keep(frames.flatten(), layout, **options).keep_mask[60:].tolist() == expected
-    with through_triton():
-        assert similarity_keep(frames.flatten(), layout, **options).keep_mask[60:].tolist() == expected
+    run = partial(similarity_keep, frames.flatten(), layout, **options)
+    assert run().keep_mask[60:].tolist() == expected
+    assert watched(run, orders=(1,)).keep_mask[60:].tolist() == expected
 
 
 @pytest.mark.parametrize("side", [2, 14, 28])
@@ -356,6 +355,6 @@ def test_what_it_refuses() -> None:
 def test_hundreds_of_items() -> None:
     shapes = AWKWARD[MANY]
     clips = make_clips(shapes)
-    with through_triton():
-        result = similarity_keep(flatten(clips), make_layout(shapes), threshold_grey_levels=84.9, min_tokens=0)
+    options = {"threshold_grey_levels": 84.9, "min_tokens": 0}
+    result = watched(partial(similarity_keep, flatten(clips), make_layout(shapes), **options), orders=(1,))
     assert_kept(result, by_token(clips, shapes, 84.9, "previous", 0))

@@ -24,7 +24,7 @@ import harness
 import plots
 import torch
 from harness import Measurement, Spread, spread
-from kernel_cases import KernelCase, Result, make_cases, mixed_batch
+from kernel_cases import KernelCase, Result, as_tuple, make_cases, mixed_batch
 from torch.testing import assert_close
 
 ROOT = Path(__file__).parents[1]
@@ -51,15 +51,14 @@ def measure_cpu(quick: bool, rounds: int) -> Iterator[Measurement]:
         yield measurement("loop/definition", "time_ratio", "x", harness.ratios(seconds["loop"], seconds["definition"]))
 
 
-def measure_gpu(quick: bool) -> Iterator[Measurement]:
+def measure_gpu(quick: bool, device: str = "cuda") -> Iterator[Measurement]:
     """Milliseconds of every provider, and the kernel's share of the bandwidth of a plain copy, measured in the same run."""
     bandwidth = _copy_bandwidth()
     batch = mixed_batch(4, 2, 3) if quick else mixed_batch(8, 1, 180)  # a sample of the recipe: 9,000 tokens of video
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float32):
-        for case in make_cases(batch, dtype, "cuda"):
-            providers = {"kernel": case.kernel, "loop": case.loop}
-            if case.definition is not None:
-                providers |= {"eager": case.definition, "compiled": torch.compile(case.definition)}
+        for case in make_cases(batch, dtype, device):
+            compiled = torch.compile(case.definition)
+            providers = {"kernel": case.kernel, "loop": case.loop, "eager": case.definition, "compiled": compiled}
             require_equal(case, dtype, {name: run for name, run in providers.items() if name != "kernel"})
             milliseconds = {name: _milliseconds(run) for name, run in providers.items()}
 
@@ -85,16 +84,12 @@ def measure_gpu(quick: bool) -> Iterator[Measurement]:
 def require_equal(case: KernelCase, dtype: torch.dtype, others: dict[str, Callable[[], Result]]) -> None:
     """Ends the program where a provider's result is not the kernel's."""
     tolerance = TOLERANCE[dtype]
-    expected = _as_tuple(case.kernel())
+    expected = as_tuple(case.kernel())
     for name, run in others.items():
         try:
-            assert_close(_as_tuple(run()), expected, atol=tolerance, rtol=tolerance, check_dtype=False)
+            assert_close(as_tuple(run()), expected, atol=tolerance, rtol=tolerance, check_dtype=False)
         except AssertionError as error:
             sys.exit(f"{case.name}: {name} gives another result; nothing is written\n{error}")
-
-
-def _as_tuple(result: Result) -> tuple[torch.Tensor, ...]:
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def _measurement(

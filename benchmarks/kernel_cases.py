@@ -23,10 +23,12 @@ from apollo_kernels import (
     similar_runs,
     similarity_keep,
 )
+from apollo_kernels.block_change import block_change_definition
 from apollo_kernels.merge_compact import merge_backward_definition, merge_definition
 from apollo_kernels.merge_similar import mean_backward_definition, mean_definition, runs_definition
 from apollo_kernels.pack_patches import pack_definition
 from apollo_kernels.rope_2d import rotate_definition
+from apollo_kernels.similarity_keep import change_limit, keep_changed_definition
 
 PATCH, HEADS, HEAD_DIM = 14, 16, 72  # SigLIP so400m
 HIDDEN = HEADS * HEAD_DIM
@@ -65,9 +67,7 @@ class KernelCase:
     kernel: Callable[[], Result]
     loop: Callable[[], Result]
     num_bytes: int  # that must move at least: every input read once, every output written once
-    definition: Callable[[], Result] | None = (
-        None  # plain PyTorch that torch.compile can take, where it is one function
-    )
+    definition: Callable[[], Result]  # in plain PyTorch, for eager and compiled runs on a GPU
 
     @property
     def name(self) -> str:
@@ -118,12 +118,22 @@ def _similarity_keep(layout: Layout, device: str) -> Iterator[KernelCase]:
     sizes = [(frames, rows * PATCH, columns * PATCH) for frames, rows, columns, _ in _grids(layout)]
     merge_sizes = [m for *_, m in _grids(layout)]
     compared = sum(3 * f * h * w for f, h, w in sizes if f > 1)
+    limits = {m: change_limit(THRESHOLD, PATCH * m, bfloat16=False) for m in sorted(set(merge_sizes))}
+
+    def keep_by_definition() -> Tensor:
+        change = block_change_definition(
+            pixels, layout.items, PATCH, layout.num_tokens, limits, num_forced=0, last_kept=False, bfloat16=False
+        )
+        keep_mask, _ = keep_changed_definition(change, layout.items, limits, layout.num_frames, min_tokens=1)
+        return keep_mask
+
     yield KernelCase(
         op="similarity_keep",
         mode="forward",
         kernel=lambda: similarity_keep(pixels, layout, threshold_grey_levels=THRESHOLD).keep_mask,
         loop=lambda: keep_loop.loop(pixels, sizes, merge_sizes, PATCH),
         num_bytes=compared + layout.num_tokens,
+        definition=keep_by_definition,
     )
 
 
@@ -198,6 +208,15 @@ def _directions(
     without_graph = torch.no_grad()
     yield KernelCase(op, "forward", without_graph(kernel), without_graph(loop), num_bytes, without_graph(definition))
     grads = tuple(torch.randn_like(output) for output in _floats(kernel()))
+
+    def both(run: Callable[[], Result]) -> tuple[Tensor, ...]:
+        outputs = _floats(run())
+        return *outputs, *torch.autograd.grad(outputs, inputs, grads)
+
+    def both_by_definition() -> tuple[Tensor, ...]:
+        outputs = as_tuple(definition())[: len(grads)]
+        return *outputs, *as_tuple(backward_definition(*grads))
+
     yield KernelCase(
         op,
         "backward",
@@ -209,9 +228,10 @@ def _directions(
     yield KernelCase(
         op,
         "both",
-        lambda: torch.autograd.grad(_floats(kernel()), inputs, grads),
-        lambda: torch.autograd.grad(_floats(loop()), inputs, grads),
+        lambda: both(kernel),
+        lambda: both(loop),
         num_bytes + backward_bytes,
+        without_graph(both_by_definition),
     )
 
 
@@ -224,9 +244,12 @@ def _backward(
 
 
 def _floats(result: Result) -> tuple[Tensor, ...]:
-    """The outputs that have a gradient."""
-    outputs = result if isinstance(result, tuple) else (result,)
-    return tuple(output for output in outputs if output.requires_grad)
+    """The outputs that have a gradient; the first ones of every op."""
+    return tuple(output for output in as_tuple(result) if output.requires_grad)
+
+
+def as_tuple(result: Result) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
 
 
 def _random(*shape: int, dtype: torch.dtype, device: str) -> Tensor:

@@ -14,6 +14,7 @@ import harness
 
 README = Path(__file__).parents[1] / "kernels" / "README.md"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+GPU_RESULTS = harness.RESULTS / "kernels_gpu.csv"
 BULK_SHARE = 0.05  # of a case's bytes: smaller arguments are left out of the traffic table
 
 # What each op computes, its kernels, its backward, and where the model uses it.
@@ -60,7 +61,7 @@ def ops(code: Sequence[Line], moved: Sequence[Line]) -> str:
         registers = _most([line for line in code if line["case"].split()[0] == op], "registers", "sm_90")
         bulk = [line for line in moved if line["op"].split(",")[0] == op and float(line["share"]) > BULK_SHARE]
         ratio = max(float(line["ratio"]) for line in bulk)
-        rows.append((f"`{op}`", *description, registers, f"{ratio:.2f}", "not yet"))
+        rows.append((f"`{op}`", *description, registers, f"{ratio:.2f}", "yes" if GPU_RESULTS.is_file() else "not yet"))
     head = ("op", "computes", "kernels", "backward", "where it is used", "registers", "moved / least", "run on a GPU")
     return _markdown(head, rows)
 
@@ -117,6 +118,10 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def _measured(name: str) -> str:
+    return harness.markdown(harness.read_rows(harness.RESULTS / f"{name}.csv"), harness.TABLES[name])
+
+
 def _lines(name: str) -> list[Line]:
     with (harness.RESULTS / f"kernels_{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -130,9 +135,8 @@ def filled(readme: str) -> str:
         "mutants": mutants(_lines("mutants")),
         "codegen": codegen(code),
         "traffic": traffic(moved),
-        "bench:kernels": harness.markdown(
-            harness.read_rows(harness.RESULTS / "kernels.csv"), harness.TABLES["kernels"]
-        ),
+        "bench:kernels": _measured("kernels"),
+        "bench:kernels_gpu": _measured("kernels_gpu") if GPU_RESULTS.is_file() else "Not measured yet.",
     }
     for mark, table in tables.items():
         section = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)

@@ -152,6 +152,20 @@ def test_a_loop_with_another_result_stops_the_kernels(monkeypatch: pytest.Monkey
         bench_kernels.require_equal(case, torch.float32, {"loop": lambda: tuple(part + 1 for part in case.loop())})
 
 
+def test_the_benchmark_of_a_gpu_compares_all_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its way through every op, on a CPU and with made-up times: the results that it requires to be equal are computed."""
+    bench_kernels = _import_script("bench_kernels", monkeypatch)
+    monkeypatch.setattr(torch, "compile", lambda run: run)  # minutes of a compiler that a GPU does not use
+    monkeypatch.setattr(bench_kernels, "_milliseconds", lambda _: Spread(2.0, 1.0, 3.0))
+    monkeypatch.setattr(bench_kernels, "_copy_bandwidth", lambda: 1e9)
+    measurements = list(bench_kernels.measure_gpu(quick=True, device="cpu"))
+    modes = {measurement.mode for measurement in measurements}
+    assert len(modes) == 2 + 3 * 3  # two ops without a gradient, three with one
+    providers = {m.provider for m in measurements if m.metric == "milliseconds"}
+    assert providers == {"kernel", "loop", "eager", "compiled"}
+    assert len(measurements) == len(modes) * (4 + 3 + 1)  # times, ratios to the kernel, share of the bandwidth
+
+
 def test_the_kernels_readme_shows_what_the_csv_files_say(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel_tables = _import_script("kernel_tables", monkeypatch)
     readme = kernel_tables.README.read_text()

@@ -2,8 +2,11 @@
 
 Letters of shapes, the same in every file:
 F frames of one item · H, W pixels · B bytes (flat uint8 pixels) · V visual items (one image or one video each)
-N patches · M visual tokens before reduction, one per merge_size² patches · T text tokens, placeholders included
-S samples packed into one sequence · C channels (3)
+N patches · M visual tokens before reduction · T text tokens, placeholders included
+K clips of one item · S samples packed into one sequence · C channels (3)
+
+A run is what stands together in the text, as a run of placeholders: the tokens of one frame where an encoder takes
+frames (VideoLLaMA 3), those of one clip where it takes clips (Apollo).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +22,8 @@ from torch import Tensor
 IGNORE_INDEX = -100  # the label of a token that no loss is taken on (PyTorch's own default)
 
 Modality = Literal["image", "video"]
+SampleModality = Literal["text", "image", "multi_image", "video"]
+SAMPLE_MODALITIES: tuple[SampleModality, ...] = get_args(SampleModality)
 
 
 class MediaError(Exception):
@@ -31,6 +36,10 @@ class MediaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class WeightsError(ValueError):
+    """Weights that are not there or do not fit the recipe's model; one line that names them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Frames:
     """Decoded frames at their target size and the presentation time that the container gives each of them."""
 
     pixels: Tensor  # (F, C, H, W) uint8
-    pts_seconds: Tensor  # (F,) float64, not decreasing
+    pts_seconds: Tensor  # (F,) float64, not decreasing, but where a clip begins before the one ahead of it ends
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
@@ -70,13 +79,42 @@ class Frames:
 
 
 @dataclass(frozen=True)
+class ClipShape:
+    """How an encoder of clips takes videos: `num_frames` frames become `num_tokens` visual tokens, whatever their size."""
+
+    num_frames: int
+    num_tokens: int
+    image_size: int  # pixels of a frame's longer side; the encoder pads the shorter one
+
+    def __post_init__(self) -> None:
+        if min(self.num_frames, self.num_tokens, self.image_size) < 1:
+            raise ValueError(f"a clip has at least one frame, token and pixel, not {self}")
+
+
+@dataclass(frozen=True)
 class VisualItem:
-    """One image or video of a sample, ready to be packed. An image is a video of one frame without a time in the text."""
+    """One image or video of a sample, ready to be packed. An image is one frame without a time in the text."""
 
     frames: Frames
     modality: Modality
-    merge_size: int  # side of the square of patches that becomes one visual token
+    merge_size: int  # side of the square of patches that becomes one visual token; 1 where the encoder takes clips
     path: str = ""
+    clip: ClipShape | None = None  # None: the encoder takes frames one by one
+    spans_seconds: Tensor | None = None  # (K, 2) float64: begin and end of every clip of a video
+    duration_seconds: float = 0.0  # of the whole video, shown or not
+
+    def __post_init__(self) -> None:
+        num_frames = len(self.frames)
+        if self.clip is not None and num_frames > 1 and num_frames % self.clip.num_frames:
+            raise ValueError(f"{self.path}: {num_frames} frames are no whole clips of {self.clip.num_frames}")
+        if self.spans_seconds is not None and self.spans_seconds.shape != (self.num_runs, 2):
+            raise ValueError(f"{self.path}: spans of shape {tuple(self.spans_seconds.shape)} for {self.num_runs} clips")
+
+    @property
+    def num_runs(self) -> int:
+        """Frames, or clips where the encoder takes clips; a single frame stands for a whole clip of itself."""
+        num_frames = len(self.frames)
+        return num_frames if self.clip is None else max(1, num_frames // self.clip.num_frames)
 
     def grid(self, patch_size: int) -> tuple[int, int, int]:
         """Frames, rows and columns in patches, before merging."""
@@ -86,9 +124,15 @@ class VisualItem:
             raise ValueError(f"{self.path}: {height}×{width} pixels are no multiple of {side} (patch × merge)")
         return num_frames, height // patch_size, width // patch_size
 
+    def tokens_per_run(self, patch_size: int) -> int:
+        """Visual tokens of a frame, or of a clip, before reduction."""
+        if self.clip is not None:
+            return self.clip.num_tokens
+        _, rows, columns = self.grid(patch_size)
+        return rows * columns // self.merge_size**2
+
     def num_visual_tokens(self, patch_size: int) -> int:
-        frames, rows, columns = self.grid(patch_size)
-        return frames * rows * columns // self.merge_size**2
+        return self.num_runs * self.tokens_per_run(patch_size)
 
 
 @dataclass(frozen=True)
@@ -114,6 +158,13 @@ class Sample:
             raise ValueError(f"{self.sample_id}: a placeholder carries a label")
 
     @property
+    def modality(self) -> SampleModality:
+        """What the sample shows: a video counts before images."""
+        if any(item.modality == "video" for item in self.visuals):
+            return "video"
+        return ("text", "image", "multi_image")[min(len(self.visuals), 2)]
+
+    @property
     def num_labels(self) -> int:
         """Labelled tokens that a causal model can predict: all but one on the very first position."""
         return int((self.labels[1:] != IGNORE_INDEX).sum())
@@ -127,6 +178,7 @@ class VisualBatch:
     sizes: Tensor  # (V, 3) int64 on the CPU: frames, height, width in pixels
     merge_sizes: Tensor  # (V,) int64 on the CPU
     patch_size: int
+    clip: ClipShape | None = None  # of all items alike; None: the encoder takes frames one by one
 
     def __post_init__(self) -> None:
         num_bytes = int(self.sizes.prod(dim=1).sum()) * 3
@@ -138,6 +190,9 @@ class VisualBatch:
     @classmethod
     def from_items(cls, items: Sequence[VisualItem], patch_size: int) -> VisualBatch:
         """Packs items one after the other; no item at all gives an empty batch, which every op accepts."""
+        clips = {item.clip for item in items}
+        if len(clips) > 1:
+            raise ValueError(f"items of one batch are clips of one shape, not {clips}")
         flat = [item.frames.pixels.reshape(-1) for item in items]
         shapes = [(len(item.frames), *item.frames.pixels.shape[2:]) for item in items]
         return cls(
@@ -145,6 +200,7 @@ class VisualBatch:
             sizes=torch.tensor(shapes, dtype=torch.int64).reshape(-1, 3),
             merge_sizes=torch.tensor([item.merge_size for item in items], dtype=torch.int64),
             patch_size=patch_size,
+            clip=clips.pop() if clips else None,
         )
 
     @cached_property
@@ -158,14 +214,22 @@ class VisualBatch:
         return [rows * cols for frames, rows, cols in self.grid_thw.tolist() for _ in range(frames)]
 
     @cached_property
-    def frame_tokens(self) -> list[int]:
-        """Visual tokens of every frame before reduction, over all items in order."""
+    def num_clips(self) -> list[int]:
+        """Clips of every item; a single frame stands for a whole clip of itself."""
+        assert self.clip is not None  # asked for by encoders of clips alone
+        return [max(1, frames // self.clip.num_frames) for frames in self.sizes[:, 0].tolist()]
+
+    @cached_property
+    def run_tokens(self) -> list[int]:
+        """Visual tokens of every run before reduction, over all items in order."""
+        if self.clip is not None:
+            return [self.clip.num_tokens] * sum(self.num_clips)
         grids = zip(self.grid_thw.tolist(), self.merge_sizes.tolist(), strict=True)
         return [rows * cols // m**2 for (frames, rows, cols), m in grids for _ in range(frames)]
 
     @property
     def num_visual_tokens(self) -> int:
-        return sum(self.frame_tokens)
+        return sum(self.run_tokens)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> VisualBatch:
         return replace(self, pixels=self.pixels.to(device, non_blocking=non_blocking))
@@ -183,10 +247,11 @@ class PackedBatch:
     visual_positions: Tensor  # (M,) int64: where in the text each visual token goes, in order
     lengths: tuple[int, ...]  # S text lengths, placeholders included, on the host
     num_labels: int  # labels that are not IGNORE_INDEX, counted on the host
-    frame_samples: tuple[int, ...]  # for every frame over all items, the sample that it belongs to
+    run_samples: tuple[int, ...]  # for every run over all items, the sample that it belongs to
     visual: VisualBatch
     sample_ids: tuple[str, ...]
     sources: tuple[str, ...]
+    modalities: tuple[SampleModality, ...]  # what each sample shows
 
     def __post_init__(self) -> None:
         if self.visual_positions.numel() != self.visual.num_visual_tokens:
@@ -195,8 +260,10 @@ class PackedBatch:
             )
         if sum(self.lengths) != self.input_ids.numel():
             raise ValueError(f"lengths sum to {sum(self.lengths)}, not to the {self.input_ids.numel()} tokens")
-        if len(self.frame_samples) != len(self.visual.frame_lengths):
-            raise ValueError(f"{len(self.frame_samples)} frame owners for {len(self.visual.frame_lengths)} frames")
+        if len(self.run_samples) != len(self.visual.run_tokens):
+            raise ValueError(f"{len(self.run_samples)} owners for {len(self.visual.run_tokens)} frames or clips")
+        if len(self.modalities) != len(self.lengths):
+            raise ValueError(f"{len(self.modalities)} modalities for {len(self.lengths)} samples")
 
     def __len__(self) -> int:
         return len(self.lengths)

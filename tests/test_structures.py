@@ -55,7 +55,7 @@ def test_a_batch_is_its_items_one_after_the_other(num_items: int) -> None:
     assert batch.pixels.tolist() == expected
     assert batch.grid_thw.tolist() == [[2, 2, 4], [1, 1, 3]][:num_items]
     assert batch.frame_lengths == [8, 8, 3][: num_items + 1 if num_items else 0]
-    assert batch.frame_tokens == [2, 2, 3][: num_items + 1 if num_items else 0]
+    assert batch.run_tokens == [2, 2, 3][: num_items + 1 if num_items else 0]
 
 
 def test_a_packed_batch_compares_its_counts() -> None:
@@ -65,8 +65,8 @@ def test_a_packed_batch_compares_its_counts() -> None:
         replace(batch, visual_positions=batch.visual_positions[:1])
     with pytest.raises(ValueError, match="lengths sum to 3"):
         replace(batch, lengths=(1, 2))
-    with pytest.raises(ValueError, match="1 frame owners for 2 frames"):
-        replace(batch, frame_samples=(0,))
+    with pytest.raises(ValueError, match="1 owners for 2 frames or clips"):
+        replace(batch, run_samples=(0,))
 
 
 def test_cumulative_lengths_lead_with_zero() -> None:

@@ -33,8 +33,9 @@ def collate(samples: Sequence[Sample], patch_size: int) -> PackedBatch:
         visual_positions=torch.cat([sample.is_placeholder for sample in samples]).nonzero().flatten(),  # (M,)
         lengths=lengths,
         num_labels=int((labels != IGNORE_INDEX).sum()),
-        frame_samples=tuple(owner for owner, item in owners_and_items for _ in range(len(item.frames))),
+        run_samples=tuple(owner for owner, item in owners_and_items for _ in range(item.num_runs)),
         visual=VisualBatch.from_items([item for _, item in owners_and_items], patch_size),
         sample_ids=tuple(sample.sample_id for sample in samples),
         sources=tuple(sample.source for sample in samples),
+        modalities=tuple(sample.modality for sample in samples),
     )

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.clip_text import PAPER_TEXT, ClipTextConfig
 from lightning_apollo.data.rows import Conversation, Role
 from lightning_apollo.data.template import ANSWER_HEADER, Piece, Turn, lay_out
 from lightning_apollo.structures import IGNORE_INDEX, Sample, VisualItem
@@ -48,14 +49,16 @@ def render(
     patch_size: int,
     system_prompt: str = "",
     max_length: int | None = None,
+    clip_text: ClipTextConfig = PAPER_TEXT,
 ) -> Sample:
     """The conversation as token ids with a label on every answer.
 
     `visuals_per_part` has one entry for each of `conversation.media`, in order; None leaves that part out of the text.
     `system_prompt` opens a conversation without a system turn; empty adds none. Above `max_length` tokens old turns go,
-    see `truncate_before_last_answer`.
+    see `truncate_before_last_answer`. `clip_text` says what stands between the clips of a video, where it has clips.
     """
-    turns = [_encode(turn, tokenizer) for turn in lay_out(conversation, visuals_per_part, patch_size, system_prompt)]
+    laid_out = lay_out(conversation, visuals_per_part, patch_size, system_prompt, clip_text)
+    turns = [_encode(turn, tokenizer) for turn in laid_out]
     if max_length is not None:
         turns = truncate_before_last_answer(turns, max_length, conversation.sample_id)
     sample = _sample(conversation, visuals_per_part, turns, patch_size)
@@ -70,9 +73,10 @@ def render_prompt(
     tokenizer: ChatTokenizer,
     patch_size: int,
     system_prompt: str = "",
+    clip_text: ClipTextConfig = PAPER_TEXT,
 ) -> Sample:
     """The ids that ask for the last answer: all turns before it, then the assistant's header, and no label at all."""
-    turns = _prompt_turns(conversation, visuals_per_part, patch_size, system_prompt)
+    turns = _prompt_turns(conversation, visuals_per_part, patch_size, system_prompt, clip_text)
     sample = _sample(conversation, visuals_per_part, [_encode(turn, tokenizer) for turn in turns], patch_size)
     return replace(sample, labels=torch.full_like(sample.labels, IGNORE_INDEX))
 
@@ -82,9 +86,10 @@ def prompt_text(
     visuals_per_part: Sequence[VisualItem | None],
     patch_size: int,
     system_prompt: str = "",
+    clip_text: ClipTextConfig = PAPER_TEXT,
 ) -> str:
     """The prompt of `render_prompt` for people to read: a run of 50 placeholders is written <image>*50."""
-    turns = _prompt_turns(conversation, visuals_per_part, patch_size, system_prompt)
+    turns = _prompt_turns(conversation, visuals_per_part, patch_size, system_prompt, clip_text)
     pieces = (piece for turn in turns for piece in turn.pieces)
     return "".join(f"{piece.text}*{piece.repeat}" if piece.is_placeholder else piece.text for piece in pieces)
 
@@ -115,13 +120,17 @@ def truncate_before_last_answer(turns: Sequence[EncodedTurn], max_length: int, s
 
 
 def _prompt_turns(
-    conversation: Conversation, visuals_per_part: Sequence[VisualItem | None], patch_size: int, system_prompt: str
+    conversation: Conversation,
+    visuals_per_part: Sequence[VisualItem | None],
+    patch_size: int,
+    system_prompt: str,
+    clip_text: ClipTextConfig,
 ) -> list[Turn]:
     messages = conversation.messages
     while messages and messages[-1].role == "assistant":
         messages = messages[:-1]
     asked = replace(conversation, messages=messages)
-    return [*lay_out(asked, visuals_per_part, patch_size, system_prompt), ANSWER_HEADER]
+    return [*lay_out(asked, visuals_per_part, patch_size, system_prompt, clip_text), ANSWER_HEADER]
 
 
 def _encode(turn: Turn, tokenizer: ChatTokenizer) -> EncodedTurn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_apollo.data import media, shapes
+from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.conversation import ChatTokenizer
 from lightning_apollo.data.dataset import (
     ConversationDataset,
@@ -22,13 +23,14 @@ from lightning_apollo.data.dataset import (
     SourceConfig,
     open_sources,
 )
+from lightning_apollo.data.mixture import share_out
 from lightning_apollo.data.order import epoch_order, epoch_size, micro_batches, num_micro_batches, rank_positions
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.shapes import ShapesConfig
-from lightning_apollo.structures import PackedBatch
+from lightning_apollo.structures import ClipShape, PackedBatch
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class DataConfig:
     outside_root: list[str] = field(default_factory=list)  # absolute folders that media may also lie in
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # which moments of a video are shown
     budget: BudgetConfig = field(default_factory=BudgetConfig)  # tokens a sample may cost
+    clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)  # between clips, for encoders that take clips
     system_prompt: str = ""  # put before conversations that bring none; empty for none
     on_error: str = "skip_and_refill"  # bad media: that, counted and listed; or "raise"
     max_error_share: float = 0.01  # share of bad samples, of any source, above which a run stops
@@ -68,11 +71,14 @@ class DataConfig:
 class Batching:
     """What a stage asks of the data."""
 
-    mixture: Mapping[str, float]  # source -> passes in an epoch
+    mixture: Mapping[str, float]  # source -> passes in an epoch, or its weight among the sources of its modality
     image_merge_size: int
     video_merge_size: int
     micro_batch_size: int  # samples of one batch
     global_batch_size: int  # samples of an optimizer step, over all ranks
+    shares: Mapping[str, float] = field(default_factory=dict)  # modality -> share of the samples; empty: as they come
+    clip: ClipShape | None = None  # what the model makes of clips; None: it takes frames one by one
+    max_clips: int | None = None  # clips of one video, in the place of sampling.max_clips; None: that one
 
 
 class VideoDataModule(LightningDataModule):
@@ -93,18 +99,23 @@ class VideoDataModule(LightningDataModule):
         self.run_folder = run_folder
         self.seed = seed
         self.sources: list[Source] = []
+        sampling = config.sampling
+        if batching.max_clips is not None:
+            sampling = replace(sampling, max_clips=batching.max_clips)
         self.preparer = Preparer(
             tokenizer=tokenizer,
             patch_size=patch_size,
             image_merge_size=batching.image_merge_size,
             video_merge_size=batching.video_merge_size,
-            sampling=config.sampling,
+            sampling=sampling,
             budget=config.budget,
             system_prompt=config.system_prompt,
             stream_max_frames=config.stream_max_frames,
             visuals=config.visuals,
             seed=seed,
             decode=partial(media.decode, num_threads=config.decoder_threads),
+            clip=batching.clip,
+            clip_text=config.clip_text,
         )
 
     def prepare_data(self) -> None:
@@ -120,9 +131,13 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> MicroBatchLoader:
         if self.trainer is None:
             raise RuntimeError("a VideoDataModule gives its loader to a Trainer, which knows the ranks")
+        source_sizes = {source.name: len(source) for source in self.sources}
+        modalities = {name: source.modality for name, source in self.config.sources.items()}
+        mixture = {name: passes for name, passes in self.batching.mixture.items() if passes}
+        mixture = share_out(mixture, source_sizes, modalities, self.batching.shares)
         positions = EpochPositions(
-            source_sizes={source.name: len(source) for source in self.sources},
-            batching=self.batching,
+            source_sizes=source_sizes,
+            batching=replace(self.batching, mixture=mixture),
             seed=self.seed,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,

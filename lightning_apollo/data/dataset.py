@@ -15,7 +15,7 @@ from lightning_apollo.data.manifest import Manifest, ManifestError, read_manifes
 from lightning_apollo.data.order import refill_rows
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.rows import Conversation
-from lightning_apollo.structures import MediaError, PackedBatch, Sample
+from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, PackedBatch, Sample
 
 MAX_REFILLS = 16  # bad samples in a row, all of one source, that one place of a batch may cost
 
@@ -26,8 +26,11 @@ class SourceConfig:
 
     manifests: list[str]  # JSON or JSONL files, relative to the working directory or else to `root`
     root: str = "."  # the folder that media paths start from and may not leave
+    modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
 
     def __post_init__(self) -> None:
+        if self.modality is not None and self.modality not in SAMPLE_MODALITIES:
+            raise ValueError(f"modality is one of {', '.join(SAMPLE_MODALITIES)}, not {self.modality!r}")
         if not self.manifests:
             raise ValueError(f"a source needs at least one manifest (root {self.root})")
 

@@ -1,12 +1,14 @@
 """From a conversation to a Sample: which moments and sizes its media get, decoding, and the text around them.
 
 The plan is made of numbers alone; pixels are read once it fits. Where media and text pass `max_length`, the media are
-planned anew with what the text leaves (fewer frames where even the smallest size is too much, then lower resolution).
-Where the text alone is too long, the media keep their budget and old turns go. Visual tokens are never cut.
+planned anew with what the text leaves (fewer frames where even the smallest size is too much, then lower resolution;
+fewer clips where the encoder takes clips). Where the text alone is too long, the media keep their budget and old turns
+go. Visual tokens are never cut.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,32 +18,16 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data import media
+from lightning_apollo.data.clip_text import ClipTextConfig
+from lightning_apollo.data.clips import clip_spans
 from lightning_apollo.data.conversation import ChatTokenizer, render, render_prompt
-from lightning_apollo.data.resize import BudgetConfig, max_frames_in_budget, target_sizes
+from lightning_apollo.data.media_plan import MediaPlan, fit_clips, fit_frames
+from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps, single_frame
-from lightning_apollo.structures import Frames, MediaInfo, Modality, Sample, VisualItem
+from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
 
 Decode = Callable[[MediaInfo, Tensor, tuple[int, int]], Frames]  # media, timestamps (F,), (height, width)
-
-
-@dataclass(frozen=True)
-class MediaPlan:
-    """What will be decoded of one image or video."""
-
-    info: MediaInfo
-    modality: Modality  # how it is shown; a video's single frame is shown as an image
-    timestamps: Tensor  # (F,) float64 seconds
-    merge_size: int
-    is_stream: bool = False  # loses its end where frames must go; other videos are thinned out evenly
-    size: tuple[int, int] = (0, 0)  # height and width in pixels, once the budget is shared out
-
-    def thinned(self, num_frames: int) -> MediaPlan:
-        """The plan with `num_frames` of its moments, the first one included."""
-        if self.is_stream:
-            return replace(self, timestamps=self.timestamps[:num_frames])
-        kept = torch.linspace(0, len(self.timestamps) - 1, num_frames).long()
-        return replace(self, timestamps=self.timestamps[kept])
 
 
 @dataclass(frozen=True)
@@ -59,17 +45,22 @@ class Preparer:
     visuals: str = "full"  # full | single_frame | blind, as in DataConfig
     seed: int = 0  # of the single frame
     decode: Decode = field(default_factory=lambda: partial(media.decode, num_threads=1))
+    clip: ClipShape | None = None  # what the encoder makes of clips; None: it takes frames one by one
+    clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)
+
+    def __post_init__(self) -> None:
+        self.sampling.check_clip(self.clip)
 
     def sample(self, conversation: Conversation, root: Path, epoch: int = 0) -> Sample:
         """The conversation as a training sample; MediaError for unreadable media, ValueError where it cannot fit."""
         conversation, plans = self._fit(*self.plan(conversation, root, epoch))
-        return self._render(conversation, [plan and self._decode(plan) for plan in plans])
+        return self._render(conversation, [plan and self._decode(plan) for plan in plans], self.budget.max_length)
 
     def prompt(self, conversation: Conversation, root: Path) -> Sample:
         """The conversation up to its last answer, as a sample without labels that asks for it."""
         conversation, plans = self.plan(conversation, root)
         visuals = [plan and self._decode(plan) for plan in plans]
-        return render_prompt(conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt)
+        return render_prompt(conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, self.clip_text)
 
     def plan(
         self, conversation: Conversation, root: Path, epoch: int = 0
@@ -78,31 +69,44 @@ class Preparer:
 
         Moments and sizes are inside the token budget; `epoch` moves the frame of the single-frame baseline.
         """
+        streamed = {part for turn in conversation.messages if turn.role == "stream" for part in turn.parts}
+        if streamed and self.clip is not None:
+            raise ValueError(
+                f"{conversation.sample_id}: a stream is shown frame by frame, but the model takes clips: "
+                "leave its source out of the mixture"
+            )
         if self.visuals == "blind":
             return conversation, [None for _ in conversation.media]
-        streamed = {part for turn in conversation.messages if turn.role == "stream" for part in turn.parts}
         plans = [
             self._plan_part(part, root, part in streamed, f"{conversation.sample_id}/{epoch}/{number}")
             for number, part in enumerate(conversation.media)
         ]
-        plans = _fit_budget(plans, self.patch_size, self.budget)
+        plans = self._budgeted(plans, self.budget.token_budget)
         return _until_stream_ends(conversation, plans, self.sampling.fps), [*plans]
 
     def _plan_part(self, part: MediaPart, root: Path, is_stream: bool, name: str) -> MediaPlan:
         info = media.probe(root / part.path, part.modality)
+        merge_size = self.image_merge_size if info.modality == "image" else self.video_merge_size
+        merge_size = merge_size if self.clip is None else 1
         if info.modality == "image":
-            timestamps = torch.zeros(1, dtype=torch.float64)
-            return MediaPlan(info, "image", timestamps, self.image_merge_size)
-        sampling = self.sampling
+            return MediaPlan(info, "image", torch.zeros(1, dtype=torch.float64), merge_size, clip=self.clip)
+        sampling, segment = self.sampling, (part.begin_seconds, part.end_seconds)
         if is_stream:  # every moment of the rate, to its limit
             sampling = replace(sampling, kind="fps", max_frames=max(1, int(info.duration_seconds * sampling.fps) + 1))
-        timestamps = sample_timestamps(info, sampling, part.begin_seconds, part.end_seconds)
+        timestamps = sample_timestamps(info, sampling, *segment, self.clip and self.clip.num_tokens)
         if self.visuals == "single_frame":
             timestamps = single_frame(timestamps, self.seed, name)
-            return MediaPlan(info, "image", timestamps, self.video_merge_size)
+            return MediaPlan(info, "image", timestamps, merge_size, clip=self.clip)
         if is_stream:
             timestamps = timestamps[: self.stream_max_frames]
-        return MediaPlan(info, "video", timestamps, self.video_merge_size, is_stream)
+        return MediaPlan(
+            info, "video", timestamps, merge_size, is_stream, clip=self.clip, sampling=sampling, segment=segment
+        )
+
+    def _budgeted(self, plans: Sequence[MediaPlan], token_budget: int) -> list[MediaPlan]:
+        if self.clip is not None:
+            return fit_clips(plans, self.clip, token_budget)
+        return fit_frames(plans, self.patch_size, replace(self.budget, token_budget=token_budget))
 
     def _fit(
         self, conversation: Conversation, plans: list[MediaPlan | None]
@@ -112,63 +116,81 @@ class Preparer:
         if not shown or self._longest(conversation, shown) <= self.budget.max_length:
             return conversation, plans
         length = self._planned_length(conversation, plans)
-        num_visual_tokens = sum(_num_tokens(plan, self.patch_size) for plan in shown)
-        room = self.budget.max_length - (length - num_visual_tokens)
-        if length <= self.budget.max_length or room < self.budget.min_tokens * len(shown):
+        if length <= self.budget.max_length:
             return conversation, plans
-        smaller = iter(_fit_budget(shown, self.patch_size, replace(self.budget, token_budget=room)))
-        plans = [next(smaller) if plan is not None else None for plan in plans]
+        room = self._room_for_frames(shown, length) if self.clip is None else self._room_for_clips(conversation, plans)
+        if not room:
+            return conversation, plans
+        plans = self._shrunk(plans, room)
         return _until_stream_ends(conversation, [plan for plan in plans if plan], self.sampling.fps), plans
+
+    def _shrunk(self, plans: Sequence[MediaPlan | None], token_budget: int) -> list[MediaPlan | None]:
+        smaller = iter(self._budgeted([plan for plan in plans if plan is not None], token_budget))
+        return [next(smaller) if plan is not None else None for plan in plans]
+
+    def _room_for_frames(self, shown: Sequence[MediaPlan], length: int) -> int:
+        """Visual tokens that the text of a sample of `length` tokens leaves; 0 where that is too little for a frame
+        of each."""
+        num_visual_tokens = sum(plan.num_tokens(self.patch_size) for plan in shown)
+        room = self.budget.max_length - (length - num_visual_tokens)
+        return room if room >= self.budget.min_tokens * len(shown) else 0
+
+    def _room_for_clips(self, conversation: Conversation, plans: Sequence[MediaPlan | None]) -> int:
+        """The same for clips, which bring text of their own: tokens of the most clips that fit together with it."""
+        assert self.clip is not None  # asked for by encoders of clips alone
+        shown = [plan for plan in plans if plan is not None]
+        budgets = [n * self.clip.num_tokens for n in range(len(shown), sum(plan.num_runs for plan in shown))]
+        num_fitting = bisect_right(
+            budgets,
+            self.budget.max_length,
+            key=lambda token_budget: self._planned_length(conversation, self._shrunk(plans, token_budget)),
+        )
+        return budgets[num_fitting - 1] if num_fitting else 0
 
     def _longest(self, conversation: Conversation, plans: Sequence[MediaPlan]) -> int:
         """A length in tokens that the sample cannot pass; within it, no closer look is needed.
 
-        No token is shorter than a byte, no header of a turn longer than 32 of them, no time stamp longer than 48.
+        No token is shorter than a byte, no header of a turn longer than 32 of them, no time stamp longer than 48, no
+        sentence about a video's clips longer than 192.
         """
         text = [part.text for turn in conversation.messages for part in turn.parts if isinstance(part, TextPart)]
         num_bytes = sum(len(piece.encode()) for piece in (self.system_prompt, *text))
-        num_visual_tokens = sum(_num_tokens(plan, self.patch_size) + 48 * len(plan.timestamps) for plan in plans)
+        num_visual_tokens = sum(plan.num_tokens(self.patch_size) + 192 + 48 * plan.num_runs for plan in plans)
         return num_bytes + 32 * (1 + len(conversation.messages)) + num_visual_tokens
 
     def _planned_length(self, conversation: Conversation, plans: Sequence[MediaPlan | None]) -> int:
         """Tokens of the sample, counted with one grey pixel spread over every frame in the place of pixels."""
         grey = torch.zeros((), dtype=torch.uint8)
         stand_ins = [
-            plan and self._item(plan, Frames(grey.expand(len(plan.timestamps), 3, *plan.size), plan.timestamps))
+            plan and _item(plan, Frames(grey.expand(len(plan.timestamps), 3, *plan.size), plan.timestamps))
             for plan in plans
         ]
-        sample = render(conversation, stand_ins, self.tokenizer, self.patch_size, self.system_prompt)
-        return sample.input_ids.numel()
+        return self._render(conversation, stand_ins, None).input_ids.numel()
 
     def _decode(self, plan: MediaPlan) -> VisualItem:
-        return self._item(plan, self.decode(plan.info, plan.timestamps, plan.size))
+        """The item with its pixels. Clips that overlap share frames: each moment is decoded once, in rising order."""
+        moments, places = plan.timestamps.unique(return_inverse=True)
+        frames = self.decode(plan.info, moments, plan.size)
+        if not torch.equal(moments, plan.timestamps):
+            frames = Frames(frames.pixels[places], frames.pts_seconds[places])
+        return _item(plan, frames)
 
-    def _item(self, plan: MediaPlan, frames: Frames) -> VisualItem:
-        return VisualItem(frames, plan.modality, plan.merge_size, plan.info.path)
-
-    def _render(self, conversation: Conversation, visuals: Sequence[VisualItem | None]) -> Sample:
+    def _render(
+        self, conversation: Conversation, visuals: Sequence[VisualItem | None], max_length: int | None
+    ) -> Sample:
         return render(
-            conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, self.budget.max_length
+            conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, max_length, self.clip_text
         )
 
 
-def _fit_budget(plans: Sequence[MediaPlan], patch_size: int, budget: BudgetConfig) -> list[MediaPlan]:
-    """The plans with sizes, and with fewer moments where the smallest size of all of them would pass the budget."""
-    limit = max_frames_in_budget(budget)
-    counts = [len(plan.timestamps) for plan in plans]
-    if len(plans) > limit:
-        raise ValueError(f"{len(plans)} images and videos do not fit a token_budget of {budget.token_budget}")
-    if sum(counts) > limit:  # each keeps one frame, and its share of the rest
-        spare, wanted = limit - len(plans), sum(counts) - len(plans)
-        plans = [plan.thinned(1 + (count - 1) * spare // wanted) for plan, count in zip(plans, counts, strict=True)]
-    shapes = [(len(plan.timestamps), plan.info.height, plan.info.width) for plan in plans]
-    sizes = target_sizes(shapes, [plan.merge_size for plan in plans], patch_size, budget)
-    return [replace(plan, size=size) for plan, size in zip(plans, sizes, strict=True)]
-
-
-def _num_tokens(plan: MediaPlan, patch_size: int) -> int:
-    height, width = plan.size
-    return len(plan.timestamps) * height * width // (patch_size * plan.merge_size) ** 2
+def _item(plan: MediaPlan, frames: Frames) -> VisualItem:
+    item = VisualItem(frames, plan.modality, plan.merge_size, plan.info.path)
+    if plan.clip is None:
+        return item
+    spans = None
+    if plan.modality == "video":
+        spans = clip_spans(frames.pts_seconds, plan.timestamps, plan.clip.num_frames, plan.end_seconds)
+    return replace(item, clip=plan.clip, spans_seconds=spans, duration_seconds=plan.info.duration_seconds)
 
 
 def _until_stream_ends(conversation: Conversation, plans: Sequence[MediaPlan], fps: float) -> Conversation:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_apollo.structures import MediaError, MediaInfo
+from lightning_apollo.data.clips import paper_starts, released_starts, whole_clips
+from lightning_apollo.structures import ClipShape, MediaError, MediaInfo
 
 # Seconds kept from the end of the video, where no frame is played any more. Longer than the rounding of any time base
 # in use (half a tick of MPEG's 90 kHz is 5.6e-6), far shorter than a frame.
@@ -18,19 +19,37 @@ END_MARGIN_SECONDS = 1e-4
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults: VideoLLaMA 3, one frame a second and at most 180 of them."""
+    """Defaults: VideoLLaMA 3, one frame a second and at most 180 of them; for clips, Apollo's Table 7 and C.1."""
 
-    kind: str = "fps"  # "fps": one frame every 1/fps seconds · "uniform": max_frames over the whole video
-    fps: float = 1.0  # frames a second of playing time, for kind "fps"
-    max_frames: int = 180  # frames of one video, at most
+    kind: str = "fps"  # "fps": one frame every 1/fps seconds · "uniform": max_frames over the whole video · "clips"
+    fps: float = 1.0  # frames a second of playing time, for kind "fps", and of a clip, for kind "clips"
+    max_frames: int = 180  # frames of one video, at most, for kinds "fps" and "uniform"
+    clip_frames: int = 4  # frames of one clip, for models that take clips
+    max_clips: int = 200  # clips of one video, at most, for kind "clips"; a stage's max_clips comes before it
+    placement: str = "paper"  # of clips. "paper": from end to end · "released": what a share of the context holds
+    context_tokens: int = 16384  # of the language model, for placement "released"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("fps", "uniform"):
-            raise ValueError(f'sampling kind is "{self.kind}": choose "fps" or "uniform"')
+        if self.kind not in ("fps", "uniform", "clips"):
+            raise ValueError(f'sampling kind is "{self.kind}": choose "fps" or "uniform", or "clips"')
+        if self.placement not in ("paper", "released"):
+            raise ValueError(f'sampling placement is "{self.placement}": choose "paper" or "released"')
         if not (self.fps > 0 and math.isfinite(self.fps)):
             raise ValueError(f"sampling fps is {self.fps}: give frames per second above 0")
         if self.max_frames < 1:
             raise ValueError(f"sampling max_frames is {self.max_frames}: at least one frame is needed")
+        if min(self.clip_frames, self.max_clips, self.context_tokens) < 1:
+            raise ValueError("sampling clip_frames, max_clips and context_tokens are at least 1")
+
+    def check_clip(self, clip: ClipShape | None) -> None:
+        """Raises ValueError where a model of these clips, or of frames (None), cannot be shown what this samples."""
+        if clip is None and self.kind == "clips":
+            raise ValueError('data.sampling.kind is "clips", but the model takes frames: choose "fps" or "uniform"')
+        if clip is not None and clip.num_frames != self.clip_frames:
+            raise ValueError(
+                f"data.sampling.clip_frames is {self.clip_frames}, but the model takes clips of {clip.num_frames} "
+                "frames: make them equal"
+            )
 
 
 def sample_timestamps(
@@ -38,6 +57,7 @@ def sample_timestamps(
     config: SamplingConfig,
     begin_seconds: float | None = None,
     end_seconds: float | None = None,
+    tokens_per_clip: int | None = None,
 ) -> Tensor:
     """The moments to look at: (F,) float64 seconds on the container's clock, rising, all while a frame is playing.
 
@@ -45,13 +65,24 @@ def sample_timestamps(
     passes max_frames, evenly spaced members of that grid, the first and the last one included (VideoLLaMA 3,
     `load_video`). "uniform" takes the middles of max_frames equal parts, fewer where the segment has fewer frames.
     An image has one moment.
+
+    `tokens_per_clip` is for models that take clips: F is a whole number of clips then, the last moment being repeated
+    to fill the last one. "clips" takes frames 1 / fps apart, clip after clip; the last clip may begin before the one
+    ahead of it ends, so that the list steps back there. A segment shorter than a clip is one clip. "uniform" takes
+    all of max_frames where those are whole clips, however few frames there are: every video has as many clips.
     """
     begin, duration = _segment(info, begin_seconds, end_seconds)
-    if config.kind == "fps":
+    if config.kind == "clips":
+        offsets = _clip_offsets(info, begin, end_seconds, config, tokens_per_clip).clamp(max=duration)
+    elif config.kind == "fps":
         offsets = _fps_offsets(duration, config.fps, config.max_frames)
     else:
-        num_frames = min(config.max_frames, _frames_in(info, duration))
+        num_frames = config.max_frames
+        if tokens_per_clip is None or num_frames % config.clip_frames:
+            num_frames = min(num_frames, _frames_in(info, duration))
         offsets = (torch.arange(num_frames, dtype=torch.float64) + 0.5) * (duration / num_frames)
+    if tokens_per_clip is not None:
+        offsets = whole_clips(offsets, config.clip_frames)
     return begin + offsets
 
 
@@ -85,6 +116,28 @@ def _fps_offsets(duration: float, fps: float, max_frames: int) -> Tensor:
     else:
         ticks = torch.arange(max_frames) * (num_ticks - 1) // max(1, max_frames - 1)
     return ticks.to(torch.float64) / fps
+
+
+def _clip_offsets(
+    info: MediaInfo, begin: float, end_seconds: float | None, config: SamplingConfig, tokens_per_clip: int | None
+) -> Tensor:
+    """(F,) float64 seconds, clip after clip; for less than one clip, those of its moments that are played.
+
+    Clips lie between `begin` and the very end, without a margin: it would move the last clip ahead of a frame's begin.
+    """
+    if tokens_per_clip is None:
+        raise ValueError('sampling kind is "clips": how many tokens a clip becomes must be given')
+    video_end = info.begin_seconds + info.duration_seconds
+    duration = (video_end if end_seconds is None else min(end_seconds, video_end)) - begin
+    length = config.clip_frames / config.fps
+    if duration < length - END_MARGIN_SECONDS:
+        return _fps_offsets(duration, config.fps, config.clip_frames)
+    if config.placement == "paper":
+        starts = paper_starts(duration, length, config.max_clips)
+    else:
+        starts = released_starts(duration, length, config.max_clips, config.context_tokens, tokens_per_clip)
+    inside = torch.arange(config.clip_frames, dtype=torch.float64) / config.fps
+    return (starts[:, None] + inside).flatten()  # (K, N) -> (F,)
 
 
 def _frames_in(info: MediaInfo, duration: float) -> int:

@@ -1,4 +1,4 @@
-"""The prompt text of VideoLLaMA 3 (its released template), as pieces that know what is special and what is learnt.
+"""The prompt text as pieces that know what is special and what is learnt: VideoLLaMA 3's released template.
 
 system   <|im_start|>system\\nS<|im_end|>\\n
 images   <|im_start|>user\\n<image>\\n<image>\\nQ<|im_end|>\\n
@@ -7,7 +7,8 @@ answer   <|im_start|>assistant\\nA<|im_end|>\\n        labelled: A and <|im_end|
 stream   <|stream_start|>stream\\nTime 1.0s: <image>\\nTime 2.0s: <image>\\n<|stream_end|>\\n
                                                      labelled: what `_stream_turn` says
 
-<image> stands here for a whole run of placeholders, one for each visual token of the image or frame.
+<image> stands here for a whole run of placeholders, one for each visual token of the image or frame. For encoders of
+clips a run is that of a clip, and what stands between the runs of a video is in clip_text.py.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from lightning_apollo.data.clip_text import ClipTextConfig, run_texts
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, Role
 from lightning_apollo.structures import VisualItem
 
 PLACEHOLDER = "<image>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 STREAM_START, STREAM_END = "<|stream_start|>", "<|stream_end|>"
+VID_START, VID_END = "<|vid_start|>", "<|vid_end|>"
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,16 @@ ANSWER_HEADER = Turn("assistant", (Piece(IM_START, is_special=True), Piece("assi
 
 
 def lay_out(
-    conversation: Conversation, visuals_per_part: Sequence[VisualItem | None], patch_size: int, system_prompt: str
+    conversation: Conversation,
+    visuals_per_part: Sequence[VisualItem | None],
+    patch_size: int,
+    system_prompt: str,
+    clip_text: ClipTextConfig,
 ) -> Iterator[Turn]:
     """The turns in the order of the text; frames of a stream come before the first turn that is not earlier than they.
 
-    `visuals_per_part` has one entry for each of `conversation.media`; None leaves that part out.
+    `visuals_per_part` has one entry for each of `conversation.media`; None leaves that part out. `clip_text` is for
+    items in clips alone.
     """
     media = conversation.media
     if len(visuals_per_part) != len(media):
@@ -74,7 +82,7 @@ def lay_out(
             if num_due > num_shown:
                 yield _stream_turn(stream, range(num_shown, num_due), patch_size, is_followed=True)
                 num_shown = num_due
-        yield _chat_turn(message.role, _content(message, visuals, patch_size))
+        yield _chat_turn(message.role, _content(message, visuals, patch_size, clip_text))
     if stream is not None and num_shown < len(stream.frames):
         yield _stream_turn(stream, range(num_shown, len(stream.frames)), patch_size, is_followed=False)
 
@@ -86,17 +94,35 @@ def _chat_turn(role: Role, content: Iterable[Piece]) -> Turn:
     return Turn(role, (*opening, *content, *closing))
 
 
-def _content(message: Message, visuals: Iterator[VisualItem | None], patch_size: int) -> Iterator[Piece]:
+def _content(
+    message: Message, visuals: Iterator[VisualItem | None], patch_size: int, clip_text: ClipTextConfig
+) -> Iterator[Piece]:
     for part in message.parts:
         if not isinstance(part, MediaPart):
             yield Piece(part.text, is_labelled=message.role == "assistant")
         elif (item := next(visuals)) is not None:
-            run = _frame_run(item, patch_size)
-            for position, seconds in enumerate(item.frames.pts_seconds.tolist()):
-                if item.modality == "video":
-                    yield Piece(f"{',' if position else ''}Time {seconds:.1f}s:")
-                yield run
-            yield Piece("\n")
+            yield from _frames(item, patch_size) if item.clip is None else _clips(item, patch_size, clip_text)
+
+
+def _frames(item: VisualItem, patch_size: int) -> Iterator[Piece]:
+    run = _run(item, patch_size)
+    for position, seconds in enumerate(item.frames.pts_seconds.tolist()):
+        if item.modality == "video":
+            yield Piece(f"{',' if position else ''}Time {seconds:.1f}s:")
+        yield run
+    yield Piece("\n")
+
+
+def _clips(item: VisualItem, patch_size: int, config: ClipTextConfig) -> Iterator[Piece]:
+    for text in run_texts(item, config):
+        if text:
+            yield Piece(text)
+        if config.has_bounds:
+            yield Piece(VID_START, is_special=True)
+        yield _run(item, patch_size)
+        if config.has_bounds:
+            yield Piece(VID_END, is_special=True)
+    yield Piece(config.closing)
 
 
 def _stream_turn(item: VisualItem, positions: range, patch_size: int, is_followed: bool) -> Turn:
@@ -112,10 +138,10 @@ def _stream_turn(item: VisualItem, positions: range, patch_size: int, is_followe
         if item.modality == "video":
             pieces.append(Piece("Time", is_labelled=position > positions.start))
             pieces.append(Piece(f" {item.frames.pts_seconds[position].item():.1f}s: "))
-        pieces += [_frame_run(item, patch_size), Piece("\n", is_labelled=True)]
+        pieces += [_run(item, patch_size), Piece("\n", is_labelled=True)]
     pieces += [Piece(STREAM_END, is_special=True, is_labelled=is_followed), Piece("\n")]
     return Turn("stream", tuple(pieces))
 
 
-def _frame_run(item: VisualItem, patch_size: int) -> Piece:
-    return Piece(PLACEHOLDER, is_special=True, repeat=item.num_visual_tokens(patch_size) // len(item.frames))
+def _run(item: VisualItem, patch_size: int) -> Piece:
+    return Piece(PLACEHOLDER, is_special=True, repeat=item.tokens_per_run(patch_size))

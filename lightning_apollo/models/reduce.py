@@ -44,20 +44,20 @@ class ReducerConfig:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What the reducer kept. `frame_tokens` is on the host: every later shape follows from it."""
+    """What the reducer kept. `run_tokens` is on the host: every later shape follows from it."""
 
     keep_mask: Tensor | None  # (M,) bool, or None where all tokens stay
-    frame_tokens: list[int]  # F kept tokens of every frame
+    run_tokens: list[int]  # kept tokens of every run: of a frame, or of a clip
 
     @property
     def num_kept(self) -> int:
-        return sum(self.frame_tokens)
+        return sum(self.run_tokens)
 
 
 def select(visual: VisualBatch, layout: Layout, config: ReducerConfig) -> Reduction:
     """Returns the visual tokens that stay as far as pixels decide it, which is known before the encoder runs."""
     if config.kind != "diff_fp" or layout.num_tokens == 0:
-        return Reduction(keep_mask=None, frame_tokens=visual.frame_tokens)
+        return Reduction(keep_mask=None, run_tokens=visual.run_tokens)
     kept = similarity_keep(
         visual.pixels,
         layout,

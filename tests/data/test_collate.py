@@ -30,7 +30,7 @@ def test_two_samples_pack_into_one_sequence() -> None:
     assert batch.visual_positions.tolist() == [1, 2, 6]
     assert batch.lengths == (5, 3)
     assert batch.num_labels == 3 == first.num_labels + second.num_labels
-    assert batch.frame_samples == (0, 0, 1)
+    assert batch.run_samples == (0, 0, 1)
     assert batch.sample_ids == ("a:1", "b:4")
     assert batch.visual.sizes.tolist() == [[2, 2, 2], [1, 4, 4]]
     assert batch.visual.merge_sizes.tolist() == [1, 2]
@@ -41,14 +41,14 @@ def test_text_alone_packs_with_an_empty_visual_batch() -> None:
     batch = collate([_sample("a:1", [9, 8], [-100, 8])], patch_size=2)
     assert batch.visual.pixels.numel() == 0
     assert batch.visual_positions.tolist() == []
-    assert batch.frame_samples == ()
+    assert batch.run_samples == ()
 
 
 def test_media_of_one_sample_keep_their_order_and_owner() -> None:
     text = _sample("a:1", [9, 8], [-100, 8])
     both = _sample("a:2", [3, 3, 3, 8], [-100, -100, -100, 8], (_item(1, 2, 2, 5), _item(2, 2, 2, 6)))
     batch = collate([text, both, both], patch_size=2)
-    assert batch.frame_samples == (1, 1, 1, 2, 2, 2)
+    assert batch.run_samples == (1, 1, 1, 2, 2, 2)
     assert batch.visual_positions.tolist() == [2, 3, 4, 6, 7, 8]
     assert batch.visual.pixels.unique_consecutive().tolist() == [5, 6, 5, 6]
 

@@ -37,6 +37,7 @@ MODEL = ModelConfig(
 def port_model() -> VideoLlama3ForConditionalGeneration:
     """The port at the sizes of MODEL, with weights large enough that every path matters."""
     vision, llm = MODEL.vision, MODEL.llm
+    assert vision is not None
     config = VideoLlama3Config(
         text_config={
             "model_type": "qwen2",
@@ -109,17 +110,18 @@ def pack(*samples: Sample) -> PackedBatch:
     """The batch that the collator makes, spelled out here so that the model's tests do not lean on it."""
     input_ids = torch.cat([s.input_ids for s in samples])
     labels = torch.cat([s.labels.index_fill(0, torch.tensor([0]), IGNORE_INDEX) for s in samples])
-    owners = [i for i, s in enumerate(samples) for item in s.visuals for _ in range(len(item.frames))]
+    owners = [i for i, s in enumerate(samples) for item in s.visuals for _ in range(item.num_runs)]
     return PackedBatch(
         input_ids=input_ids,
         labels=labels,
         visual_positions=torch.cat([s.is_placeholder for s in samples]).nonzero().squeeze(1),
         lengths=tuple(s.input_ids.numel() for s in samples),
         num_labels=int((labels != IGNORE_INDEX).sum()),
-        frame_samples=tuple(owners),
+        run_samples=tuple(owners),
         visual=VisualBatch.from_items([item for s in samples for item in s.visuals], samples[0].patch_size),
         sample_ids=tuple(s.sample_id for s in samples),
         sources=tuple(s.source for s in samples),
+        modalities=tuple(s.modality for s in samples),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_apollo.models import llm, vision_encoder
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
+from tests.models.clips import CLIP_MODEL, FRAMES, clip_item, clip_pixels
 from tests.models.samples import MODEL, VOCABULARY, image, pack, sample, video
 
 
@@ -38,6 +39,17 @@ def test_the_forward_without_reduction_reads_nothing(model: VideoLMM) -> None:
     assert output.logits.shape == (BATCH.num_labels, VOCABULARY)
 
 
+def test_the_forward_over_clips_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm, "packed_attention", varlen_stand_in)
+    with torch.device("meta"):
+        model = build_model(CLIP_MODEL, ReducerConfig())
+    clips, image = clip_item(clip_pixels(2 * FRAMES, 9, 14, 1)), clip_item(clip_pixels(1, 9, 14, 2))
+    batch = pack(sample(clips, seed=1), sample(seed=2), sample(image, seed=3))
+    output = model(batch.to("meta"))
+    assert output.logits.is_meta
+    assert output.logits.shape == (batch.num_labels, VOCABULARY)
+
+
 def test_the_only_read_of_the_forward_is_the_reducers(model: VideoLMM, monkeypatch: pytest.MonkeyPatch) -> None:
     model.reducer = ReducerConfig(kind="diff_fp")
     reads: list[int] = []
@@ -46,7 +58,7 @@ def test_the_only_read_of_the_forward_is_the_reducers(model: VideoLMM, monkeypat
         if not tensor.is_meta:
             return real_tolist(tensor)
         reads.append(tensor.numel())
-        return BATCH.visual.frame_tokens  # what a device would answer where everything changed
+        return BATCH.visual.run_tokens  # what a device would answer where everything changed
 
     real_tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", tolist)

@@ -34,16 +34,16 @@ def two_scenes() -> VisualItem:
 
 def encode(model: VideoLMM, *items: VisualItem) -> tuple[Tensor, list[int], Tensor | None]:
     tokens, reduction = model.encode(VisualBatch.from_items(items, PATCH))
-    return tokens, reduction.frame_tokens, reduction.keep_mask
+    return tokens, reduction.run_tokens, reduction.keep_mask
 
 
 def test_merge_similar_gives_each_scene_once(model: VideoLMM) -> None:
     """Equal frames have equal features, so the mean of a scene is one of its frames; an image beside it stays as it is."""
     picture = image(28, 28, 3)
-    tokens, frame_tokens, keep_mask = encode(
+    tokens, run_tokens, keep_mask = encode(
         with_reducer(model, kind="merge_similar", min_cosine=0.999), picture, two_scenes()
     )
-    assert frame_tokens == [4, 6, 0, 0, 6, 0]
+    assert run_tokens == [4, 6, 0, 0, 6, 0]
     assert keep_mask is not None
     assert keep_mask.nonzero().flatten().tolist() == [*range(10), *range(22, 28)]
     whole, _, _ = encode(with_reducer(model, kind="none"), picture, two_scenes())
@@ -53,8 +53,8 @@ def test_merge_similar_gives_each_scene_once(model: VideoLMM) -> None:
 def test_merge_similar_gives_the_connector_the_mean_of_a_run(model: VideoLMM) -> None:
     """Every token joins where the cosine may be almost -1: one mean over all frames, taken before the connector."""
     clip = video(3, 28, 56, 4)
-    merged, frame_tokens, _ = encode(with_reducer(model, kind="merge_similar", min_cosine=-0.9999), clip)
-    assert frame_tokens == [2, 0, 0]
+    merged, run_tokens, _ = encode(with_reducer(model, kind="merge_similar", min_cosine=-0.9999), clip)
+    assert run_tokens == [2, 0, 0]
     features: list[Tensor] = []
     hook = model.connector.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     encode(with_reducer(model, kind="none"), clip)
@@ -75,8 +75,8 @@ def test_a_reduced_sample_is_the_same_in_a_batch_and_alone(model: VideoLMM, redu
 
 def test_a_token_budget_keeps_the_first_frame_and_the_most_changed(model: VideoLMM) -> None:
     """Frames 1, 2 and 4 repeat the one before: what is beyond the first frame comes from the cut, but for a token a frame."""
-    _, frame_tokens, _ = encode(with_reducer(model, kind="diff_fp", token_budget=12), two_scenes(), image(28, 28, 3))
-    assert frame_tokens == [6, 1, 1, 3, 1, 4]
+    _, run_tokens, _ = encode(with_reducer(model, kind="diff_fp", token_budget=12), two_scenes(), image(28, 28, 3))
+    assert run_tokens == [6, 1, 1, 3, 1, 4]
 
 
 def test_gradients_pass_through_merged_tokens(model: VideoLMM) -> None:

@@ -28,7 +28,7 @@ from apollo_kernels import Layout, pack_patches
 from lightning_apollo.data.collate import collate
 from lightning_apollo.models import video_lmm
 from lightning_apollo.models.reduce import select
-from lightning_apollo.models.video_lmm import ModelConfig
+from lightning_apollo.models.video_lmm import FrameLMM, ModelConfig
 from lightning_apollo.structures import PackedBatch, Sample
 from lightning_apollo.training.losses import token_loss_sum
 from lightning_apollo.training.optim import OptimizerConfig, build_optimizer
@@ -98,7 +98,9 @@ def _with_ready_patches(trainer: OurTrainer, batch: PackedBatch) -> Callable[[Pa
     visual = batch.visual
     layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
     patches = pack_patches(visual.pixels, layout)
-    selection = select(visual, layout, trainer.model.reducer)
+    model = trainer.model
+    assert isinstance(model, FrameLMM)
+    selection = select(visual, layout, model.reducer)
 
     def step(batch: PackedBatch) -> float:
         with mock.patch.multiple(video_lmm, pack_patches=lambda *_, **__: patches, select=lambda *_: selection):

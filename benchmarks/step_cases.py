@@ -71,6 +71,7 @@ def model_config(vocabulary: int, quick: bool = False) -> ModelConfig:
 def build_port(config: ModelConfig) -> VideoLlama3ForConditionalGeneration:
     """The port at these sizes with seeded random weights, in training mode."""
     vision, llm = config.vision, config.llm
+    assert vision is not None
     text_config = {
         "model_type": "qwen2",
         "hidden_size": llm.hidden_size,

@@ -8,7 +8,14 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
-from transformers import Qwen2Config, VideoLlama3Config, VideoLlama3ForConditionalGeneration
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    VideoLlama3Config,
+    VideoLlama3ForConditionalGeneration,
+)
 
 from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.explain import count_parameters, count_ranks, count_rows, count_steps, explain, stage_memory
@@ -20,9 +27,12 @@ SIGLIP = {  # config.json of siglip-so400m-patch14-384
     "intermediate_size": 4304,
     "patch_size": 14,
 }
-QWEN = {  # config.json of Qwen2.5-1.5B-Instruct and Qwen2.5-7B-Instruct
+QWEN = {  # config.json of Qwen2.5-1.5B-Instruct, Qwen2.5-3B-Instruct and Qwen2.5-7B-Instruct
     "videollama3-2b": (1536, 28, 12, 2, 8960, 151_936, True),
     "videollama3-7b": (3584, 28, 28, 4, 18_944, 152_064, False),
+    "apollo-1.5b": (1536, 28, 12, 2, 8960, 151_936, True),
+    "apollo-3b": (2048, 36, 16, 2, 11_008, 151_936, True),
+    "apollo-7b": (3584, 28, 28, 4, 18_944, 152_064, False),
 }
 NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 
@@ -38,11 +48,17 @@ def size(*modules: nn.Module) -> int:
     return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
-@pytest.mark.parametrize("name", list(QWEN))
-def test_parameters_equal_those_of_the_port(name: str) -> None:
+def qwen(name: str) -> Qwen2Config:
     *sizes, vocab_size, is_tied = QWEN[name]
-    text = Qwen2Config(vocab_size=vocab_size, tie_word_embeddings=is_tied, **dict(zip(NAMES, sizes, strict=True)))
-    config = VideoLlama3Config(text_config=text.to_dict(), vision_config=SIGLIP, tie_word_embeddings=is_tied)
+    return Qwen2Config(vocab_size=vocab_size, tie_word_embeddings=is_tied, **dict(zip(NAMES, sizes, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["videollama3-2b", "videollama3-7b"])
+def test_parameters_equal_those_of_the_port(name: str) -> None:
+    text = qwen(name)
+    config = VideoLlama3Config(
+        text_config=text.to_dict(), vision_config=SIGLIP, tie_word_embeddings=text.tie_word_embeddings
+    )
     with torch.device("meta"):
         port = VideoLlama3ForConditionalGeneration(config)
     expected = {
@@ -54,6 +70,38 @@ def test_parameters_equal_those_of_the_port(name: str) -> None:
     assert count_parameters(recipe) == expected
     shown = print_to_text(recipe)
     assert all(shown.count(f"{number:,}") == 4 for number in expected.values())  # one table for each stage
+    assert f"{sum(expected.values()):,} parameters" in shown
+
+
+def internvideo2_size(num_layers: int, d: int = 1408, inner: int = 6144) -> int:
+    """papers.md 1.1: patches of 14, 4 frames of 224 pixels; a layer has qkv, projection, MLP, four norms and two scales."""
+    layer = 4 * d * d + d + 2 * d * inner + inner + d + 6 * d
+    return num_layers * layer + 3 * 14**2 * d + d + d + (1 + 4 * 16**2) * d
+
+
+def resampler_size(d: int) -> int:
+    """papers.md 1.1: projection of 2560 channels, 128 latents, 16 heads and 4 of keys and values of 96, a gated MLP, norms."""
+    return 2560 * d + d + 128 * d + 2 * (16 + 4) * 96 * d + 12 * d * d + 12 * d
+
+
+@pytest.mark.parametrize("name", ["apollo-1.5b", "apollo-3b", "apollo-7b"])
+def test_parameters_of_apollo_equal_the_published_sizes(name: str) -> None:
+    text = qwen(name)
+    with torch.device("meta"):
+        siglip = SiglipVisionModel(
+            SiglipVisionConfig.from_dict({**SIGLIP, "image_size": 384, "vision_use_head": False})
+        )
+        llm = Qwen2ForCausalLM(text)
+    unused = [siglip.encoder.layers[-1], siglip.post_layernorm]  # the output of the layer before the last is taken
+    expected = {
+        "vision": size(siglip) - size(*unused) + internvideo2_size(num_layers=39),
+        "connector": resampler_size(text.hidden_size),
+        "llm": size(llm),
+    }
+    recipe = load_recipe(name)
+    assert count_parameters(recipe) == expected
+    shown = print_to_text(recipe)
+    assert all(shown.count(f"{number:,}") == len(recipe.stages) for number in expected.values())
     assert f"{sum(expected.values()):,} parameters" in shown
 
 

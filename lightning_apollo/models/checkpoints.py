@@ -1,16 +1,23 @@
 """Weights in and out of the model: our own safetensors files, and name tables to and from published checkpoints."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lightning_apollo.models.fused_encoder import FusedEncoder
+from lightning_apollo.models.internvideo2 import RELEASED_PATCHES, InternVideo2, resize_positions
 from lightning_apollo.models.llm import load_llm
+from lightning_apollo.models.towers import TowerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
+from lightning_apollo.structures import WeightsError
 
 # ours -> transformers' `video_llama_3` port; the rest of each name is the same in both
 PORT_PREFIXES = {
@@ -21,6 +28,15 @@ PORT_PREFIXES = {
 }
 # parts of SigLIP that the any-resolution encoder does not have (VideoLLaMA 3 §2.1)
 SIGLIP_UNUSED = ("embeddings.position_embedding.", "head.")
+# a name that shows where a published encoder of that kind lies in a checkpoint
+LANDMARKS = {
+    "siglip": "embeddings.patch_embedding.weight",
+    "internvideo2": "patch_embed.proj.weight",
+    "vjepa2": "encoder.embeddings.patch_embeddings.proj.weight",
+    "videomae": "embeddings.patch_embeddings.projection.weight",
+}
+# VideoMAE's published names -> those of transformers' class
+PUBLISHED_NAMES = {"attention.q_bias": "attention.query.bias", "attention.v_bias": "attention.value.bias"}
 
 
 def to_port_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,9 +57,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
         if tensor.data_ptr() not in seen or tensor.numel() == 0:
             state[name] = tensor.detach().contiguous().cpu()
         seen.add(tensor.data_ptr())
-    partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    unfinished = path.with_suffix(".partial")
+    save_file(state, unfinished, metadata={"format": "pt"})
+    unfinished.replace(path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -53,41 +69,90 @@ def load_weights(model: nn.Module, path: Path) -> None:
     result = model.load_state_dict(state, strict=False)
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
-        raise ValueError(f"{path}: missing {_first(missing)}; unknown {_first(result.unexpected_keys)}")
+        raise WeightsError(f"{path}: missing {_first(missing)}; unknown {_first(result.unexpected_keys)}")
 
 
 def load_pretrained(model: VideoLMM, config: ModelConfig) -> None:
     """Starts encoder and LLM from the published weights that the recipe names; what names none keeps its random weights."""
-    if config.vision.weights is not None:
+    if (
+        isinstance(model.vision_encoder, VisionEncoder)
+        and config.vision is not None
+        and config.vision.weights is not None
+    ):
         load_vision_weights(model.vision_encoder, config.vision.weights)
+    if isinstance(model.vision_encoder, FusedEncoder) and config.fused is not None:
+        for name, tower in config.fused.towers.items():
+            if tower.weights is not None:
+                load_tower_weights(model.vision_encoder.towers[name].get_submodule("model"), tower)
     if config.llm.weights is not None:
         model.llm = load_llm(config.llm)
 
 
 def load_vision_weights(encoder: VisionEncoder, name_or_folder: str) -> None:
-    """Fills the encoder from a folder or hub name that holds SigLIP, VL3-SigLIP-NaViT or a whole VideoLLaMA 3 (papers.md 3.1).
-
-    The encoder's names are the same in all of them behind a prefix, which the patch embedding's name shows.
-    """
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(name_or_folder, allow_patterns=["*.safetensors", "*.json"]))
-    files = sorted(folder.glob("*.safetensors"))
-    landmark = "embeddings.patch_embedding.weight"
-    prefixes = {name.removesuffix(landmark) for file in files for name in _names(file) if name.endswith(landmark)}
-    if len(prefixes) != 1:
-        raise ValueError(
-            f"{name_or_folder}: {len(prefixes)} vision encoders in {len(files)} safetensors files, not one"
-        )
-    prefix = prefixes.pop()
-    state: dict[str, Tensor] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  safe_open is no mapping
-                part = name.removeprefix(prefix)
-                if name.startswith(prefix) and part.startswith(("embeddings.", "encoder.", "post_layernorm.", "head.")):
-                    state[part] = tensors.get_tensor(name)
+    """Fills the encoder from SigLIP, VL3-SigLIP-NaViT or a whole VideoLLaMA 3 (papers.md 3.1): a hub name, folder or file."""
+    state = read_part(name_or_folder, LANDMARKS["siglip"])
+    parts = ("embeddings.", "encoder.", "post_layernorm.", "head.")
+    state = {name: tensor for name, tensor in state.items() if name.startswith(parts)}
     encoder.load_state_dict({name: t for name, t in state.items() if not name.startswith(SIGLIP_UNUSED)})
+
+
+def load_tower_weights(tower: nn.Module, config: TowerConfig) -> None:
+    """Fills one tower of Apollo's encoder from a hub name, folder or file; what the tower does not have (layers after the
+    selected one, heads) is left out, what the weights lack or have in another size is a WeightsError."""
+    assert config.weights is not None  # the caller asks only then
+    state = read_part(config.weights, LANDMARKS[config.kind])
+    for old, new in PUBLISHED_NAMES.items():
+        state = {name.replace(old, new): tensor for name, tensor in state.items()}
+    wanted = tower.state_dict()
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise WeightsError(f"{config.weights}: no {_first(missing)}")
+    if isinstance(tower, InternVideo2):
+        state["pos_embed"] = _fitting_positions(state["pos_embed"], tower, config.weights)
+    sizes = {name: (tuple(state[name].shape), tuple(tensor.shape)) for name, tensor in wanted.items()}
+    wrong = [f"{name} is {theirs}, in the recipe {ours}" for name, (theirs, ours) in sizes.items() if theirs != ours]
+    if wrong:
+        raise WeightsError(f"{config.weights}: {_first(wrong)}")
+    tower.load_state_dict({name: state[name] for name in wanted})
+
+
+def read_part(name_or_path: str, landmark: str) -> dict[str, Tensor]:
+    """The tensors of one part of published weights, without the prefix that the part has there.
+
+    `landmark` is a name inside the part that nothing else ends with: what stands before it is the prefix.
+    """
+    path = Path(name_or_path)
+    if not path.exists():
+        path = _download(name_or_path)
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        files = sorted(file for ending in ("pt", "pth", "bin") for file in path.glob(f"*.{ending}"))
+    tensors = {name: read for file in files for name, read in _tensors(file)}
+    prefixes = {name.removesuffix(landmark) for name in tensors if name.endswith(landmark)}
+    if len(prefixes) != 1:
+        raise WeightsError(f"{name_or_path}: {len(prefixes)} parts with a {landmark} in {len(files)} files, not one")
+    prefix = prefixes.pop()
+    return {name.removeprefix(prefix): read() for name, read in tensors.items() if name.startswith(prefix)}
+
+
+def _fitting_positions(table: Tensor, tower: InternVideo2, weights: str) -> Tensor:
+    """(1, P, D) positions of a checkpoint for the clips of the tower."""
+    if table.shape[1] == tower.pos_embed.shape[1]:
+        return table
+    num_frames, rest = divmod(table.shape[1] - 1, RELEASED_PATCHES)
+    if rest or not num_frames:
+        raise WeightsError(
+            f"{weights}: pos_embed has {table.shape[1]} places, no whole frames of 16×16 and a class token"
+        )
+    return resize_positions(table.float(), tower.grid, num_frames)
+
+
+def _download(name: str) -> Path:
+    """The folder in the cache that holds the weights of a hub name."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.pt", "*.pth", "*.bin", "*.json"]))
+    except (OSError, HFValidationError) as error:  # what the hub's own errors are, and no file of that name
+        raise WeightsError(f"{name}: no such file or folder, and the hub says: {str(error).splitlines()[0]}") from error
 
 
 def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
@@ -101,9 +166,22 @@ def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[st
     return renamed
 
 
-def _names(file: Path) -> Iterator[str]:
-    with safe_open(file, framework="pt") as tensors:
-        yield from tensors.keys()
+def _tensors(file: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Names in a file and how to read each; of a safetensors file, nothing is read before it is asked for."""
+    if file.suffix == ".safetensors":
+        opened = safe_open(file, framework="pt")
+        for name in opened.keys():  # noqa: SIM118  safe_open is no mapping
+            yield name, partial(opened.get_tensor, name)
+        return
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    for wrapper in ("module", "model", "state_dict"):  # what training code wraps weights in
+        state = state.get(wrapper, state)
+    for name, tensor in state.items():
+        yield name, partial(_same, tensor)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _tied_names(model: nn.Module) -> set[str]:

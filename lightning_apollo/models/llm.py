@@ -12,11 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_apollo.models.attention import packed_attention
+from lightning_apollo.structures import WeightsError
 
 LanguageModel = PreTrainedModel  # what the rest of the package calls it: a causal LM of transformers
 
 ATTENTION = "lightning_apollo_packed"  # the name our attention has in transformers' registry
-PLACEHOLDER, STREAM_START, STREAM_END = "<image>", "<|stream_start|>", "<|stream_end|>"
+# VideoLLaMA 3's three tokens, then Apollo's two; the order gives them their ids
+ADDED_TOKENS = ("<image>", "<|stream_start|>", "<|stream_end|>", "<|vid_start|>", "<|vid_end|>")
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,18 @@ def load_llm(config: LLMConfig) -> LanguageModel:
         ("vocab_size", "vocab_size"),
     ):
         if getattr(config, ours) != getattr(llm.config, theirs):
-            raise ValueError(
+            raise WeightsError(
                 f"model.llm.{ours} is {getattr(config, ours)}, but {config.weights} has {getattr(llm.config, theirs)}"
             )
     return llm
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer with the three tokens of VideoLLaMA 3 added where it lacks them (papers.md 2.5: they get the next ids,
-    151665 to 151667 on Qwen2.5)."""
+    """Returns the tokenizer with ADDED_TOKENS added where it lacks them, in their order: those of VideoLLaMA 3 get the
+    next ids, 151665 to 151667 on Qwen2.5 (papers.md 2.5), and the bounds of a clip (Apollo, Table 2) the two after."""
     tokenizer = AutoTokenizer.from_pretrained(name)
     known = tokenizer.get_vocab()
-    missing = [token for token in (PLACEHOLDER, STREAM_START, STREAM_END) if token not in known]
+    missing = [token for token in ADDED_TOKENS if token not in known]
     if missing:
         tokenizer.add_tokens(missing, special_tokens=True)
     return tokenizer

@@ -4,25 +4,61 @@ V items · F frames · N patches · M visual tokens before reduction · K kept o
 L labelled tokens · D width of the encoder · E width of the LLM
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from apollo_kernels import Layout, pack_patches
-from lightning_apollo.models.connector import MLPConnector
+from lightning_apollo.models.connector import FRAME_KINDS, ConnectorConfig, build_connector
+from lightning_apollo.models.fused_encoder import FusedEncoder, FusedEncoderConfig
 from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce, select
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
-from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, VisualBatch, cumulative_lengths
+from lightning_apollo.structures import IGNORE_INDEX, ClipShape, PackedBatch, VisualBatch, cumulative_lengths
 
 COMPONENTS = ("vision", "connector", "llm")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    vision: VisionEncoderConfig
+    """An encoder of frames (`vision`, VideoLLaMA 3) or of clips (`fused`, Apollo), a connector and a language model."""
+
     llm: LLMConfig
+    vision: VisionEncoderConfig | None = None
+    fused: FusedEncoderConfig | None = None
+    connector: ConnectorConfig = field(default_factory=ConnectorConfig)
+
+    def __post_init__(self) -> None:
+        if (self.vision is None) == (self.fused is None):
+            raise ValueError("model has one encoder: vision (of frames) or fused (of clips)")
+        if (self.vision is None) == (self.connector.kind in FRAME_KINDS):
+            encoder = "fused" if self.vision is None else "vision"
+            raise ValueError(f"connector.kind {self.connector.kind} does not go with the encoder `{encoder}`")
+
+    @property
+    def clip(self) -> ClipShape | None:
+        """What the encoder makes of a clip; None where it takes frames."""
+        if self.fused is None:
+            return None
+        return ClipShape(self.fused.num_frames, self.connector.num_tokens, self.fused.image_size)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels. With several towers that of the first, which no size of a frame depends on."""
+        if self.vision is not None:
+            return self.vision.patch_size
+        assert self.fused is not None  # checked above
+        return next(iter(self.fused.towers.values())).patch_size
+
+    @property
+    def weights(self) -> dict[str, str | None]:
+        """What each part starts from: name of the part -> hub name or path; None: random."""
+        towers = {} if self.fused is None else {name: tower.weights for name, tower in self.fused.towers.items()}
+        vision = {} if self.vision is None else {"vision": self.vision.weights}
+        return {**vision, **towers, "llm": self.llm.weights}
 
 
 @dataclass(frozen=True)
@@ -46,16 +82,16 @@ class LMMOutput:
 
 
 class VideoLMM(nn.Module):
-    """Vision encoder, connector and language model; what each stage trains is the stage's business."""
+    """Vision encoder, connector and language model; what each stage trains is the stage's business.
 
-    def __init__(
-        self, vision_encoder: VisionEncoder, connector: nn.Module, llm: LanguageModel, reducer: ReducerConfig
-    ) -> None:
+    `FrameLMM` and `ClipLMM` below differ in `encode`: in how pixels become visual tokens.
+    """
+
+    def __init__(self, vision_encoder: nn.Module, connector: nn.Module, llm: LanguageModel) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.connector = connector
         self.llm = llm
-        self.reducer = reducer
 
     def forward(self, batch: PackedBatch) -> LMMOutput:
         spliced = self.splice(batch)
@@ -93,14 +129,7 @@ class VideoLMM(nn.Module):
 
     def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
         """Returns the kept visual tokens (K, E) of all items, and which they are; an empty batch takes the same way."""
-        layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
-        selection = select(visual, layout, self.reducer)
-        dtype = self.vision_encoder.patch_dtype
-        patches, positions, _ = pack_patches(visual.pixels, layout, dtype=dtype)  # (N, 3·p·p), (N, 2)
-        cu_seqlens = cumulative_lengths(visual.frame_lengths, visual.pixels.device)  # one segment per frame
-        features = self.vision_encoder(patches, positions, cu_seqlens, max(visual.frame_lengths, default=0))  # (N, D)
-        tokens, reduction = reduce(features, layout, selection, self.reducer)  # (K, D)
-        return self.connector(tokens), reduction
+        raise NotImplementedError
 
     def decode(self, inputs_embeds: Tensor, lengths: list[int]) -> Tensor:
         """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths."""
@@ -113,28 +142,92 @@ class VideoLMM(nn.Module):
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Recompute the activations of every layer of encoder and LLM in the backward pass, or keep them."""
-        self.vision_encoder.encoder.activation_checkpointing = enabled
         if enabled:
             self.llm.activation_checkpointing_enable()
         else:
             self.llm.activation_checkpointing_disable()
 
 
+class FrameLMM(VideoLMM):
+    """VideoLLaMA 3: packed frames of any resolution, each patch square a token, unchanged tokens left out."""
+
+    vision_encoder: VisionEncoder
+
+    def __init__(
+        self, vision_encoder: VisionEncoder, connector: nn.Module, llm: LanguageModel, reducer: ReducerConfig
+    ) -> None:
+        super().__init__(vision_encoder, connector, llm)
+        self.reducer = reducer
+
+    def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
+        layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
+        selection = select(visual, layout, self.reducer)
+        dtype = self.vision_encoder.patch_dtype
+        patches, positions, _ = pack_patches(visual.pixels, layout, dtype=dtype)  # (N, 3·p·p), (N, 2)
+        cu_seqlens = cumulative_lengths(visual.frame_lengths, visual.pixels.device)  # one segment per frame
+        features = self.vision_encoder(patches, positions, cu_seqlens, max(visual.frame_lengths, default=0))  # (N, D)
+        tokens, reduction = reduce(features, layout, selection, self.reducer)  # (K, D)
+        return self.connector(tokens), reduction
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        super().set_activation_checkpointing(enabled)
+        self.vision_encoder.encoder.activation_checkpointing = enabled
+
+
+class ClipLMM(VideoLMM):
+    """Apollo: clips through two towers, each clip resampled to the same number of tokens (§6, C.1)."""
+
+    vision_encoder: FusedEncoder
+
+    def __init__(self, vision_encoder: FusedEncoder, connector: nn.Module, llm: LanguageModel) -> None:
+        super().__init__(vision_encoder, connector, llm)
+        self.activation_checkpointing = False
+
+    def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
+        """A few clips at a time, so that a long video takes no more memory inside frozen towers than a short one."""
+        tokens = [self._encode_clips(chunk) for chunk in self._chunks(visual)]  # (clips, tokens of a clip, E) each
+        return torch.cat(tokens).flatten(0, 1), Reduction(keep_mask=None, run_tokens=visual.run_tokens)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        super().set_activation_checkpointing(enabled)
+        self.vision_encoder.set_activation_checkpointing(enabled)
+        self.activation_checkpointing = enabled
+
+    def _encode_clips(self, clips: list[Tensor]) -> Tensor:
+        features = self.vision_encoder(clips)  # (clips, times, rows, columns, D)
+        if self.activation_checkpointing and self.training:
+            return checkpoint(self.connector, features, use_reentrant=False)
+        return self.connector(features)
+
+    def _chunks(self, visual: VisualBatch) -> Iterator[list[Tensor]]:
+        """Lists of clips (frames of a clip or 1, 3, height, width) uint8; without media one empty list, so that every
+        component takes part in every step."""
+        sizes = visual.sizes.tolist()
+        items = visual.pixels.split([3 * frames * height * width for frames, height, width in sizes])
+        clips: list[Tensor] = []
+        for item, (frames, height, width) in zip(items, sizes, strict=True):
+            pixels = item.view(frames, 3, height, width)
+            clips += pixels.split(frames if visual.clip is None else visual.clip.num_frames)
+        size = self.vision_encoder.config.encode_batch_size
+        yield from (clips[start : start + size] for start in range(0, max(1, len(clips)), size))
+
+
 def build_model(config: ModelConfig, reducer: ReducerConfig) -> VideoLMM:
     """Returns the model with random weights; under `torch.device("meta")` without memory."""
-    return VideoLMM(
-        vision_encoder=VisionEncoder(config.vision),
-        connector=MLPConnector(config.vision.hidden_size, config.llm.hidden_size),
-        llm=build_llm(config.llm),
-        reducer=reducer,
-    )
+    llm_width = config.llm.hidden_size
+    if config.fused is not None:
+        if reducer.kind != "none":
+            raise ValueError(f"reducer.kind {reducer.kind}: an encoder of clips has no tokens that a reducer drops")
+        connector = build_connector(config.connector, config.fused.width, llm_width)
+        return ClipLMM(FusedEncoder(config.fused), connector, build_llm(config.llm))
+    assert config.vision is not None  # ModelConfig has one of them
+    connector = build_connector(config.connector, config.vision.hidden_size, llm_width)
+    return FrameLMM(VisionEncoder(config.vision), connector, build_llm(config.llm), reducer)
 
 
 def _reduced_lengths(batch: PackedBatch, reduction: Reduction) -> list[int]:
     """Tokens of each sample after reduction, from numbers that are on the host already."""
     lengths = list(batch.lengths)
-    for sample, before, after in zip(
-        batch.frame_samples, batch.visual.frame_tokens, reduction.frame_tokens, strict=True
-    ):
+    for sample, before, after in zip(batch.run_samples, batch.visual.run_tokens, reduction.run_tokens, strict=True):
         lengths[sample] -= before - after
     return lengths

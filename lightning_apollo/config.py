@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lightning_apollo.data.datamodule import DataConfig
+from lightning_apollo.data.mixture import check_shares, share_out
 from lightning_apollo.layers import (
     RecipeError,
     Tree,
@@ -24,9 +25,9 @@ from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.paths import conf_folder, recipe_names
 from lightning_apollo.stages import StageConfig, find_stage
 
-__all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "save_recipe"]
+__all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipes", "save_recipe"]
 
-COMPATIBILITIES = ("videollama3",)
+COMPATIBILITIES = ("videollama3", "apollo")
 STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
@@ -72,6 +73,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.compat not in COMPATIBILITIES:
             raise ValueError(f"compat is one of {', '.join(COMPATIBILITIES)}, not {self.compat!r}")
+        if (self.compat == "apollo") != (self.model.fused is not None):
+            encoder = "of clips (model.fused)" if self.model.fused is not None else "of frames (model.vision)"
+            raise ValueError(f"compat {self.compat} does not go with an encoder {encoder}")
+        self.data.sampling.check_clip(self.model.clip)
         if not self.stages:
             raise ValueError("stages: a recipe has at least one")
         for name, stage in self.stages.items():
@@ -85,6 +90,21 @@ class Recipe:
                 raise ValueError(
                     f"stages.{name}.mixture.{source}: no such source{suggestion(source, self.data.sources)}"
                 )
+        if stage.shares:
+            try:
+                check_shares(stage.shares)
+                sizes = dict.fromkeys(stage.mixture, 1)  # whatever they are: only the modalities are looked at
+                modalities = {source: self.data.sources[source].modality for source in stage.mixture}
+                share_out({k: v for k, v in stage.mixture.items() if v}, sizes, modalities, stage.shares)
+            except ValueError as error:
+                raise ValueError(f"stages.{name}: {error}") from error
+        if self.model.fused is not None:
+            if (stage.image_merge_size, stage.video_merge_size) != (1, 1):
+                raise ValueError(f"stages.{name}: merge sizes are 1 where the encoder takes clips")
+            if stage.reducer.kind != "none":
+                raise ValueError(f"stages.{name}: reducer.kind is none where the encoder takes clips")
+        elif stage.max_clips is not None:
+            raise ValueError(f"stages.{name}: max_clips is for encoders of clips")
         try:
             find_stage(stage.kind).check(stage)
         except ValueError as error:
@@ -97,11 +117,20 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises RecipeError for an unknown key or recipe, a wrong type, a missing value, a key given twice, and values that
     do not go together.
     """
+    return load_recipes(name_or_path, [overrides])[0]
+
+
+def load_recipes(name_or_path: str | Path, choices: Sequence[Sequence[str]]) -> list[Recipe]:
+    """Returns one recipe for each choice of `key=value` words, like `load_recipe`; the files are read once."""
     path = _find_recipe(str(name_or_path))
-    tree = with_defaults(read_layers(path, Recipe, conf_folder()), Recipe)
-    for word in overrides:
-        tree = apply_word(tree, Recipe, word)
-    return build(_resolve_folders(_use_manifests(tree)), Recipe, short_path(path))
+    written = with_defaults(read_layers(path, Recipe, conf_folder()), Recipe)
+    recipes = []
+    for overrides in choices:
+        tree = written
+        for word in overrides:
+            tree = apply_word(tree, Recipe, word)
+        recipes.append(build(_resolve_folders(_use_manifests(tree)), Recipe, short_path(path)))
+    return recipes
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -128,7 +157,9 @@ def _use_manifests(tree: Tree) -> Tree:
         return tree
     sources = {CUSTOM_SOURCE: {"manifests": data["manifests"], "root": data["root"]}}
     stages = {
-        name: stage if list(stage["mixture"]) == [CUSTOM_SOURCE] else {**stage, "mixture": {CUSTOM_SOURCE: 1.0}}
+        name: stage
+        if list(stage["mixture"]) == [CUSTOM_SOURCE]
+        else {**stage, "mixture": {CUSTOM_SOURCE: 1.0}, "shares": {}}
         for name, stage in tree["stages"].items()
     }
     return {**tree, "data": {**data, "sources": sources, "shapes": None}, "stages": stages}

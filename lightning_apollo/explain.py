@@ -13,6 +13,8 @@ from rich.text import Text
 from lightning_apollo.config import Recipe, TrainerConfig
 from lightning_apollo.data.dataset import SourceConfig
 from lightning_apollo.data.manifest import read_manifest
+from lightning_apollo.data.mixture import share_out
+from lightning_apollo.data.order import epoch_size
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stages.base import StageConfig
@@ -62,17 +64,17 @@ def count_rows(source: SourceConfig) -> int | None:
     return sum(len(read_manifest(path, source="", root=Path(source.root))) for path in paths)
 
 
-def count_steps(stage: StageConfig, rows: Mapping[str, int | None]) -> int | None:
+def count_steps(
+    stage: StageConfig, rows: Mapping[str, int | None], modalities: Mapping[str, str | None] | None = None
+) -> int | None:
     """Returns the optimizer steps of a stage, or None where its data is not there to be counted."""
     if stage.max_steps > 0:
         return stage.max_steps
-    num_samples = 0
-    for source, passes in stage.mixture.items():
-        num_rows = rows[source]
-        if num_rows is None:
-            return None
-        whole, fraction = divmod(passes, 1.0)
-        num_samples += int(whole) * num_rows + round(fraction * num_rows)
+    sizes = {source: num_rows for source, num_rows in rows.items() if num_rows is not None}
+    if any(source not in sizes for source in stage.mixture):
+        return None
+    mixture = share_out(stage.mixture, sizes, modalities or {}, stage.shares)
+    num_samples = epoch_size({source: sizes[source] for source in mixture}, mixture)
     return num_samples // stage.global_batch_size * stage.epochs  # the rest of an epoch is dropped
 
 
@@ -127,9 +129,9 @@ def _facts(
         "data": "\n".join(
             _source_line(recipe, source, passes, rows[source]) for source, passes in stage.mixture.items()
         ),
-        "visual tokens": f"merge {stage.image_merge_size}×{stage.image_merge_size} in images, "
-        f"{stage.video_merge_size}×{stage.video_merge_size} in videos; {_reduction(stage.reducer)}",
-        "steps": _steps(stage, rows),
+        **({"shares": _shares(stage.shares)} if stage.shares else {}),
+        "visual tokens": _visual_tokens(recipe, stage),
+        "steps": _steps(recipe, stage, rows),
         "batch": _batch(stage, recipe.trainer),
         "optimizer": f"AdamW, betas {optimizer.betas[0]:g} {optimizer.betas[1]:g}, "
         f"weight decay {optimizer.weight_decay:g}, cosine after {optimizer.warmup_ratio:.0%} warm-up, {clip}",
@@ -149,6 +151,19 @@ def _source_line(recipe: Recipe, source: str, passes: float, num_rows: int | Non
     return f"{times}, missing: {', '.join(missing)}"
 
 
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{modality.replace('_', '-')} {share:.1%}" for modality, share in shares.items())
+
+
+def _visual_tokens(recipe: Recipe, stage: StageConfig) -> str:
+    clip = recipe.model.clip
+    if clip is not None:
+        limit = stage.max_clips or recipe.data.sampling.max_clips
+        return f"{clip.num_tokens} for a clip of {clip.num_frames} frames or an image; at most {limit} clips a video"
+    sizes = (stage.image_merge_size, stage.video_merge_size)
+    return "merge {0}×{0} in images, {1}×{1} in videos; ".format(*sizes) + _reduction(stage.reducer)
+
+
 def _reduction(reducer: ReducerConfig) -> str:
     if reducer.kind == "none":
         return "all of them reach the LLM"
@@ -162,8 +177,8 @@ def _reduction(reducer: ReducerConfig) -> str:
     )
 
 
-def _steps(stage: StageConfig, rows: Mapping[str, int | None]) -> str:
-    steps = count_steps(stage, rows)
+def _steps(recipe: Recipe, stage: StageConfig, rows: Mapping[str, int | None]) -> str:
+    steps = count_steps(stage, rows, {name: source.modality for name, source in recipe.data.sources.items()})
     if steps is None:
         return f"{_plural(stage.epochs, 'epoch')}; countable once the manifests are there"
     return f"{steps:,} of {stage.global_batch_size} samples"
@@ -184,15 +199,21 @@ def _previous(recipe: Recipe, stage: StageConfig) -> str:
     position = next(index for index, other in enumerate(stages) if other is stage)
     if position:
         return f"the weights of {list(recipe.stages)[position - 1]}"
-    parts = {"vision": recipe.model.vision.weights, "llm": recipe.model.llm.weights}
-    return ", ".join(f"{part} {weights or 'random'}" for part, weights in parts.items()) + ", connector random"
+    return (
+        ", ".join(f"{part} {weights or 'random'}" for part, weights in recipe.model.weights.items())
+        + ", connector random"
+    )
 
 
 def _footer(recipe: Recipe) -> RenderableType:
-    data = recipe.data
-    speed = f"{data.sampling.fps:g} a second, at most" if data.sampling.kind == "fps" else "evenly spread,"
+    data, sampling = recipe.data, recipe.data.sampling
+    frames = {
+        "fps": f"{sampling.fps:g} a second, at most {sampling.max_frames}",
+        "uniform": f"evenly spread, {sampling.max_frames}",
+        "clips": f"clips of {sampling.clip_frames} at {sampling.fps:g} a second, {sampling.placement} placement",
+    }
     return Text(
-        f"\nFrames of a video: {speed} {data.sampling.max_frames}. "
+        f"\nFrames of a video: {frames[sampling.kind]}. "
         f"A sample: at most {data.budget.token_budget:,} visual tokens, {data.budget.max_length:,} tokens in all.\n"
         f"Memory: {MEMORY_FORMULA}.",
         style="dim",

@@ -201,10 +201,13 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
         video_merge_size=stage.video_merge_size,
         micro_batch_size=stage.micro_batch_size,
         global_batch_size=stage.global_batch_size,
+        shares=stage.shares,
+        clip=recipe.model.clip,
+        max_clips=stage.max_clips,
     )
     tokenizer = load_tokenizer(recipe.model.llm.tokenizer)
     folder = stage_folder(recipe, name)
-    return VideoDataModule(recipe.data, batching, tokenizer, recipe.model.vision.patch_size, folder, recipe.seed)
+    return VideoDataModule(recipe.data, batching, tokenizer, recipe.model.patch_size, folder, recipe.seed)
 
 
 def _clear(folder: Path) -> None:

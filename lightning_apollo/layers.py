@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 Tree = dict[str, Any]
 
-WRITTEN_WHOLE = ("trains", "mixture")
+WRITTEN_WHOLE = ("trains", "mixture", "shares")
 MAX_SHOWN = 9  # known names in an error message
 
 
@@ -76,7 +76,8 @@ def apply_word(tree: Tree, kind: type, word: str) -> Tree:
     for name in reversed(names):
         layer = {name: layer}
     check(layer, kind, word)
-    return with_defaults(_assign(tree, names, own["value"]), kind)
+    assigned = _assign(tree, names, own["value"])
+    return with_defaults(assigned, kind) if node is None or isinstance(own["value"], dict) else assigned
 
 
 def build(tree: Tree, kind: type, label: str) -> Any:

@@ -21,3 +21,8 @@ def conf_folder() -> Path:
 def recipe_names() -> list[str]:
     """Names that `fit` and `explain` take, sorted."""
     return sorted(path.stem for path in (conf_folder() / "recipe").glob("*.yaml"))
+
+
+def study_names() -> list[str]:
+    """Names that `study` takes, sorted."""
+    return sorted(path.stem for path in (conf_folder() / "study").glob("*.yaml"))

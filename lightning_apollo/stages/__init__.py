@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from lightning_apollo.stages.apollo import ConnectorAlignment, InstructionTuning, VisionPretraining
 from lightning_apollo.stages.base import Stage, StageConfig
 from lightning_apollo.stages.videollama3 import (
     MultiTaskFineTuning,
@@ -20,6 +21,9 @@ STAGES: dict[str, type[Stage]] = {
         VisionLanguageAlignment,
         MultiTaskFineTuning,
         VideoCentricFineTuning,
+        ConnectorAlignment,
+        VisionPretraining,
+        InstructionTuning,
     )
 }
 

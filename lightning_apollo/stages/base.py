@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import COMPONENTS, VideoLMM
-from lightning_apollo.structures import PackedBatch
+from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
 from lightning_apollo.training.losses import token_loss_sum
 from lightning_apollo.training.optim import OptimizerConfig, build_optimizer, build_schedule, parameter_groups
 
@@ -23,12 +23,14 @@ from lightning_apollo.training.optim import OptimizerConfig, build_optimizer, bu
 class StageConfig:
     """One training phase of a paper. What `trains` does not name is frozen."""
 
-    kind: str  # name of the stage's class: "Stage" or one of stages/videollama3.py
+    kind: str  # name of the stage's class: "Stage" or one of stages/videollama3.py and stages/apollo.py
     trains: dict[str, float]  # component (vision, connector, llm) -> peak learning rate
     mixture: dict[str, float]  # source of data.sources -> passes over it in an epoch; fractions are allowed
     image_merge_size: int  # side of the square of patches that becomes one visual token, for images
-    video_merge_size: int  # the same for videos
+    video_merge_size: int  # the same for videos; both are 1 where the encoder takes clips
+    shares: dict[str, float] = field(default_factory=dict)  # text, image, multi_image, video -> share of the samples
     reducer: ReducerConfig = field(default_factory=ReducerConfig)  # which visual tokens reach the LLM
+    max_clips: int | None = None  # clips of one video, at most; None leaves it to data.sampling
     epochs: int = 1  # passes over the mixture; not used where max_steps is set
     max_steps: int = -1  # optimizer steps; -1 trains by epochs
     global_batch_size: int = 128  # samples of one optimizer step, over all ranks
@@ -49,6 +51,8 @@ class StageConfig:
         for name in ("image_merge_size", "video_merge_size", "epochs", "global_batch_size", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, it is {getattr(self, name)}")
+        if self.max_clips is not None and self.max_clips < 1:
+            raise ValueError(f"max_clips must be 1 or more, it is {self.max_clips}")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"max_steps must be 1 or more, or -1 to train by epochs; it is {self.max_steps}")
         if self.global_batch_size % self.micro_batch_size:
@@ -76,6 +80,7 @@ class Stage(LightningModule):
     """
 
     trains: ClassVar[tuple[str, ...] | None] = None  # what a paper's stage trains; None leaves it to the config
+    may_train: ClassVar[tuple[str, ...]] = ()  # what the config may add to it
 
     def __init__(self, model: VideoLMM, config: StageConfig) -> None:
         super().__init__()
@@ -86,17 +91,24 @@ class Stage(LightningModule):
             component.requires_grad_(name in config.trains)
         model.set_activation_checkpointing(config.activation_checkpointing)
         self.train()
-        # Loss sum, labels, text tokens, visual tokens, kept ones: float64, a row for each micro-batch of the step
+        # Loss sum, labels, text tokens, visual tokens, kept ones, samples of each modality: float64, a row a micro-batch
         self._tallies: list[Tensor] = []
-        self._totals = torch.zeros(5, dtype=torch.float64)  # the tallies of the last step, summed over all ranks
+        self._totals = torch.zeros(5 + len(SAMPLE_MODALITIES), dtype=torch.float64)  # of the last step, over all ranks
+        self._seen = torch.zeros(
+            len(SAMPLE_MODALITIES), dtype=torch.float64
+        )  # samples of each modality since the start
         self._step_ended = 0.0  # seconds on the clock of time.perf_counter
 
     @classmethod
     def check(cls, config: StageConfig) -> None:
         """Raises ValueError where the config trains other components than this stage of the paper does."""
-        if cls.trains is not None and set(config.trains) != set(cls.trains):
+        if cls.trains is None:
+            return
+        extra = set(config.trains) - set(cls.trains)
+        if set(cls.trains) - set(config.trains) or extra - set(cls.may_train):
+            option = f" (and {', '.join(cls.may_train)} where the recipe wants it)" if cls.may_train else ""
             raise ValueError(
-                f"{cls.__name__} trains {', '.join(cls.trains)}, not {', '.join(config.trains)}; "
+                f"{cls.__name__} trains {', '.join(cls.trains)}{option}, not {', '.join(config.trains)}; "
                 "kind: Stage trains whatever `trains` names"
             )
 
@@ -107,7 +119,8 @@ class Stage(LightningModule):
         output = self.model(batch)
         loss_sum = token_loss_sum(output.logits, output.targets)
         counts = (batch.num_labels, output.num_text_tokens, output.num_visual_tokens, output.num_kept_tokens)
-        tally = torch.tensor((0, *counts), dtype=torch.float64).to(self.device, non_blocking=True)
+        modalities = (batch.modalities.count(modality) for modality in SAMPLE_MODALITIES)
+        tally = torch.tensor((0, *counts, *modalities), dtype=torch.float64).to(self.device, non_blocking=True)
         tally[0] = loss_sum.detach()
         self._tallies.append(tally)
         return loss_sum
@@ -144,7 +157,8 @@ class Stage(LightningModule):
 
     def _log_step(self, optimizer: Optimizer, grad_norm: Tensor) -> None:
         """Logs the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""
-        loss_sum, labels, text, visual, kept = self._totals
+        loss_sum, labels, text, visual, kept = self._totals[:5]
+        self._seen = self._seen.to(self._totals.device) + self._totals[5:]
         now = time.perf_counter()
         self.log("loss", loss_sum / labels.clamp(min=1.0), prog_bar=True)  # nats a labelled token
         metrics = {
@@ -154,6 +168,8 @@ class Stage(LightningModule):
             "kept_share": torch.where(visual > 0, kept / visual.clamp(min=1.0), 1.0),
             "tokens_per_second": (text + kept) / (now - self._step_ended),  # through the LLM, all ranks
         }
+        for modality, seen in zip(SAMPLE_MODALITIES, self._seen, strict=True):
+            metrics[f"share/{modality}"] = seen / self._seen.sum()  # of the samples since the stage began
         for group in optimizer.param_groups:
             metrics[f"lr/{group['name']}"] = torch.tensor(group["lr"], dtype=torch.float64)
         self.log_dict(metrics)

@@ -1,7 +1,5 @@
 """The command line. Each command calls one function elsewhere and imports it when it runs: `--help` loads no torch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +8,19 @@ from rich.console import Console
 
 from lightning_apollo import __version__
 from lightning_apollo.paths import recipe_names
+from lightning_apollo.study.cli import app as study
+from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 app = typer.Typer(
     name="lightning-apollo",
-    help="Train video language models (VideoLLaMA 3) on PyTorch Lightning, from a laptop to many nodes.",
+    help="Train video language models (VideoLLaMA 3, Apollo) on PyTorch Lightning, from a laptop to many nodes.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+evaluate = typer.Typer(help="Work with the results of benchmarks.", no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(evaluate, name="evaluate")
+app.add_typer(study, name="study")
 
 FIT_EPILOG = """[bold]Examples[/bold]
 
@@ -26,6 +29,10 @@ lightning-apollo fit videollama3-tiny
 lightning-apollo fit videollama3-2b data.manifests=\\[train.jsonl,more.json] data.root=videos output=runs/mine
 
 lightning-apollo fit my_recipe.yaml --stage video_centric_fine_tuning seed=1
+"""
+CURATE_EPILOG = """[bold]Example[/bold]
+
+lightning-apollo evaluate curate runs/*/results.jsonl --top 100 --output runs/curated
 """
 EXPLAIN_EPILOG = """[bold]Examples[/bold]
 
@@ -52,29 +59,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-@contextmanager
-def _errors_in_one_line(debug: bool) -> Iterator[None]:
-    """Prints what the user can put right as one red line and leaves with code 2; other errors keep their traceback."""
-    try:
-        yield
-    except Exception as error:
-        if debug or not isinstance(error, _user_errors()):
-            raise
-        Console(stderr=True, soft_wrap=True, highlight=False).print(str(error), style="red", markup=False)
-        raise typer.Exit(2) from error
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    from lightning_apollo.data.manifest import ManifestError
-    from lightning_apollo.data.order import TooFewSamples
-    from lightning_apollo.data.quarantine import TooManyBadSamples
-    from lightning_apollo.layers import RecipeError
-    from lightning_apollo.structures import MediaError
-
-    return RecipeError, ManifestError, MediaError, TooFewSamples, TooManyBadSamples
 
 
 def _print_version(is_asked: bool) -> None:
@@ -106,7 +90,7 @@ def fit(
 
     Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again.
     """
-    with _errors_in_one_line(debug):
+    with errors_in_one_line(debug):
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
@@ -119,7 +103,7 @@ def explain(recipe: RecipeArgument, overrides: Overrides = None, debug: Debug = 
 
     Nothing is trained, downloaded or allocated.
     """
-    with _errors_in_one_line(debug):
+    with errors_in_one_line(debug):
         from lightning_apollo.config import load_recipe
         from lightning_apollo.explain import explain as describe
 
@@ -128,19 +112,24 @@ def explain(recipe: RecipeArgument, overrides: Overrides = None, debug: Debug = 
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder of the weights, the report and the metrics.")] = Path(
-        "runs/demo"
-    ),
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="[RECIPE]", help="videollama3-tiny or apollo-tiny.", autocompletion=_complete_recipe),
+    ] = "videollama3-tiny",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the weights, the report and the metrics: runs/demo, or runs/demo-RECIPE."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Train a tiny VideoLLaMA 3 on rendered videos through all four stages, and compare it with two baselines.
+    """Train a tiny VideoLLaMA 3, or Apollo, on rendered videos through all its stages, and compare it with two baselines.
 
-    Takes 6 to 8 minutes on two CPU cores and writes report.html and metrics.json.
+    Takes 6 to 8 minutes on two CPU cores and writes report.html, metrics.json and results.jsonl.
     """
-    with _errors_in_one_line(debug):
-        from lightning_apollo.demo import run
+    with errors_in_one_line(debug):
+        from lightning_apollo.demo import RECIPE, run
 
-        run(output)
+        run(output or Path("runs/demo" if recipe == RECIPE else f"runs/demo-{recipe}"), recipe)
 
 
 @app.command()
@@ -151,6 +140,44 @@ def doctor() -> None:
     report = diagnose()
     Console().print(report.table())
     raise typer.Exit(0 if report.is_ready else 1)
+
+
+@evaluate.command(epilog=CURATE_EPILOG)
+def curate(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS.jsonl", help="Results of several models, each in all three modes."),
+    ],
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Questions in all, shared over the categories.")] = 400,
+    per_category: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Questions of every category, in the place of --top.", show_default=False
+        ),
+    ] = None,
+    max_share_without_video: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="A question goes where more of the models are right from one frame, or from the text alone.",
+        ),
+    ] = 0.5,
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the questions, report and plot go.")] = Path(
+        "runs/curated"
+    ),
+    debug: Debug = False,
+) -> None:
+    """Choose the questions that need the video and tell models apart, as ApolloBench was made.
+
+    Writes questions.csv, curated.jsonl, scores.png and report.md, and prints how well the choice repeats all scores.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo.evaluation.curate import CurateConfig
+        from lightning_apollo.evaluation.curate_report import run
+
+        run(results, CurateConfig(top, per_category, max_share_without_video), output)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.template import IM_END
-from lightning_apollo.evaluation.metrics import ExactMatch
+from lightning_apollo.evaluation.metrics import ExactMatch, is_exact_match
+from lightning_apollo.evaluation.results import QuestionResult
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import TrainedModel
+
+SHAPES = "shapes"  # the name of the built-in set in files of results
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,20 @@ def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:
         metric = metrics.setdefault(prediction.question.kind, ExactMatch())
         metric.update(prediction.answer, prediction.question.answer)
     return {kind: float(metric.compute()) for kind, metric in metrics.items()}
+
+
+def results(predictions: Sequence[Prediction], model: str, mode: str) -> list[QuestionResult]:
+    """What a file of results says about a model's answers to the built-in set in one of results.MODES."""
+    return [
+        QuestionResult(
+            benchmark=SHAPES,
+            question_id=prediction.question.question_id,
+            category=prediction.question.kind,
+            model=model,
+            mode=mode,
+            answer=prediction.answer,
+            expected=prediction.question.answer,
+            is_right=is_exact_match(prediction.answer, prediction.question.answer),
+        )
+        for prediction in predictions
+    ]

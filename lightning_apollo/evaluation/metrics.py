@@ -5,8 +5,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
+def is_exact_match(answer: str, expected: str) -> bool:
+    """Whether an answer equals the expected one, letter case and outer white space aside."""
+    return answer.strip().lower() == expected.strip().lower()
+
+
 class ExactMatch(Metric):
-    """The share of answers that equal the expected one, letter case and outer white space aside."""
+    """The share of answers that `is_exact_match` takes for right."""
 
     higher_is_better = True
     full_state_update = False
@@ -19,7 +24,7 @@ class ExactMatch(Metric):
         self.add_state("num_answers", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, answer: str, expected: str) -> None:
-        self.num_right += int(answer.strip().lower() == expected.strip().lower())
+        self.num_right += int(is_exact_match(answer, expected))
         self.num_answers += 1
 
     def compute(self) -> Tensor:

@@ -1,0 +1,74 @@
+"""One run of a study: training, evaluation, score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from lightning_apollo.config import Recipe
+from lightning_apollo.data import shapes
+from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, read_shapes, results
+from lightning_apollo.evaluation.results import write_results
+from lightning_apollo.explain import count_parameters
+from lightning_apollo.fit import run_recipe
+from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.study.plan import TEMPORAL, Run
+from lightning_apollo.study.score import RESULTS, Score, locked, read_score, remove_score, write_score
+from lightning_apollo.study.table import StudyError
+
+
+def run_one(run: Run, kind: str, threads: int | None = None) -> Score:
+    """The run's scores, after training and evaluating it unless that is done already.
+
+    A process that is to do the same run waits for the first. `kind` is what `Score.score` holds; `threads` are the CPU's.
+    """
+    with locked(run):
+        finished = read_score(run)
+        if finished is not None:
+            return finished
+        remove_score(run)
+        started = time.monotonic()
+        recipe = _with_threads(run.recipe, threads)
+        render(recipe)
+        run_recipe(recipe)
+        return finish(run, kind, evaluate(recipe), time.monotonic() - started)
+
+
+def evaluate(recipe: Recipe) -> list[Prediction]:
+    """The answers of the recipe's last stage to the held-out questions of the built-in set."""
+    on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    root = Path(recipe.data.root)
+    return list(ask(load_trained(recipe, device="cuda" if on_gpu else "cpu"), read_shapes(root), root))
+
+
+def finish(run: Run, kind: str, predictions: Sequence[Prediction], seconds: float) -> Score:
+    """The run's scores, after writing results.jsonl and then score.json."""
+    scores = accuracy(predictions)
+    temporal = {prediction.question.kind for prediction in predictions if prediction.question.is_temporal}
+    scores[TEMPORAL] = fmean(scores[each] for each in sorted(temporal))
+    parameters = count_parameters(run.recipe)["llm"]
+    found = Score(run.name, scores[kind], scores, run.fingerprint, parameters, round(seconds, 1))
+    write_results(results(predictions, run.name, run.recipe.data.visuals), run.folder / RESULTS)
+    write_score(run, found)
+    return found
+
+
+def render(recipe: Recipe, progress: shapes.Progress | None = None) -> None:
+    """Renders the clips and questions of a recipe unless they are there."""
+    assert recipe.data.shapes is not None  # a Run has no other recipe
+    try:
+        shapes.render(recipe.data.shapes, Path(recipe.data.root), progress)
+    except ValueError as error:
+        raise StudyError(f"data.root: {error}") from error
+
+
+def _with_threads(recipe: Recipe, threads: int | None) -> Recipe:
+    if threads is None:
+        return recipe
+    torch.set_num_threads(threads)
+    return replace(recipe, trainer=replace(recipe.trainer, threads=threads))

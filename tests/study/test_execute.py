@@ -1,0 +1,65 @@
+"""One real run: a stage is trained, the questions are asked, and what is finished is not done again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lightning_apollo.cli import app
+from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction
+from lightning_apollo.evaluation.results import read_results
+from lightning_apollo.explain import count_parameters
+from lightning_apollo.study.execute import finish
+from lightning_apollo.study.plan import plan_run
+from lightning_apollo.study.score import read_score
+from lightning_apollo.study.table import StudyError
+from tests.study.test_plan import study, write_study
+
+NAME = "fast.w16.one.s3"
+
+
+def question(number: int, kind: str, is_temporal: bool) -> BenchmarkQuestion:
+    return BenchmarkQuestion(str(number), "a.mp4", "?", "red", kind, is_temporal, ("red", "blue"))
+
+
+def test_a_run_trains_evaluates_and_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["study", "run", str(write_study(tmp_path)), "--only", NAME]
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == 0, first.output
+    folder = tmp_path / "out" / NAME
+    score = json.loads((folder / "score.json").read_text())
+    run = plan_run(study(tmp_path), NAME)
+    assert (score["run"], score["fingerprint"]) == (NAME, run.fingerprint)
+    assert score["llm_parameters"] == count_parameters(run.recipe)["llm"]
+    results = read_results(folder / "results.jsonl")
+    assert {(result.model, result.mode, result.benchmark) for result in results} == {(NAME, "full", "shapes")}
+    kinds = {result.category for result in results}
+    assert set(score["scores"]) == kinds | {"temporal"}
+    assert len(results) == 2 * len(kinds)  # two held-out clips
+    assert score["score"] == score["scores"]["temporal"]
+    assert (folder / "videos" / "model.safetensors").is_file()
+    written = (folder / "score.json").stat().st_mtime_ns, (folder / "videos" / "done.json").stat().st_mtime_ns
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0, again.output
+    assert again.output.splitlines()[-1] == f"{NAME}: {score['score']:.3f} (temporal)"
+    assert "stage" not in again.output
+    assert written == ((folder / "score.json").stat().st_mtime_ns, (folder / "videos" / "done.json").stat().st_mtime_ns)
+
+
+def test_scores_by_hand(tmp_path: Path) -> None:
+    run = plan_run(study(tmp_path), NAME)
+    run.folder.mkdir(parents=True)
+    kinds = [("order", True), ("order", True), ("flashes", True), ("border", False)]
+    questions = [question(number, *kind) for number, kind in enumerate(kinds)]
+    predictions = [
+        Prediction(one, answer) for one, answer in zip(questions, ["Red", "blue", "red", "blue"], strict=True)
+    ]
+    score = finish(run, "order", predictions, 1.234)
+    assert score.scores == {"order": 0.5, "flashes": 1.0, "border": 0.0, "temporal": 0.75}
+    assert (score.score, score.seconds) == (0.5, 1.2)
+    assert read_score(run) == score
+    (run.folder / "score.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"score\.json: not a score of this version: remove it"):
+        read_score(run)

@@ -36,8 +36,8 @@ format: $(VENV)/.installed-test ## Put the code into the form that check asks fo
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: $(VENV)/.installed ## Train the tiny model on rendered videos and write runs/demo/report.html
-	$(BIN)/lightning-apollo demo
+demo: $(VENV)/.installed ## Train a tiny model on rendered videos and write a report; RECIPE=apollo-tiny for Apollo
+	$(BIN)/lightning-apollo demo $(RECIPE)
 
 bench: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the benchmarks; each writes a CSV and a picture
 	set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done

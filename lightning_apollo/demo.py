@@ -1,4 +1,4 @@
-"""The demo: all four stages of a tiny VideoLLaMA 3 on rendered videos, measured against two baselines that cannot see time.
+"""The demo: all stages of a tiny model on rendered videos, measured against two baselines that cannot see time.
 
 render ─> train full (in front) and, beside it, blind and single frame ─> ask all three ─> table, report, metrics
 """
@@ -21,15 +21,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.data import shapes
-from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, read_shapes
+from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, read_shapes, results
+from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.fit import is_finished, run_recipe, stage_folder
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.report import ClipView, Exchange, ScoreRow, draw_losses, read_losses, view_clip, write_report
 from lightning_apollo.structures import VisualBatch
 
 RECIPE = "videollama3-tiny"
+TITLE_OF_MODEL = {"videollama3": "VideoLLaMA 3", "apollo": "Apollo"}  # by `compat`
 MODELS = ("full", "single_frame", "blind")  # data.visuals of each
 TITLES = {"full": "full", "single_frame": "single frame", "blind": "blind", "chance": "chance"}
 NUM_WORDS = 3  # questions answered in words on the terminal
@@ -44,13 +46,22 @@ class Scores:
     temporal: dict[str, float]
 
 
-def run(output: Path) -> None:
-    """Trains what is not trained yet, evaluates, prints the table, and writes report.html and metrics.json."""
+def run(output: Path, name: str = RECIPE) -> None:
+    """Trains what is not trained yet of a recipe for the built-in videos, asks the models and prints the table.
+
+    Writes report.html, metrics.json and results.jsonl into `output`.
+    """
     console = Console()
-    recipes = {name: _recipe(output, name) for name in MODELS}
+    recipes = {visuals: _recipe(name, output, visuals) for visuals in MODELS}
+    if recipes["full"].data.shapes is None:
+        raise RecipeError(f"{name} is not made for the built-in videos (data.shapes): the demo cannot ask it anything")
     _render(recipes["full"], console)
     _train(recipes, output, console)
     predictions = _ask_all(recipes, console)
+    answers = [
+        result for mode, answered in predictions.items() for result in results(answered, recipes["full"].name, mode)
+    ]
+    write_results(answers, output / "results.jsonl")
     scores = score(predictions)
     console.print(_table(scores))
     clips = _clips(recipes["full"], predictions["full"])
@@ -74,14 +85,14 @@ def score(predictions: dict[str, list[Prediction]]) -> Scores:
     return Scores(by_kind, means)
 
 
-def _recipe(output: Path, name: str) -> Recipe:
+def _recipe(name: str, output: Path, visuals: str) -> Recipe:
     return load_recipe(
-        RECIPE,
+        name,
         [
-            f"output={output / name}",
+            f"output={output / visuals}",
             f"data.root={output / 'shapes'}",
-            f"data.visuals={name}",
-            f"trainer.progress_bar={str(name == 'full').lower()}",
+            f"data.visuals={visuals}",
+            f"trainer.progress_bar={str(visuals == 'full').lower()}",
             "trainer.threads=1",  # the baselines train on the other core
         ],
     )
@@ -127,7 +138,7 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [f"output={recipe.output}", f"data.root={recipe.data.root}", f"data.visuals={name}"]
     words += ["trainer.progress_bar=false", "trainer.threads=1"]
-    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", RECIPE, *words]
+    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", recipe.name, *words]
     with log.open("w") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code:
@@ -213,9 +224,9 @@ def _write(recipes: dict[str, Recipe], scores: Scores, clips: list[ClipView], ou
     ends = list(accumulate(stage.max_steps for stage in stages.values()))
     write_report(
         output / "report.html",
-        title="A tiny VideoLLaMA 3 on rendered videos",
+        title=f"A tiny {TITLE_OF_MODEL[recipes['full'].compat]} on rendered videos",
         facts={
-            "recipe": RECIPE,
+            "recipe": recipes["full"].name,
             "stages": ", ".join(f"{name} ({stage.max_steps} steps)" for name, stage in stages.items()),
             "baselines": "the same recipe and steps; single frame: one random frame as an image; blind: no media",
             "hardware": "CPU; nothing of this project has run on a GPU yet",

@@ -31,6 +31,7 @@ class FrameView:
     seconds: float | None  # None for an image
     num_kept: int
     num_tokens: int
+    clip: int | None = None  # number of the clip that the frame belongs to, from 1; its tokens count at its first frame
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,20 @@ def write_report(
 
 
 def _view_frames(item: VisualItem, keep_mask: Tensor, patch_size: int) -> list[FrameView]:
-    num_frames, rows, columns = item.grid(patch_size)
+    num_frames = len(item.frames)
+    seconds = item.frames.pts_seconds.tolist() if item.modality == "video" else [None] * num_frames
+    if item.clip is not None:
+        whole = torch.ones(1, 1, dtype=torch.bool)
+        views = []
+        for i, (pixels, time) in enumerate(zip(item.frames.pixels, seconds, strict=True)):
+            number, position = divmod(i, item.clip.num_frames)
+            num_tokens = 0 if position else item.clip.num_tokens
+            png = _png(pixels, whole, side=max(pixels.shape[1:]))
+            views.append(FrameView(png, time, num_tokens, num_tokens, clip=number + 1))
+        return views
+    _, rows, columns = item.grid(patch_size)
     m = item.merge_size
     masks = keep_mask.view(num_frames, rows // m, columns // m)
-    seconds = item.frames.pts_seconds.tolist() if item.modality == "video" else [None] * num_frames
     return [
         FrameView(_png(pixels, mask, patch_size * m), time, int(mask.sum()), mask.numel())
         for pixels, mask, time in zip(item.frames.pixels, masks, seconds, strict=True)
@@ -144,7 +155,8 @@ def _view_frames(item: VisualItem, keep_mask: Tensor, patch_size: int) -> list[F
 
 def _png(pixels: Tensor, mask: Tensor, side: int) -> str:
     """A frame (3, H, W) as base64 PNG; `mask` (R, K) is False where the block of side×side pixels was dropped."""
-    dropped = ~mask.repeat_interleave(side, dim=0).repeat_interleave(side, dim=1)  # (H, W)
+    height, width = pixels.shape[1:]
+    dropped = ~mask.repeat_interleave(side, dim=0).repeat_interleave(side, dim=1)[:height, :width]
     faded = (1 - DROPPED_OPACITY) * pixels + DROPPED_OPACITY * DROPPED_GREY
     painted = torch.where(dropped, faded, pixels.float()).round().to(torch.uint8)
     scale = max(1, FRAME_PIXELS // painted.shape[1])

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from lightning_apollo import demo
 from lightning_apollo.demo import MODELS, num_steps, score
 from lightning_apollo.demo import _recipe as demo_recipe
 from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction
+from lightning_apollo.evaluation.results import QuestionResult, read_results
+from lightning_apollo.report import ClipView
 
 QUESTIONS = [
     BenchmarkQuestion(
@@ -25,12 +28,14 @@ ANSWERS = {
 }
 
 
+PREDICTIONS = {
+    name: [Prediction(question, answer) for question, answer in zip(QUESTIONS, answers, strict=True)]
+    for name, answers in ANSWERS.items()
+}
+
+
 def test_scores_by_hand() -> None:
-    predictions = {
-        name: [Prediction(question, answer) for question, answer in zip(QUESTIONS, answers, strict=True)]
-        for name, answers in ANSWERS.items()
-    }
-    scores = score(predictions)
+    scores = score(PREDICTIONS)
     assert scores.questions == {
         "first_colour": {"full": 1.0, "single_frame": 0.5, "blind": 0.0, "chance": 0.25},
         "flashes": {"full": 1.0, "single_frame": 0.0, "blind": 0.0, "chance": 0.5},
@@ -39,11 +44,25 @@ def test_scores_by_hand() -> None:
     assert scores.temporal == {"full": 1.0, "single_frame": 0.25, "blind": 0.0, "chance": 0.375}
 
 
+@pytest.mark.parametrize("recipe_name", ["videollama3-tiny", "apollo-tiny"])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_models_differ_in_what_they_see_alone(name: str) -> None:
-    recipe, full = (demo_recipe(Path("out"), which) for which in (name, "full"))
+def test_the_models_differ_in_what_they_see_alone(recipe_name: str, name: str) -> None:
+    recipe, full = (demo_recipe(recipe_name, Path("out"), which) for which in (name, "full"))
     assert recipe.data.visuals == name
     assert num_steps(recipe) == num_steps(full) > 0
     assert recipe.stages == full.stages
     assert recipe.model == full.model
     assert (recipe.seed, recipe.data.sources) == (full.seed, full.data.sources)
+
+
+def test_every_answer_is_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step, returned in {"_render": None, "_train": None, "_ask_all": PREDICTIONS, "_write": None}.items():
+        monkeypatch.setattr(demo, step, lambda *_, returned=returned: returned)
+    monkeypatch.setattr(demo, "_clips", lambda *_: [ClipView("a clip", (), ())])
+    demo.run(tmp_path)
+    results = read_results(tmp_path / "results.jsonl")
+    assert [(result.mode, result.question_id) for result in results] == [(m, i) for m in MODELS for i in "1234"]
+    assert results[1] == QuestionResult(
+        "shapes", "2", "first_colour", "videollama3-tiny", "full", "blue", "blue", is_right=True
+    )
+    assert not results[5].is_right

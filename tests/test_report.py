@@ -21,7 +21,7 @@ from lightning_apollo.report import (
     view_clip,
     write_report,
 )
-from lightning_apollo.structures import Frames, VisualItem
+from lightning_apollo.structures import ClipShape, Frames, VisualItem
 from tests.models.samples import sample
 
 PATCH = 2
@@ -51,6 +51,26 @@ def test_an_image_has_no_time() -> None:
     item = VisualItem(Frames(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1).double()), "image", 1)
     view = view_clip("image", sample(item, patch_size=PATCH), None, [])
     assert [frame.seconds for frame in view.frames] == [None]
+
+
+def test_frames_of_clips_say_which_clip_they_belong_to(tmp_path: Path) -> None:
+    """Two clips of two frames, which lie wider than they are high, and 3 tokens each: counted once, at the first frame."""
+    shape = ClipShape(num_frames=2, num_tokens=3, image_size=8)
+    frames = Frames(torch.zeros(4, 3, 4, 8, dtype=torch.uint8), torch.arange(4).double() / 2)
+    item = VisualItem(frames, "video", 1, clip=shape)
+    view = view_clip("clip", sample(item, patch_size=PATCH), None, [])
+    assert [(frame.seconds, frame.clip, frame.num_kept) for frame in view.frames] == [
+        (0.0, 1, 3),
+        (0.5, 1, 0),
+        (1.0, 2, 3),
+        (1.5, 2, 0),
+    ]
+    assert {decode_png(frame).shape[:2] for frame in view.frames} == {(112, 224)}
+    write_report(tmp_path / "report.html", title="T", facts={}, clips=[view])
+    page = (tmp_path / "report.html").read_text()
+    assert "6 visual tokens<" in page
+    assert page.count("clip 2<") == 2
+    assert "painted over" not in page
 
 
 class Tags(HTMLParser):

@@ -206,3 +206,15 @@ def test_the_convolutions_see_one_frame_at_a_time() -> None:
 def test_a_connector_that_cannot_be_is_an_error(values: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ConnectorConfig(**values)
+
+
+def test_first_sharpness_scales_the_first_queries_alone() -> None:
+    states = []
+    for sharpness in (1.0, 2.5):
+        torch.manual_seed(0)
+        config = ConnectorConfig(kind="perceiver", num_tokens=2, first_sharpness=sharpness)
+        states.append(build_connector(config, 8, 16).state_dict())
+    plain, sharp = states
+    for name, tensor in plain.items():
+        scale = 2.5 if name.endswith("q_proj.weight") else 1.0
+        assert torch.equal(sharp[name], scale * tensor), name

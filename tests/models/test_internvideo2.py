@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_apollo.models.internvideo2 import InternVideo2, PatchEmbed, resize_positions, sinusoid_positions
+from lightning_apollo.models.internvideo2 import (
+    InternVideo2,
+    PatchEmbed,
+    random_positions,
+    resize_positions,
+    sinusoid_positions,
+)
 from tests.models.clips import assert_near, randomize
 
 
@@ -168,3 +174,16 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     assert runs == [False, True, True]  # forward; forward and again in the backward pass
     assert all(gradient is not None and gradient.any() for gradient in gradients[0].values())
     assert_close(gradients[0], gradients[1], atol=0, rtol=0)
+
+
+def test_random_positions_are_sums_over_time_and_place() -> None:
+    torch.manual_seed(0)
+    table = random_positions((4, 2, 2), 64, 3.0)
+    assert table.shape == (17, 64)
+    assert torch.equal(table[0], torch.zeros(64))
+    cube = table[1:].view(4, 2, 2, 64)
+    step = cube[1] - cube[0]  # the same for every place: time adds to row and column
+    torch.testing.assert_close(step, step[:1, :1].expand_as(step), rtol=0, atol=1e-5)
+    assert float(cube.std()) == pytest.approx(3 * 3**0.5, rel=0.15)
+    model = InternVideo2(32, 1, 2, 48, 8, 16, num_frames=2, position_deviation=3.0)
+    assert float(model.pos_embed[:, 1:].detach().abs().max()) > 2  # sinusoids stay within 1

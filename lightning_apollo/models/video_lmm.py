@@ -221,8 +221,9 @@ def build_model(config: ModelConfig, reducer: ReducerConfig) -> VideoLMM:
         connector = build_connector(config.connector, config.fused.width, llm_width)
         return ClipLMM(FusedEncoder(config.fused), connector, build_llm(config.llm))
     assert config.vision is not None  # ModelConfig has one of them
+    encoder = VisionEncoder(config.vision)  # in this order, which random weights depend on
     connector = build_connector(config.connector, config.vision.hidden_size, llm_width)
-    return FrameLMM(VisionEncoder(config.vision), connector, build_llm(config.llm), reducer)
+    return FrameLMM(encoder, connector, build_llm(config.llm), reducer)
 
 
 def _reduced_lengths(batch: PackedBatch, reduction: Reduction) -> list[int]:

@@ -124,7 +124,7 @@ def demo(
 ) -> None:
     """Train a tiny VideoLLaMA 3, or Apollo, on rendered videos through all its stages, and compare it with two baselines.
 
-    Takes 6 to 8 minutes on two CPU cores and writes report.html, metrics.json and results.jsonl.
+    Takes 6 to 10 minutes on two CPU cores and writes report.html, metrics.json and results.jsonl.
     """
     with errors_in_one_line(debug):
         from lightning_apollo.demo import RECIPE, run

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lightning_apollo.config import Recipe, RecipeError, load_recipe
+from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
 from lightning_apollo.data import shapes
 from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, read_shapes, results
 from lightning_apollo.evaluation.results import write_results
@@ -131,14 +131,14 @@ def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
 
 
 def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
-    """Runs `fit` with the same recipe and steps, one value changed, and its words in a log."""
+    """Runs `fit` with the same recipe and steps, one value changed, and what it says in a log."""
     if all(is_finished(recipe, stage) for stage in recipe.stages):
         return
     log = output / name / "fit.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    words = [f"output={recipe.output}", f"data.root={recipe.data.root}", f"data.visuals={name}"]
-    words += ["trainer.progress_bar=false", "trainer.threads=1"]
-    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", recipe.name, *words]
+    path = log.with_name("recipe.yaml")
+    save_recipe(recipe, path)
+    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path)]
     with log.open("w") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code:

@@ -146,8 +146,8 @@ def sinusoid_positions(grid: tuple[int, int, int], width: int) -> Tensor:
 def random_positions(grid: tuple[int, int, int], width: int, deviation: float) -> Tensor:
     """(1 + T·rows·columns, D) float32, zeros for the class token: a random vector for every time, row and column, added up.
 
-    Of a few frames the sinusoids differ in a few channels alone: a resampler trained from scratch takes several times
-    longer to tell them apart.
+    Of a few frames the sinusoids differ in a few channels alone; a small model trained from scratch learns sooner from
+    times that stand apart (docs/apollo.md).
     """
     time, row, column = (deviation * torch.randn(n, width) for n in grid)
     table = time[:, None, None] + row[:, None] + column  # (T, rows, columns, D)

@@ -129,7 +129,7 @@ class VideoLMM(nn.Module):
 
     def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
         """Returns the kept visual tokens (K, E) of all items, and which they are; an empty batch takes the same way."""
-        raise NotImplementedError
+        raise NotImplementedError  # FrameLMM and ClipLMM each have their own way
 
     def decode(self, inputs_embeds: Tensor, lengths: list[int]) -> Tensor:
         """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths."""

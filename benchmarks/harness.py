@@ -114,6 +114,17 @@ TABLES = {
         Column("loop over items", "loop/kernel", "time_ratio"),
         Column("kernel, share of copy bandwidth", "kernel", "share_of_copy_bandwidth"),
     ),
+    "plan": (
+        Column("planning, s", "ours", "seconds"),
+        Column("peak MiB", "ours", "peak_memory_over_base", 0),
+        Column("**fill**", "ours", "fill", 3),
+        Column("random", "random", "fill", 3),
+        Column("length-grouped", "length_grouped", "fill", 3),
+        Column("**max/mean cost**", "ours", "imbalance", 3),
+        Column("worst step", "ours", "worst_imbalance", 3),
+        Column("random", "random", "imbalance", 3),
+        Column("length-grouped", "length_grouped", "imbalance", 3),
+    ),
 }
 
 

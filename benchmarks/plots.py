@@ -22,6 +22,7 @@ PANELS = {
     "step": ("throughput", "peak_memory_over_base"),
     "file_to_patches": ("seconds", "peak_memory_over_base"),
     "kernels": ("seconds", "milliseconds", "time_ratio"),
+    "plan": ("imbalance", "fill", "seconds"),
 }
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from lightning_apollo import __version__
+from lightning_apollo.data_cli import app as data
 from lightning_apollo.paths import recipe_names
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
@@ -21,6 +22,7 @@ app = typer.Typer(
 evaluate = typer.Typer(help="Work with the results of benchmarks.", no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(study, name="study")
+app.add_typer(data, name="data")
 
 FIT_EPILOG = """[bold]Examples[/bold]
 

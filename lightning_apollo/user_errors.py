@@ -23,6 +23,8 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
+    from lightning_apollo.data.costs import PlanError
+    from lightning_apollo.data.index import IndexFileError
     from lightning_apollo.data.manifest import ManifestError
     from lightning_apollo.data.order import TooFewSamples
     from lightning_apollo.data.quarantine import TooManyBadSamples
@@ -30,4 +32,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.layers import RecipeError
     from lightning_apollo.structures import MediaError, WeightsError
 
-    return RecipeError, ManifestError, MediaError, TooFewSamples, TooManyBadSamples, ResultsError, WeightsError
+    return (
+        *(RecipeError, ManifestError, MediaError, WeightsError, ResultsError, IndexFileError),
+        *(TooFewSamples, TooManyBadSamples, PlanError),
+    )

@@ -1,6 +1,7 @@
 """The benchmarks' harness, and each script end to end on tiny inputs: what is timed there must be equal first."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +110,7 @@ def test_table_has_a_line_for_every_x_and_a_dash_for_what_was_not_measured(tmp_p
         ("step", "port/ours time_ratio"),
         ("pipeline", "processor/ours time_ratio"),
         ("kernels", "loop/definition time_ratio"),
+        ("plan", "random/ours imbalance_ratio"),
     ],
 )
 def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
@@ -141,6 +144,17 @@ def test_other_patches_than_the_processors_stop_the_pipeline(monkeypatch: pytest
     monkeypatch.setattr(bench_pipeline, "TOLERANCE", -1.0)
     with pytest.raises(SystemExit, match="patches differ"):
         bench_pipeline.check(case)
+
+
+def test_a_plan_that_is_wrong_stops_its_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench_plan = _import_script("bench_plan", monkeypatch)
+    costs = _import_script("plan_costs", monkeypatch).mixed_costs(1000)
+    plan = bench_plan.PROVIDERS["ours"](costs)
+    bench_plan.check(costs, plan)
+    with pytest.raises(SystemExit, match="every sample once"):
+        bench_plan.check(costs, dataclasses.replace(plan, samples=np.zeros_like(plan.samples)))
+    with pytest.raises(SystemExit, match="over a limit"):
+        bench_plan.check(costs, dataclasses.replace(plan, offsets=plan.offsets[[0, -1]]))
 
 
 def test_a_loop_with_another_result_stops_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +193,7 @@ def _import_script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["pipeline", "step"])
+@pytest.mark.parametrize("name", ["pipeline", "plan", "step"])
 def test_the_readme_shows_what_the_csv_says(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
     shown = re.search(rf"<!-- bench:{name} -->\n(.*?)\n<!-- /bench:{name} -->", readme, re.DOTALL)

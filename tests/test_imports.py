@@ -14,7 +14,7 @@ ALLOWED = {
     "kernels/apollo_kernels": {"triton"},
     "lightning_apollo/structures.py": set(),
     "lightning_apollo/paths.py": set(),
-    "lightning_apollo/data": {f"{OURS}.structures", "torchcodec", "torchvision", "pyarrow"},
+    "lightning_apollo/data": {f"{OURS}.structures", "torchcodec", "torchvision", "pyarrow", "numpy"},
     "lightning_apollo/models": {f"{OURS}.structures", "apollo_kernels", "safetensors", "huggingface_hub"},
     "lightning_apollo/training": {f"{OURS}.structures", f"{OURS}.models", "lightning"},
     "lightning_apollo/stages": {f"{OURS}.structures", f"{OURS}.models", f"{OURS}.training", "lightning"},

@@ -85,7 +85,7 @@ class Preparer:
         return _until_stream_ends(conversation, plans, self.sampling.fps), [*plans]
 
     def _plan_part(self, part: MediaPart, root: Path, is_stream: bool, name: str) -> MediaPlan:
-        info = media.probe(root / part.path, part.modality)
+        info = self._info(part, root)
         merge_size = self.image_merge_size if info.modality == "image" else self.video_merge_size
         merge_size = merge_size if self.clip is None else 1
         if info.modality == "image":
@@ -102,6 +102,9 @@ class Preparer:
         return MediaPlan(
             info, "video", timestamps, merge_size, is_stream, clip=self.clip, sampling=sampling, segment=segment
         )
+
+    def _info(self, part: MediaPart, root: Path) -> MediaInfo:
+        return media.probe(root / part.path, part.modality)
 
     def _budgeted(self, plans: Sequence[MediaPlan], token_budget: int) -> list[MediaPlan]:
         if self.clip is not None:
@@ -159,12 +162,8 @@ class Preparer:
         return num_bytes + 32 * (1 + len(conversation.messages)) + num_visual_tokens
 
     def _planned_length(self, conversation: Conversation, plans: Sequence[MediaPlan | None]) -> int:
-        """Tokens of the sample, counted with one grey pixel spread over every frame in the place of pixels."""
-        grey = torch.zeros((), dtype=torch.uint8)
-        stand_ins = [
-            plan and _item(plan, Frames(grey.expand(len(plan.timestamps), 3, *plan.size), plan.timestamps))
-            for plan in plans
-        ]
+        """Tokens of the sample where every frame plays at the very moment that it was planned for."""
+        stand_ins = [plan and planned_item(plan) for plan in plans]
         return self._render(conversation, stand_ins, None).input_ids.numel()
 
     def _decode(self, plan: MediaPlan) -> VisualItem:
@@ -181,6 +180,12 @@ class Preparer:
         return render(
             conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, max_length, self.clip_text
         )
+
+
+def planned_item(plan: MediaPlan) -> VisualItem:
+    """The item as planned, its moments for times and one grey pixel spread over every frame: it takes no memory."""
+    grey = torch.zeros((), dtype=torch.uint8)
+    return _item(plan, Frames(grey.expand(len(plan.timestamps), 3, *plan.size), plan.timestamps))
 
 
 def _item(plan: MediaPlan, frames: Frames) -> VisualItem:

@@ -101,7 +101,12 @@ def _content(
         if not isinstance(part, MediaPart):
             yield Piece(part.text, is_labelled=message.role == "assistant")
         elif (item := next(visuals)) is not None:
-            yield from _frames(item, patch_size) if item.clip is None else _clips(item, patch_size, clip_text)
+            yield from media_pieces(item, patch_size, clip_text)
+
+
+def media_pieces(item: VisualItem, patch_size: int, clip_text: ClipTextConfig) -> Iterator[Piece]:
+    """What stands for an image or video in a turn of the user: runs of placeholders and the text around them."""
+    return _frames(item, patch_size) if item.clip is None else _clips(item, patch_size, clip_text)
 
 
 def _frames(item: VisualItem, patch_size: int) -> Iterator[Piece]:

@@ -1,0 +1,95 @@
+"""What each sample of an index costs in memory and in time, as arrays: all that a plan needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RESOLUTION = 2**30  # steps between nothing and the dearest sample
+
+
+class PlanError(ValueError):
+    """A mixture, a limit or a sample with which no epoch can be planned."""
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """Cost of a micro-batch: vision_square·Σ frame² + vision_patch·patches + llm_square·Σ segment² + llm_token·tokens.
+
+    Any unit will do, since only ratios matter. The defaults are forward FLOPs, two for each multiply-add, of SigLIP so400m (27
+    layers, 1152 wide, MLP 4304) and Qwen2.5-7B (28 layers, 3584 wide, keys and values 512, MLP 18944): a linear layer costs
+    twice its weights for each row; attention costs 4·width for each pair of rows that see each other, which in a causal model
+    are half of all pairs. Where both are trained, backward triples all four. Head and connector are left out.
+    """
+
+    vision_square: float = 27 * 4 * 1152
+    vision_patch: float = 27 * 2 * (4 * 1152**2 + 2 * 1152 * 4304)
+    llm_square: float = 28 * 2 * 3584
+    llm_token: float = 28 * 2 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+
+    def __post_init__(self) -> None:
+        values = (self.vision_square, self.vision_patch, self.llm_square, self.llm_token)
+        if not all(0.0 <= value < float("inf") for value in values) or not any(values):
+            raise PlanError(f"cost: constants are finite, not negative and not all zero; they are {values}")
+
+
+@dataclass(frozen=True, eq=False)
+class SampleCosts:
+    """One entry for each sample of all sources, the samples of a source side by side, in the order of `source_names`."""
+
+    source_names: tuple[str, ...]
+    source: NDArray[np.int16]  # (E,) index into source_names, ascending
+    llm_tokens: NDArray[np.int32]  # (E,) text and visual tokens, 1 or more
+    patches: NDArray[np.int32]  # (E,) rows of the vision encoder
+    vision_squares: NDArray[np.int64]  # (E,) sum over frames of patches²
+
+    def __post_init__(self) -> None:
+        for name, dtype in (
+            ("source", "int16"),
+            ("llm_tokens", "int32"),
+            ("patches", "int32"),
+            ("vision_squares", "int64"),
+        ):
+            values = getattr(self, name)
+            if values.dtype != dtype or values.shape != (len(self.source),):
+                raise ValueError(
+                    f"{name}: ({len(self.source)},) {dtype} is expected, not {values.shape} {values.dtype}"
+                )
+        if len(self.source):
+            if self.source[0] < 0 or self.source[-1] >= len(self.source_names) or np.any(np.diff(self.source) < 0):
+                raise ValueError(f"source: ascending numbers below {len(self.source_names)} are expected")
+            if min(self.llm_tokens.min() - 1, self.patches.min(), self.vision_squares.min()) < 0:
+                raise ValueError("llm_tokens are 1 or more, patches and vision_squares 0 or more")
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def source_range(self, name: str) -> range:
+        """The samples of a source; none if there is no such source."""
+        if name not in self.source_names:
+            return range(0)
+        number = self.source_names.index(name)
+        return range(*(int(end) for end in np.searchsorted(self.source, [number, number + 1])))
+
+    def describe(self, sample: int) -> str:
+        """Source of a sample and its number in it, from 0, as an error names it."""
+        name = self.source_names[self.source[sample]]
+        return f"source {name}, sample {sample - self.source_range(name).start}"
+
+
+def costs_of_samples(costs: SampleCosts, config: CostConfig) -> NDArray[np.float64]:
+    """(E,) cost of each sample, in the unit of the constants."""
+    tokens = costs.llm_tokens.astype(np.float64)
+    vision = config.vision_square * costs.vision_squares + config.vision_patch * costs.patches
+    return vision + (config.llm_square * tokens + config.llm_token) * tokens
+
+
+def whole_costs(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(E,) costs as whole numbers of which the dearest is 2^30.
+
+    Their sums are exact, so that machines which add floats in another order still make the same plan.
+    """
+    dearest = cost.max(initial=0.0)
+    return np.rint(cost * (_RESOLUTION / dearest if dearest else 0.0)).astype(np.int64)

@@ -1,0 +1,243 @@
+"""The metadata index: what is known of every sample and media file before one is opened, in two tables of one folder.
+
+INDEX/media.parquet     one row for each file and what annotations call it, in the order of their first use
+      samples.parquet   one row for each row of the manifests, source after source
+      *.arrow           the same as it lies in memory, for processes to map; made from the Parquet files where missing
+
+index_build.py writes them, index_tokens.py does arithmetic on them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, Modality, SampleModality
+
+FORMAT_VERSION = "1"
+MODALITIES: tuple[Modality, ...] = ("image", "video")
+MEDIA, SAMPLES = "media", "samples"
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+MEDIA_SCHEMA = pa.schema(
+    {
+        "path": pa.string(),  # below the source's root, as the root is written in the recipe
+        "modality": _NAME,  # what the annotation calls it
+        "duration_seconds": pa.float64(),
+        "begin_seconds": pa.float64(),
+        "width": pa.int32(),  # pixels, upright; 0 in this and all other numbers of a broken file
+        "height": pa.int32(),
+        "fps": pa.float64(),  # NaN: a still picture
+        "codec": pa.string(),
+        "num_frames": pa.int64(),
+        "file_bytes": pa.int64(),  # -1: no such file
+        "mtime_ns": pa.int64(),
+        "error": pa.string(),  # null: it can be read
+    }
+)
+SAMPLE_SCHEMA = pa.schema(
+    {
+        "source": _NAME,
+        "manifest": _NAME,
+        "row": pa.int32(),  # in its manifest, from 0
+        "sample_id": pa.string(),
+        "media": pa.list_(
+            pa.struct(
+                {
+                    "media": pa.int32(),  # row of the other table
+                    "begin_seconds": pa.float64(),  # NaN: from the first frame
+                    "end_seconds": pa.float64(),  # NaN: to the last
+                }
+            )
+        ),
+        "num_turns": pa.int32(),
+        "text_bytes": pa.int64(),  # UTF-8 of all turns
+        "num_text_tokens": pa.int32(),  # null: counted with no tokenizer; see index_tokens.TextCounter
+        "kind": _NAME,  # text | image | multi_image | video
+        "is_stream": pa.bool_(),
+        "error": pa.string(),  # null: neither the row nor one of its media is broken
+        "error_media": pa.int32(),  # row of the other table that the error is about; -1: none
+    }
+)
+SCHEMAS = {MEDIA: MEDIA_SCHEMA, SAMPLES: SAMPLE_SCHEMA}
+
+
+class IndexFileError(ValueError):
+    """An index that is not there or cannot be used; one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class MediaUse:
+    """A file of a sample, or a part of it between two times on the container's own clock; None is its begin or end."""
+
+    media: int  # row of the media table
+    begin_seconds: float | None
+    end_seconds: float | None
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One row of the samples table."""
+
+    source: str
+    manifest: str
+    row: int
+    sample_id: str
+    media: tuple[MediaUse, ...]
+    num_turns: int
+    text_bytes: int
+    num_text_tokens: int | None
+    kind: SampleModality
+    is_stream: bool
+    error: str | None
+    error_media: int
+
+
+class Index:
+    """Both tables, mapped: processes share the pages of the files, and a row or column is read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """IndexFileError where the folder holds no index, or one of another format."""
+        self.folder = folder
+        self.media = _map(folder, MEDIA)
+        self.samples = _map(folder, SAMPLES)
+        metadata = self.samples.schema.metadata
+        if metadata[b"fingerprint"] != self.media.schema.metadata[b"fingerprint"]:
+            raise IndexFileError(f"{folder}: writing it was cut short: run `lightning-apollo data index` again")
+        self.fingerprint = metadata[b"fingerprint"].decode()  # of the manifests' content and the facts of the media
+        self.text_identity = metadata[b"text"].decode()  # with what text tokens were counted; empty: they were not
+        self.sources: tuple[str, ...] = tuple(json.loads(metadata[b"sources"]))
+        self.manifests: tuple[str, ...] = tuple(json.loads(metadata[b"manifests"]))
+
+    def __len__(self) -> int:
+        """Samples, broken ones included."""
+        return self.samples.num_rows
+
+    def __reduce__(self) -> tuple[type[Index], tuple[Path]]:
+        return Index, (self.folder,)  # a process that is handed an index maps the files itself
+
+    def __getitem__(self, number: int) -> SampleRow:
+        """A sample by its row in the samples table."""
+        (row,) = self.samples.slice(range(len(self))[number], 1).to_pylist()
+        media = [
+            MediaUse(one["media"], *map(_or_none, (one["begin_seconds"], one["end_seconds"]))) for one in row["media"]
+        ]
+        return SampleRow(**{**row, "media": tuple(media)})
+
+    def media_info(self, number: int) -> MediaInfo:
+        """What is known of a file by its row in the media table; MediaError where it is broken."""
+        (row,) = self.media.slice(range(self.media.num_rows)[number], 1).to_pylist()
+        if row["error"] is not None:
+            raise MediaError(row["path"], row["error"])
+        del row["file_bytes"], row["mtime_ns"], row["error"]
+        return MediaInfo(**{**row, "fps": _or_none(row["fps"])})
+
+    def sample_column(self, name: str) -> np.ndarray:
+        """A column of numbers of the samples, (S,), without a copy (but for `is_stream`).
+
+        For `source` and `manifest`, places in `sources` and `manifests`; for `kind`, in SAMPLE_MODALITIES.
+        """
+        return _as_numpy(self.samples.column(name))
+
+    def media_column(self, name: str) -> np.ndarray:
+        """The same for the media; `modality` is a place in MODALITIES."""
+        return _as_numpy(self.media.column(name))
+
+    def media_uses(self) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """Row of the media table, begin and end seconds (NaN: not cut) of every use, flat, and (S+1,) where each
+        sample's uses begin; all without a copy."""
+        lists = _one_chunk(self.samples.column("media"))
+        media, begins, ends = (lists.values.field(place).to_numpy() for place in range(3))
+        return (media, begins, ends), lists.offsets.to_numpy()
+
+    def is_broken(self) -> np.ndarray:
+        """(S,) bool: the row or one of its media cannot be read."""
+        return self.samples.column("error").is_valid().to_numpy()
+
+
+def dictionary(values: pa.Array | pa.ChunkedArray, names: tuple[str, ...]) -> pa.DictionaryArray:
+    """The strings as places in `names`, all of which are kept in this order."""
+    places = pc.call_function("index_in", [values.cast(pa.string())], pc.SetLookupOptions(pa.array(names, pa.string())))
+    places = places.combine_chunks() if isinstance(places, pa.ChunkedArray) else places
+    return pa.DictionaryArray.from_arrays(places, pa.array(names, pa.string()))
+
+
+def write_tables(folder: Path, tables: dict[str, pa.Table]) -> None:
+    """Writes both tables in both forms; each file is whole or not there."""
+    for name in tables:  # first, so that what is mapped is never older than the Parquet file
+        (folder / f"{name}.arrow").unlink(missing_ok=True)
+    for name, table in tables.items():
+        _replace(folder / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path, compression="zstd"))
+        _replace(folder / f"{name}.arrow", lambda path, table=table: _write_arrow(table, path))
+
+
+def _map(folder: Path, name: str) -> pa.Table:
+    path, parquet = folder / f"{name}.arrow", folder / f"{name}.parquet"
+    if not parquet.is_file():
+        raise IndexFileError(f"{folder}: no index here ({name}.parquet): make one with `lightning-apollo data index`")
+    try:
+        written = pq.read_metadata(parquet).metadata or {}
+    except pa.ArrowException as error:
+        raise IndexFileError(f"{parquet}: no Parquet file: remove {folder} and make it anew") from error
+    if written.get(b"format_version") != FORMAT_VERSION.encode():
+        raise IndexFileError(f"{folder}: an index of another version: remove it and make it anew")
+    if not path.is_file() or _fingerprint(path) != written[b"fingerprint"]:
+        with (folder / "lock").open("w") as lock:  # processes that open it at once wait for the first of them
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _replace(path, lambda temporary: _write_arrow(_read_parquet(parquet, name), temporary))
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _fingerprint(path: Path) -> bytes:
+    with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+        return reader.schema.metadata[b"fingerprint"]
+
+
+def _read_parquet(path: Path, name: str) -> pa.Table:
+    """The table with its names in their own order, which Parquet does not keep."""
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    names: dict[str, tuple[str, ...]] = {"modality": MODALITIES, "kind": SAMPLE_MODALITIES}
+    if name == SAMPLES:
+        names |= {f"{key}": tuple(json.loads(metadata[f"{key}s".encode()])) for key in ("source", "manifest")}
+    columns = [
+        dictionary(table.column(field.name), names[field.name]) if field.type == _NAME else table.column(field.name)
+        for field in SCHEMAS[name]
+    ]
+    return pa.table(columns, schema=SCHEMAS[name].with_metadata(metadata))
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    table = table.combine_chunks()  # one chunk, so that a column is one piece of memory
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _replace(path: Path, write: Any) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    write(temporary)
+    temporary.replace(path)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _as_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    array = _one_chunk(column)
+    if pa.types.is_dictionary(array.type):
+        array = array.indices
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

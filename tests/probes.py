@@ -1,0 +1,43 @@
+"""Probes with faults, and such that keep a log, for processes that import them by name."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+from lightning_apollo.data import media
+from lightning_apollo.data.probe_pool import Probe
+from lightning_apollo.structures import MediaInfo, Modality
+
+
+def faulty(path: Path, modality: Modality) -> MediaInfo:
+    """What the file's name asks for, and its facts where it asks for nothing."""
+    if path.stem.startswith("hang"):
+        time.sleep(600)
+    if path.stem.startswith("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem.startswith("odd"):
+        raise ZeroDivisionError("no\nframes")
+    return media.probe(path, modality)
+
+
+def logged(log: Path, gate: Path | None = None) -> Probe:
+    """A probe that writes every path to `log`; with a `gate`, a file called gate.* waits until it exists."""
+    return partial(_logged, log, gate)
+
+
+def names_in(log: Path) -> list[str]:
+    return log.read_text().split() if log.exists() else []
+
+
+def without_torchcodec(path: Path, modality: Modality) -> MediaInfo:
+    raise RuntimeError("torchcodec does not load") from ImportError("torchcodec")
+
+
+def _logged(log: Path, gate: Path | None, path: Path, modality: Modality) -> MediaInfo:
+    with log.open("a") as file:
+        file.write(f"{path.name}\n")
+    while gate is not None and path.stem == "gate" and not gate.exists():
+        time.sleep(0.02)
+    return media.probe(path, modality)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
-from lightning_apollo.data import media, shapes
+from lightning_apollo.data import shapes
 from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.conversation import ChatTokenizer
 from lightning_apollo.data.dataset import (
@@ -27,6 +26,7 @@ from lightning_apollo.data.mixture import share_out
 from lightning_apollo.data.order import epoch_order, epoch_size, micro_batches, num_micro_batches, rank_positions
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
+from lightning_apollo.data.reader import DirectReader
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.shapes import ShapesConfig
@@ -113,7 +113,7 @@ class VideoDataModule(LightningDataModule):
             stream_max_frames=config.stream_max_frames,
             visuals=config.visuals,
             seed=seed,
-            decode=partial(media.decode, num_threads=config.decoder_threads),
+            reader=DirectReader(config.decoder_threads),
             clip=batching.clip,
             clip_text=config.clip_text,
         )

@@ -26,13 +26,13 @@ _CLOCK_SECONDS = 1e-3  # containers round times, to a millisecond at worst: a fr
 _END_SLACK_SECONDS = 0.5  # how far outside the frames that can be decoded a moment may lie, see _read_in_order
 
 
-def probe(path: Path, modality: Modality | None = None) -> MediaInfo:
+def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
     """What the file says about itself; no pixel is decoded. `fps` is None exactly where it is read as a still picture.
 
     `modality` is what the annotation calls it, None for what it is. An animated GIF called an image is its first
     frame; a still picture called a video is a video of one frame. A film called an image is a MediaError.
     """
-    _check_readable(path)
+    _check_readable(Path(path))
     picture = probe_picture(str(path), modality)
     if picture is not None:
         return picture

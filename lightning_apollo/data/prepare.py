@@ -9,25 +9,21 @@ go. Visual tokens are never cut.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from lightning_apollo.data import media
 from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.clips import clip_spans
 from lightning_apollo.data.conversation import ChatTokenizer, render, render_prompt
 from lightning_apollo.data.media_plan import MediaPlan, fit_clips, fit_frames
+from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps, single_frame
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
-
-Decode = Callable[[MediaInfo, Tensor, tuple[int, int]], Frames]  # media, timestamps (F,), (height, width)
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Preparer:
     stream_max_frames: int = 400
     visuals: str = "full"  # full | single_frame | blind, as in DataConfig
     seed: int = 0  # of the single frame
-    decode: Decode = field(default_factory=lambda: partial(media.decode, num_threads=1))
+    reader: MediaReader = field(default_factory=DirectReader)
     clip: ClipShape | None = None  # what the encoder makes of clips; None: it takes frames one by one
     clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)
 
@@ -104,7 +100,7 @@ class Preparer:
         )
 
     def _info(self, part: MediaPart, root: Path) -> MediaInfo:
-        return media.probe(root / part.path, part.modality)
+        return self.reader.probe(str(root / part.path), part.modality)
 
     def _budgeted(self, plans: Sequence[MediaPlan], token_budget: int) -> list[MediaPlan]:
         if self.clip is not None:
@@ -169,7 +165,7 @@ class Preparer:
     def _decode(self, plan: MediaPlan) -> VisualItem:
         """The item with its pixels. Clips that overlap share frames: each moment is decoded once, in rising order."""
         moments, places = plan.timestamps.unique(return_inverse=True)
-        frames = self.decode(plan.info, moments, plan.size)
+        frames = self.reader.decode(plan.info, moments, plan.size)
         if not torch.equal(moments, plan.timestamps):
             frames = Frames(frames.pixels[places], frames.pts_seconds[places])
         return _item(plan, frames)

@@ -23,6 +23,7 @@ from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.structures import ClipShape, Frames, MediaError, MediaInfo, Sample
 from tests.media_files import ffmpeg, h264, write_clip, write_variable_rate
+from tests.readers import ReaderWith
 from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
 
 CLIP = ClipShape(num_frames=4, num_tokens=8, image_size=160)
@@ -155,7 +156,7 @@ PREPARERS: dict[str, Callable[[], Preparer]] = {
 def test_counts_are_those_of_the_samples(name: str, data: Data) -> None:
     preparer = PREPARERS[name]()
     samples, counts = data.samples(preparer), data.counts(preparer, counter(preparer))
-    on_time = data.samples(replace(preparer, decode=play_on_time))
+    on_time = data.samples(replace(preparer, reader=ReaderWith(replacement=play_on_time)))
     is_sure = counts.is_exact | ~counts.is_usable  # what no old turns could make room for
     assert [bool(counts.is_usable[n]) for n in np.flatnonzero(is_sure)] == [
         samples[n] is not None for n in np.flatnonzero(is_sure)

@@ -14,6 +14,7 @@ from lightning_apollo.data.rows import Conversation
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.structures import Frames, Sample
 from tests.media_files import write_clip
+from tests.readers import ReaderWith
 from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
 
 QUESTION = turns("<video>\nWhat colour came first?", "red")
@@ -165,6 +166,6 @@ def test_decoding_is_one_call_for_each_item(folder: Path, preparer: Preparer) ->
         return Frames(torch.zeros(len(timestamps), 3, *size, dtype=torch.uint8), timestamps)
 
     row = {"image": "000.png", "video": "clip.mp4", "conversations": turns("<image><video>?", "red")}
-    replace(preparer, decode=decode).sample(conversation(folder, **row), folder)
+    replace(preparer, reader=ReaderWith(replacement=decode)).sample(conversation(folder, **row), folder)
     assert [name for name, _, _ in calls] == ["000.png", "clip.mp4"]
     assert calls[1][1] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])

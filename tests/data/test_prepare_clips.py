@@ -25,6 +25,7 @@ from lightning_apollo.data.rows import Conversation
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample
 from tests.media_files import h264, read_number, variable_rate_seconds, write_clip, write_variable_rate
+from tests.readers import ReaderWith
 from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
 
 CLIP = ClipShape(num_frames=4, num_tokens=8, image_size=160)  # frames of media_files are 160 pixels wide
@@ -132,7 +133,7 @@ def test_every_moment_is_decoded_once_and_in_order(folder: Path, preparer: Prepa
         return media.decode(info, timestamps, size)
 
     row = asking(folder, "twelve.mp4", start_time=1.0, end_time=6.0)
-    sample = replace(preparer, decode=decode).sample(row, folder)
+    sample = replace(preparer, reader=ReaderWith(replacement=decode)).sample(row, folder)
     assert numbers(sample) == [[10, 15, 20, 25], [30, 35, 40, 45], [40, 45, 50, 55]]
     torch.testing.assert_close(spans(sample), torch.tensor([[1.0, 3.0], [3.0, 5.0], [4.0, 6.0]]).double())
     assert asked[0].tolist() == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5])

@@ -17,7 +17,7 @@ from lightning_apollo.data.mixture import share_out
 from lightning_apollo.data.order import epoch_size
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.stages.base import StageConfig
+from lightning_apollo.stages.config import StageConfig
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NUM_ADAMW_STATES = 2  # running means of the gradient and of its square

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 
 from lightning_apollo.stages.apollo import ConnectorAlignment, InstructionTuning, VisionPretraining
-from lightning_apollo.stages.base import Stage, StageConfig
+from lightning_apollo.stages.base import Stage
+from lightning_apollo.stages.config import PackingConfig, StageConfig
 from lightning_apollo.stages.videollama3 import (
     MultiTaskFineTuning,
     VideoCentricFineTuning,
@@ -27,7 +28,7 @@ STAGES: dict[str, type[Stage]] = {
     )
 }
 
-__all__ = ["STAGES", "Stage", "StageConfig", "find_stage"]
+__all__ = ["STAGES", "PackingConfig", "Stage", "StageConfig", "find_stage"]
 
 
 def find_stage(kind: str) -> type[Stage]:

@@ -1,9 +1,8 @@
-"""A stage: the LightningModule that trains chosen components of a VideoLMM, and the dataclass that describes it."""
+"""A stage: the LightningModule that trains chosen components of a VideoLMM."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -12,63 +11,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import COMPONENTS, VideoLMM
+from lightning_apollo.models.video_lmm import VideoLMM
+from lightning_apollo.stages.config import StageConfig
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
 from lightning_apollo.training.losses import token_loss_sum
-from lightning_apollo.training.optim import OptimizerConfig, build_optimizer, build_schedule, parameter_groups
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One training phase of a paper. What `trains` does not name is frozen."""
-
-    kind: str  # name of the stage's class: "Stage" or one of stages/videollama3.py and stages/apollo.py
-    trains: dict[str, float]  # component (vision, connector, llm) -> peak learning rate
-    mixture: dict[str, float]  # source of data.sources -> passes over it in an epoch; fractions are allowed
-    image_merge_size: int  # side of the square of patches that becomes one visual token, for images
-    video_merge_size: int  # the same for videos; both are 1 where the encoder takes clips
-    shares: dict[str, float] = field(default_factory=dict)  # text, image, multi_image, video -> share of the samples
-    reducer: ReducerConfig = field(default_factory=ReducerConfig)  # which visual tokens reach the LLM
-    max_clips: int | None = None  # clips of one video, at most; None leaves it to data.sampling
-    epochs: int = 1  # passes over the mixture; not used where max_steps is set
-    max_steps: int = -1  # optimizer steps; -1 trains by epochs
-    global_batch_size: int = 128  # samples of one optimizer step, over all ranks
-    micro_batch_size: int = 2  # samples packed into one sequence on one rank
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    activation_checkpointing: bool = False  # recompute the layers in the backward pass: less memory, more time
-    init: str = "previous"  # start weights: "previous" stage (first stage: the model's own), or a folder or file
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.trains if name not in COMPONENTS]
-        if unknown or not self.trains:
-            raise ValueError(f"trains names {unknown or 'nothing'}; it takes a rate for any of {', '.join(COMPONENTS)}")
-        for name, rate in self.trains.items():
-            if rate <= 0.0:
-                raise ValueError(f"trains.{name} is {rate}: a rate is positive; leave the component out to freeze it")
-        if any(passes < 0.0 for passes in self.mixture.values()) or sum(self.mixture.values()) <= 0.0:
-            raise ValueError(f"mixture needs at least one source and no negative passes, not {dict(self.mixture)}")
-        for name in ("image_merge_size", "video_merge_size", "epochs", "global_batch_size", "micro_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, it is {getattr(self, name)}")
-        if self.max_clips is not None and self.max_clips < 1:
-            raise ValueError(f"max_clips must be 1 or more, it is {self.max_clips}")
-        if self.max_steps < 1 and self.max_steps != -1:
-            raise ValueError(f"max_steps must be 1 or more, or -1 to train by epochs; it is {self.max_steps}")
-        if self.global_batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
-            )
-
-    def accumulate(self, world_size: int) -> int:
-        """Micro-batches that each of `world_size` ranks adds up for one optimizer step."""
-        samples = self.micro_batch_size * world_size
-        if self.global_batch_size % samples:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} is no multiple of {samples}, "
-                f"which is micro_batch_size {self.micro_batch_size} on {world_size} ranks"
-            )
-        return self.global_batch_size // samples
+from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
 
 
 class Stage(LightningModule):

@@ -107,7 +107,7 @@ def measure(num_samples: int, ranks: tuple[int, ...], rounds: int) -> Iterator[M
     for world_size in ranks:
         mode, waits = f"{world_size} ranks", {}
         for name, plan in plans.items():
-            if len(dealt := replace(plan, config=replace(CONFIG, world_size=world_size))):
+            if len(dealt := replace(plan, config=replace(CONFIG, step_size=world_size))):
                 waits[name] = imbalance(_costs_of_micro_batches(costs, dealt), world_size)
                 yield measurement(name, mode, "imbalance", "share", [waits[name].mean])
                 yield measurement(name, mode, "worst_imbalance", "share", [waits[name].worst])
@@ -122,6 +122,7 @@ def _is_over_limit(costs: SampleCosts, plan: Plan) -> NDArray[np.bool_]:
 
 
 def _costs_of_micro_batches(costs: SampleCosts, plan: Plan) -> NDArray[np.float64]:
+    """Behind the last whole step too: `imbalance` leaves them out."""
     return np.add.reduceat(costs_of_samples(costs, CONFIG.cost)[plan.samples], plan.offsets[:-1])
 
 

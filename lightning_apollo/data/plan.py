@@ -1,15 +1,15 @@
 """The plan of an epoch: which samples make up which micro-batch, before any pixel is read.
 
 A pure function of (costs, config, epoch), the same bytes in every process: draw from the sources, pack under the limits, deal.
-As in `order.py`, a position is the index of a micro-batch over all ranks, and position k goes to rank k mod world size. The
-sequence of micro-batches does not depend on the number of ranks, only where it is cut does; so (epoch, position) is all that a
-run must remember to go on, on as many ranks as it then has.
+As in `order.py`, a position is the index of a micro-batch over all ranks, and position k goes to rank k mod world size. The plan
+does not depend on the number of ranks; so (epoch, position) is all that a run must remember to go on, on as many ranks as it then
+has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,28 +27,22 @@ class PlanConfig:
     weights: Mapping[str, float] = field(default_factory=dict)  # of sources; empty: each once
     unit: str = "passes"  # of weights. "passes" over a source · "samples", "tokens": a share of the epoch's
     seed: int = 0
-    world_size: int = 1  # ranks
-    accumulate: int = 1  # micro-batches of one rank in an optimizer step
+    step_size: int = 1  # micro-batches of an optimizer step, over all ranks
     window: int = 4096  # samples packed together
     target_fill: float = (
         0.99  # share of a limit that packing aims at; nearer to 1, more of the last samples find no room
     )
-    group_size: int = 1024  # micro-batches of similar cost side by side: as many as ranks times accumulate, or more
+    group_size: int = 1024  # micro-batches of similar cost side by side: as many as ranks, or more
     cost: CostConfig = field(default_factory=CostConfig)
 
     def __post_init__(self) -> None:
-        for name in ("max_llm_tokens", "max_patches", "world_size", "accumulate", "window", "group_size"):
+        for name in ("max_llm_tokens", "max_patches", "step_size", "window", "group_size"):
             if getattr(self, name) < 1:
                 raise PlanError(f"{name} is {getattr(self, name)}: give 1 or more")
         if not 0.0 < self.target_fill <= 1.0:
             raise PlanError(f"target_fill is {self.target_fill:g}: give a share above 0, at most 1")
         if self.unit not in UNITS:
             raise PlanError(f'unit is "{self.unit}": choose {", ".join(UNITS)}')
-
-    @property
-    def step_size(self) -> int:
-        """Micro-batches of one optimizer step, over all ranks."""
-        return self.world_size * self.accumulate
 
 
 @dataclass(frozen=True)
@@ -67,23 +61,16 @@ class PlanSummary:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """K micro-batches, of which those from `start` on are still to be dealt."""
+    """K micro-batches, of which whole optimizer steps are dealt."""
 
     epoch: int
     config: PlanConfig
     offsets: NDArray[np.int32]  # (K+1,) leading 0
     samples: NDArray[np.int32]  # (D,) samples of micro-batch k: samples[offsets[k] : offsets[k + 1]]
-    start: int = 0
 
     def __len__(self) -> int:
-        """Micro-batches to be dealt, over all ranks: whole optimizer steps."""
-        return self.end - self.start
-
-    @property
-    def end(self) -> int:
-        """The position behind the last one that is dealt."""
-        left = len(self.offsets) - 1 - self.start
-        return self.start + left // self.config.step_size * self.config.step_size
+        """Micro-batches that are dealt, over all ranks: whole optimizer steps."""
+        return (len(self.offsets) - 1) // self.config.step_size * self.config.step_size
 
     def micro_batch(self, position: int) -> NDArray[np.int32]:
         """The samples at a position of the epoch. IndexError where there is none."""
@@ -91,39 +78,30 @@ class Plan:
             raise IndexError(f"position {position} of {len(self.offsets) - 1} micro-batches")
         return self.samples[self.offsets[position] : self.offsets[position + 1]]
 
-    def rank_micro_batches(self, rank: int, world_size: int) -> range:
-        """The positions that a rank takes, as many as every other rank. ValueError where the plan is for another world size."""
-        if world_size != self.config.world_size or not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}: the plan is for {self.config.world_size} ranks")
-        return range(self.start + rank, self.end, world_size)
+    def summary(self, costs: SampleCosts, world_size: int = 1) -> PlanSummary:
+        """Fill, shares and the balance of that many ranks, of what is dealt; costs: those that the plan was made of.
 
-    def after(self, position: int) -> Plan:
-        """The same plan where all positions before this one have been trained on, by any number of ranks."""
-        if not self.start <= position < len(self.offsets):
-            raise ValueError(f"position {position}: the plan goes from {self.start} to {len(self.offsets) - 1}")
-        return replace(self, start=position)
-
-    def summary(self, costs: SampleCosts) -> PlanSummary:
-        """Fill, balance and shares of what is dealt; costs: those that the plan was made of."""
-        if not len(self):
-            raise ValueError(f"epoch {self.epoch} is over at position {self.start}: nothing is left to sum up")
-        first, last = self.offsets[self.start], self.offsets[self.end]
-        dealt, starts = self.samples[first:last], self.offsets[self.start : self.end] - first
-        cost = np.add.reduceat(costs_of_samples(costs, self.config.cost)[dealt], starts)
+        ValueError where the ranks do not divide a step.
+        """
+        if self.config.step_size % world_size:
+            raise ValueError(f"{world_size} ranks do not divide a step of {self.config.step_size} micro-batches")
+        last = int(self.offsets[len(self)])
+        dealt = self.samples[:last]
+        cost = np.add.reduceat(costs_of_samples(costs, self.config.cost)[dealt], self.offsets[: len(self)])
         return PlanSummary(
             num_samples=len(dealt),
             num_micro_batches=len(self),
             num_steps=len(self) // self.config.step_size,
-            dropped_samples=len(self.samples) - int(last),
+            dropped_samples=len(self.samples) - last,
             fill=int(costs.llm_tokens[dealt].sum(dtype=np.int64)) / (len(self) * self.config.max_llm_tokens),
             patch_fill=int(costs.patches[dealt].sum(dtype=np.int64)) / (len(self) * self.config.max_patches),
-            imbalance=imbalance(cost, self.config.world_size, self.config.accumulate),
+            imbalance=imbalance(cost, world_size, self.config.step_size // world_size),
             shares=realised_shares(costs, dealt, self.config.unit),
         )
 
 
 def make_plan(costs: SampleCosts, config: PlanConfig, epoch: int) -> Plan:
-    """The plan of an epoch. PlanError where the mixture, a sample or the number of ranks does not allow one."""
+    """The plan of an epoch. PlanError where the mixture, a sample or the size of a step does not allow one."""
     _require_room(costs, config)
     drawn = draw_epoch(costs, config.weights, config.unit, config.seed, epoch)
     cost = whole_costs(costs_of_samples(costs, config.cost))[drawn]
@@ -139,8 +117,8 @@ def make_plan(costs: SampleCosts, config: PlanConfig, epoch: int) -> Plan:
     num_micro_batches = len(packed.offsets) - 1
     if num_micro_batches < config.step_size:
         raise PlanError(
-            f"an epoch packs into {num_micro_batches} micro-batches, fewer than one step of world_size "
-            f"{config.world_size} × accumulate {config.accumulate}: lower accumulate or raise the weights"
+            f"an epoch packs into {num_micro_batches} micro-batches, fewer than the {config.step_size} of one optimizer "
+            "step: lower micro_batches or raise the weights"
         )
     sums = np.add.reduceat(cost[packed.members], packed.offsets[:-1])
     order = balanced_order(sums, config.group_size, numpy_generator(config.seed, epoch, "deal"))

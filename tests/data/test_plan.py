@@ -17,6 +17,7 @@ from benchmarks.plan_costs import MAX_LLM_TOKENS, mixed_costs
 from benchmarks.plan_costs import MAX_PATCHES as MAX_PATCHES_OF_PAPER
 from lightning_apollo.data.costs import CostConfig, PlanError, SampleCosts
 from lightning_apollo.data.draw import draw_epoch
+from lightning_apollo.data.order import rank_positions
 from lightning_apollo.data.plan import Plan, PlanConfig, make_plan
 from tests.data.plan_samples import MAX_PATCHES, MAX_TOKENS, samples, some_samples
 
@@ -45,47 +46,34 @@ def test_every_draw_is_in_one_micro_batch_within_the_limits(costs: SampleCosts, 
         assert costs.patches[part].sum() <= MAX_PATCHES
 
 
-@given(
-    costs=some_samples(),
-    world_size=st.integers(1, 5),
-    accumulate=st.integers(1, 3),
-    steps_done=st.integers(0, 4),
-    other_world=st.integers(1, 5),
-)
+@given(costs=some_samples(), world_size=st.integers(1, 5), accumulate=st.integers(1, 3), steps_done=st.integers(0, 4))
 @settings(derandomize=True, deadline=None)
 def test_ranks_take_equal_steps_also_after_going_on_with_others(
-    costs: SampleCosts, world_size: int, accumulate: int, steps_done: int, other_world: int
+    costs: SampleCosts, world_size: int, accumulate: int, steps_done: int
 ) -> None:
     number = len(make_plan(costs, SMALL, 0).offsets) - 1
-    config = replace(SMALL, world_size=world_size, accumulate=accumulate)
-    other = replace(SMALL, world_size=other_world, accumulate=accumulate)
+    config = replace(SMALL, step_size=world_size * accumulate)
     if number < config.step_size:
-        with pytest.raises(PlanError, match=f"packs into {number} micro-batches, fewer than one step"):
+        with pytest.raises(PlanError, match=f"packs into {number} micro-batches, fewer than the {config.step_size}"):
             make_plan(costs, config, 0)
         return
     plan = make_plan(costs, config, 0)
-    position = min(steps_done * config.step_size, plan.end)
-    first = [rank for rank in range(world_size) for _ in plan.rank_micro_batches(rank, world_size)]
-    assert set(Counter(first).values()) == {len(plan) // world_size}
-    rest = replace(plan, config=other).after(position)
-    assert (rest.start, rest.epoch) == (position, 0)
-    taken = [rest.rank_micro_batches(rank, other_world) for rank in range(other_world)]
-    assert len({len(positions) for positions in taken}) == 1
-    assert sorted(chain.from_iterable(taken)) == list(range(position, rest.end))
-    assert 0 <= number - rest.end < other.step_size  # what is lost is less than a step
-    assert len(rest) == rest.end - position
+    assert 0 <= number - len(plan) < config.step_size  # what is lost is less than a step
+    position = min(steps_done * config.step_size, len(plan))
+    for ranks in (world_size, accumulate, 1):
+        taken = [rank_positions(len(plan), position, rank, ranks) for rank in range(ranks)]
+        assert {len(positions) for positions in taken} == {(len(plan) - position) // ranks}
+        assert sorted(chain.from_iterable(taken)) == list(range(position, len(plan)))
 
 
 def test_a_plan_by_hand() -> None:
     costs = samples({"text": [3, 7, 5, 5], "videos": [9, 1, 8, 2]})
-    config = PlanConfig(10, 10, target_fill=1.0, world_size=2, cost=CostConfig(0.0, 0.0, 0.0, 1.0))
+    config = PlanConfig(10, 10, target_fill=1.0, step_size=2, cost=CostConfig(0.0, 0.0, 0.0, 1.0))
     plan = make_plan(costs, config, epoch=0)
     tokens = [sorted(costs.llm_tokens[part].tolist()) for part in all_micro_batches(plan)]
     assert sorted(tokens) == [[1, 9], [2, 8], [3, 7], [5, 5]]
     assert len(plan) == 4
-    assert list(plan.rank_micro_batches(1, 2)) == [1, 3]
-    assert list(plan.after(2).rank_micro_batches(1, 2)) == [3]
-    summary = plan.summary(costs)
+    summary = plan.summary(costs, world_size=2)
     assert (summary.fill, summary.patch_fill, summary.imbalance) == (1.0, 1.0, (1.0, 1.0))
     assert (summary.num_samples, summary.num_micro_batches, summary.num_steps) == (8, 4, 2)
     assert summary.dropped_samples == 0
@@ -94,19 +82,19 @@ def test_a_plan_by_hand() -> None:
 
 def test_the_summary_counts_what_is_cut_off_and_what_is_used() -> None:
     costs = samples({"text": [6, 6, 6], "videos": [8, 9]})
-    config = PlanConfig(10, 20, unit="tokens", world_size=2, accumulate=2, cost=CostConfig(0.0, 0.0, 0.0, 1.0))
+    config = PlanConfig(10, 20, unit="tokens", step_size=4, cost=CostConfig(0.0, 0.0, 0.0, 1.0))
     plan = make_plan(costs, config, epoch=0)  # each sample is a micro-batch, and four of five are one step
     dealt = plan.samples[:4]
     tokens = costs.llm_tokens[dealt]
-    summary = plan.summary(costs)
+    summary = plan.summary(costs, world_size=2)
     assert (summary.num_samples, summary.dropped_samples, summary.num_steps) == (4, 1, 1)
     assert summary.fill == pytest.approx(tokens.sum() / 40)
     assert summary.patch_fill == pytest.approx(tokens.sum() / 80)
     ranks = tokens.reshape(2, 2).sum(axis=0)  # positions 0 and 2 are rank 0's
     assert summary.imbalance == pytest.approx((ranks.max() / ranks.mean(),) * 2)
     assert summary.shares["videos"] == pytest.approx(tokens[dealt >= 3].sum() / tokens.sum())
-    with pytest.raises(ValueError, match="epoch 0 is over at position 4"):
-        plan.after(4).summary(costs)
+    with pytest.raises(ValueError, match="3 ranks do not divide a step of 4 micro-batches"):
+        plan.summary(costs, world_size=3)
 
 
 def test_another_process_makes_the_same_plan() -> None:
@@ -121,13 +109,13 @@ def test_another_process_makes_the_same_plan() -> None:
     assert digest(pickle.loads(pickle.dumps(plan))) == digest(plan)
 
 
-def test_the_sequence_depends_on_seed_and_epoch_and_not_on_ranks() -> None:
+def test_the_sequence_depends_on_seed_and_epoch_and_not_on_the_step() -> None:
     costs = mixed_costs(2000)
     plan = make_plan(costs, PAPER, epoch=0)
-    for world_size, accumulate in ((2, 1), (7, 3), (64, 2)):
-        other = make_plan(costs, replace(PAPER, world_size=world_size, accumulate=accumulate), epoch=0)
+    for step_size in (2, 21, 128):
+        other = make_plan(costs, replace(PAPER, step_size=step_size), epoch=0)
         assert digest(other) == digest(plan)
-        assert len(other) == len(plan) // (world_size * accumulate) * world_size * accumulate
+        assert len(other) == len(plan) // step_size * step_size
     others = [make_plan(costs, PAPER, epoch=1), make_plan(costs, replace(PAPER, seed=1), epoch=0)]
     assert len({digest(plan), *map(digest, others)}) == 3
     together = [{frozenset(part) for part in all_micro_batches(one) if len(part) > 1} for one in (plan, *others)]
@@ -137,14 +125,14 @@ def test_the_sequence_depends_on_seed_and_epoch_and_not_on_ranks() -> None:
 @pytest.mark.parametrize("world_size", [8, 64, 1024])
 def test_micro_batches_are_full_and_ranks_equal_on_lengths_like_the_papers(world_size: int) -> None:
     costs = mixed_costs(20_000)
-    plan = make_plan(costs, replace(PAPER, world_size=world_size), epoch=0)
-    summary = plan.summary(costs)
+    plan = make_plan(costs, replace(PAPER, step_size=world_size), epoch=0)
+    summary = plan.summary(costs, world_size)
     assert summary.fill >= 0.97
     assert summary.imbalance.mean <= 1.05
     assert summary.imbalance.worst <= 1.05
     assert summary.dropped_samples / len(costs) < world_size / (len(plan.offsets) - 1) * 1.05
     alike = replace(plan, samples=np.random.default_rng(0).permutation(plan.samples))
-    assert alike.summary(costs).imbalance.mean > 1.5  # the measure sees what is not balanced
+    assert alike.summary(costs, world_size).imbalance.mean > 1.5  # the measure sees what is not balanced
 
 
 def test_micro_batches_have_the_shares_of_the_epoch_at_any_time() -> None:
@@ -167,24 +155,18 @@ def test_a_sample_over_a_limit_is_named_and_counted() -> None:
 
 
 def test_positions_outside_the_plan_are_refused() -> None:
-    plan = make_plan(samples({"a": [30, 30, 30, 30, 30]}), replace(SMALL, world_size=2), epoch=0)
-    assert (len(plan), len(plan.after(4)), plan.after(5).end) == (4, 0, 5)
+    plan = make_plan(samples({"a": [30, 30, 30, 30, 30]}), replace(SMALL, step_size=2), epoch=0)
+    assert len(plan) == 4
     for position in (-1, 5):
         with pytest.raises(IndexError, match="5 micro-batches"):
             plan.micro_batch(position)
-    with pytest.raises(ValueError, match="position 1: the plan goes from 2 to 5"):
-        plan.after(2).after(1)
-    with pytest.raises(ValueError, match="rank 0 of 3: the plan is for 2 ranks"):
-        plan.rank_micro_batches(0, 3)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        plan.rank_micro_batches(2, 2)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("max_llm_tokens", 0, "max_llm_tokens is 0: give 1 or more"),
-        ("accumulate", 0, "accumulate is 0"),
+        ("step_size", 0, "step_size is 0"),
         ("target_fill", 1.5, "target_fill is 1.5: give a share above 0, at most 1"),
         ("unit", "hours", 'unit is "hours": choose passes, samples, tokens'),
     ],

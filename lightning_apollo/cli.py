@@ -31,6 +31,8 @@ lightning-apollo fit videollama3-tiny
 lightning-apollo fit videollama3-2b data.manifests=\\[train.jsonl,more.json] data.root=videos output=runs/mine
 
 lightning-apollo fit my_recipe.yaml --stage video_centric_fine_tuning seed=1
+
+lightning-apollo fit videollama3-2b --resume
 """
 CURATE_EPILOG = """[bold]Example[/bold]
 
@@ -86,6 +88,9 @@ def fit(
         str | None,
         typer.Option(metavar="NAME", help="Train this stage alone, here in this process.", show_default=False),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of a stage that was stopped.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train the stages of a recipe, one after the other.
@@ -96,7 +101,7 @@ def fit(
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
-        run_recipe(load_recipe(recipe, overrides or ()), stage)
+        run_recipe(load_recipe(recipe, overrides or ()), stage, resume)
 
 
 @app.command(epilog=EXPLAIN_EPILOG)

@@ -24,6 +24,7 @@ from lightning_apollo.layers import (
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.paths import conf_folder, recipe_names
 from lightning_apollo.stages import StageConfig, find_stage
+from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig
 
 __all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipes", "save_recipe"]
 
@@ -45,6 +46,7 @@ class TrainerConfig:
     log_every_n_steps: int = 1  # optimizer steps
     threads: int | None = None  # CPU threads of torch; None: torch decides
     progress_bar: bool = True
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` goes on
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -105,10 +107,24 @@ class Recipe:
                 raise ValueError(f"stages.{name}: reducer.kind is none where the encoder takes clips")
         elif stage.max_clips is not None:
             raise ValueError(f"stages.{name}: max_clips is for encoders of clips")
+        self._check_packing(name, stage)
         try:
             find_stage(stage.kind).check(stage)
         except ValueError as error:
             raise ValueError(f"stages.{name}: {error}") from error
+
+    def _check_packing(self, name: str, stage: StageConfig) -> None:
+        """The largest sample that the budget allows must have room in a micro-batch, whatever the data."""
+        packing, budget = stage.packing, self.data.budget
+        if packing is None:
+            return
+        if self.data.visuals != "full":
+            raise ValueError(f"stages.{name}: packing goes with data.visuals full, not {self.data.visuals}")
+        if packing.max_llm_tokens < budget.max_length:
+            raise ValueError(
+                f"stages.{name}: packing.max_llm_tokens {packing.max_llm_tokens} is less than data.budget.max_length "
+                f"{budget.max_length}, which one sample may take"
+            )
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -126,7 +126,7 @@ def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
     """The full model trains in front; the baselines one after the other on another core where there is one."""
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1)) as beside:
         baselines = {name: beside.submit(_train_quietly, name, recipes[name], output) for name in MODELS[1:]}
-        run_recipe(recipes["full"], say=lambda line: console.print(line, markup=False, soft_wrap=True))
+        run_recipe(recipes["full"], resume=True, say=lambda line: console.print(line, markup=False, soft_wrap=True))
         _wait(baselines, recipes, console)
 
 
@@ -138,7 +138,7 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     path = log.with_name("recipe.yaml")
     save_recipe(recipe, path)
-    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path)]
+    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--resume"]
     with log.open("w") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code:

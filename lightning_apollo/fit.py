@@ -4,6 +4,8 @@ output/STAGE/  recipe.yaml         the resolved recipe
                metrics.csv         one row a step, readable while the stage trains
                tensorboard/
                quarantine.jsonl    the samples that were skipped, where there were any
+               checkpoints/        the last of them, and begun.json: with what settings; gone once the stage is finished
+               index/              what packing plans with, where a stage packs
                model.safetensors   the weights, written when the stage is finished
                done.json           steps, loss, and what they were trained from
 """
@@ -18,27 +20,40 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 
 from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
+from lightning_apollo.data.index_tokens import TextCounter
+from lightning_apollo.data.plan import PlanConfig
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.stages import find_stage
+from lightning_apollo.stages import StageConfig, find_stage
+from lightning_apollo.training.callbacks.checkpoint import (
+    CheckpointFile,
+    StepCheckpoint,
+    checkpoint_step,
+    latest_checkpoint,
+)
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.progress import StepProgress
+from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.step_log import StepLog
+
+CHECKPOINTS, BEGUN = "checkpoints", "begun.json"
 
 # Settings that change how fast a stage runs and not what it learns
-_WITHOUT_EFFECT = ("num_workers", "decoder_threads")
+_WITHOUT_EFFECT = ("num_workers", "decoder_threads", "index")
 
 # Weights in these types are cast here: Lightning's plugins for them would also cast the batch, whose numbers are exact
 _WEIGHT_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
@@ -50,17 +65,18 @@ def _print_line(line: str) -> None:
     get_console().print(line, markup=False, soft_wrap=True)
 
 
-def run_recipe(recipe: Recipe, stage: str | None = None, say: Say = _print_line) -> None:
+def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, say: Say = _print_line) -> None:
     """Trains the stages of a recipe in order, or the one called `stage`; a finished stage is not trained again.
 
     Each stage runs in a process of its own, which shares the terminal; the first that fails ends the run with its
-    exit code. With `stage` given, that stage runs in this process.
+    exit code. With `stage` given, that stage runs in this process. With `resume`, a stage that was stopped goes on from its
+    last checkpoint; one that has none begins.
     """
     if stage is not None:
         if stage not in recipe.stages:
             raise RecipeError(f"{recipe.name} has no stage {stage}; it has {', '.join(recipe.stages)}")
         if not _said_finished(recipe, stage, say):
-            run_stage(recipe, stage)
+            run_stage(recipe, stage, resume)
         return
     if "WORLD_SIZE" in os.environ:
         raise RecipeError(
@@ -74,27 +90,34 @@ def run_recipe(recipe: Recipe, stage: str | None = None, say: Say = _print_line)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, path)
         command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name]
+        command += ["--resume"] * resume
         code = subprocess.run(command, check=False).returncode
         if code:
             raise SystemExit(code if code > 0 else 128 - code)  # ended by a signal: as a shell counts it
 
 
-def run_stage(recipe: Recipe, name: str) -> None:
-    """Trains one stage in this process and exports its weights."""
+def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
+    """Trains one stage in this process and exports its weights; with `resume`, from its last checkpoint if it has one."""
     config, folder = recipe.stages[name], stage_folder(recipe, name)
+    checkpoint = _checkpoint_to_go_on_from(recipe, name, resume)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
     _silence_lightning()
     seed_everything(recipe.seed, verbose=False)
-    facts = {"fingerprint": fingerprint(recipe, name), "started_from": _digest_of_start(recipe, name)}
-    trainer = _build_trainer(recipe, name, [StageExport(folder, facts)])
+    trainer = _build_trainer(recipe, name, checkpoint)
     model = build_model(recipe.model, config.reducer)
-    _load_start(model, recipe, name)
+    if checkpoint is None:
+        _load_start(model, recipe, name)
     model.to(_WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and checkpoint is None:
         _clear(folder)
+        _write_begun(recipe, name)
+    if trainer.is_global_zero:
         save_recipe(recipe, folder / "recipe.yaml")
-    trainer.fit(find_stage(config.kind)(model, config), datamodule=build_data(recipe, name))
+    stage = find_stage(config.kind)(model, config)
+    trainer.fit(stage, datamodule=build_data(recipe, name), ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
 
 
 def stage_folder(recipe: Recipe, name: str) -> Path:
@@ -113,16 +136,65 @@ def is_finished(recipe: Recipe, name: str) -> bool:
 
 def fingerprint(recipe: Recipe, name: str) -> str:
     """A hash of all settings that the stage's weights depend on; the files of the data are not read."""
-    stage, data = recipe.stages[name], asdict(recipe.data)
-    settings = {
+    return hashlib.sha256(json.dumps(_settings(recipe, name), sort_keys=True).encode()).hexdigest()
+
+
+def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What the weights of a stage depend on. Machines are not part of it: a stage may go on with other ranks."""
+    data = asdict(recipe.data)
+    return {
         "model": asdict(recipe.model),
         "data": {key: value for key, value in data.items() if key not in _WITHOUT_EFFECT},
-        "stage": asdict(stage),
+        "stage": asdict(recipe.stages[name]),
         "compat": recipe.compat,
         "seed": recipe.seed,
         "precision": recipe.trainer.precision,
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _write_begun(recipe: Recipe, name: str) -> None:
+    """Notes with what a stage begins, for `--resume` to compare."""
+    folder = stage_folder(recipe, name) / CHECKPOINTS
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = {"settings": _settings(recipe, name), "started_from": _digest_of_start(recipe, name)}
+    (folder / BEGUN).write_text(json.dumps(begun, indent=2) + "\n")
+
+
+def _checkpoint_to_go_on_from(recipe: Recipe, name: str, resume: bool) -> Path | None:
+    """The last checkpoint of an unfinished stage; RecipeError where going on, or beginning anew, would be a mistake."""
+    folder = stage_folder(recipe, name) / CHECKPOINTS
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    if not resume:
+        raise RecipeError(
+            f"{folder} has a checkpoint of step {checkpoint_step(checkpoint)}: go on from it with --resume, or remove that "
+            "folder to train the stage from its start"
+        )
+    begun = json.loads((folder / BEGUN).read_text())
+    before, now = _flat(begun["settings"]), _flat(json.loads(json.dumps(_settings(recipe, name))))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        shown = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed[:3])
+        raise RecipeError(
+            f"stage {name} was begun with other settings: {shown}{' ...' * (len(changed) > 3)}; set them as they were, or "
+            f"remove {folder} to train the stage from its start"
+        )
+    if begun["started_from"] != _digest_of_start(recipe, name):
+        raise RecipeError(
+            f"stage {name} was begun from other weights than those that lie before it now: remove {folder} to train it "
+            "from its start"
+        )
+    return checkpoint
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys, the keys that a recipe has for them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
 
 
 def _said_finished(recipe: Recipe, name: str, say: Say) -> bool:
@@ -164,25 +236,27 @@ def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:
         raise RecipeError(f"stages.{name}.init: {path}: no such file")
 
 
-def _build_trainer(recipe: Recipe, name: str, callbacks: list[Callback]) -> Trainer:
+def _build_trainer(recipe: Recipe, name: str, checkpoint: Path | None) -> Trainer:
     config, stage, folder = recipe.trainer, recipe.stages[name], stage_folder(recipe, name)
-    if config.progress_bar:
-        callbacks = [StepProgress(name), *callbacks]
+    done = 0 if checkpoint is None else checkpoint_step(checkpoint)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
         num_nodes=config.num_nodes,
         strategy=config.strategy,
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
-        max_epochs=stage.epochs if stage.max_steps == -1 else -1,
-        max_steps=stage.max_steps,
+        max_epochs=1,  # the loader goes through all epochs of the stage
         log_every_n_steps=config.log_every_n_steps,
-        logger=[CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="tensorboard", version="")],
-        callbacks=callbacks,
+        logger=[
+            StepLog(folder, num_steps_kept=done),
+            TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
+        ],
+        callbacks=_callbacks(recipe, name),
+        plugins=[CheckpointFile()],
         enable_progress_bar=config.progress_bar,
         enable_model_summary=False,  # `explain` has it
-        enable_checkpointing=False,  # StageExport writes the weights
-        use_distributed_sampler=False,  # the order deals to the ranks
+        enable_checkpointing=False,  # StepCheckpoint and StageExport write
+        use_distributed_sampler=False,  # the plan deals to the ranks
         default_root_dir=folder,
     )
     try:
@@ -190,6 +264,17 @@ def _build_trainer(recipe: Recipe, name: str, callbacks: list[Callback]) -> Trai
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from error
     return trainer
+
+
+def _callbacks(recipe: Recipe, name: str) -> list[Callback]:
+    folder = stage_folder(recipe, name)
+    facts = {"fingerprint": fingerprint(recipe, name), "started_from": _digest_of_start(recipe, name)}
+    return [
+        *([StepProgress(name)] if recipe.trainer.progress_bar else []),
+        ExactResume(),
+        StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint),
+        StageExport(folder, facts),
+    ]
 
 
 def build_data(recipe: Recipe, name: str) -> VideoDataModule:
@@ -201,13 +286,32 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
         video_merge_size=stage.video_merge_size,
         micro_batch_size=stage.micro_batch_size,
         global_batch_size=stage.global_batch_size,
+        epochs=stage.epochs,
+        max_steps=stage.max_steps,
+        packing=_plan_config(stage),
         shares=stage.shares,
         clip=recipe.model.clip,
         max_clips=stage.max_clips,
     )
-    tokenizer = load_tokenizer(recipe.model.llm.tokenizer)
     folder = stage_folder(recipe, name)
-    return VideoDataModule(recipe.data, batching, tokenizer, recipe.model.patch_size, folder, recipe.seed)
+    text = text_counter(recipe)
+    return VideoDataModule(recipe.data, batching, text, recipe.model.patch_size, folder, recipe.seed)
+
+
+def text_counter(recipe: Recipe) -> TextCounter:
+    """The recipe's tokenizer, and how the tokens of text are counted with it."""
+    name = recipe.model.llm.tokenizer
+    clip_text = None if recipe.model.clip is None else recipe.data.clip_text
+    return TextCounter(load_tokenizer(name), name, recipe.data.system_prompt, clip_text)
+
+
+def _plan_config(stage: StageConfig) -> PlanConfig | None:
+    packing = stage.packing
+    if packing is None:
+        return None
+    return PlanConfig(
+        packing.max_llm_tokens, packing.max_patches, unit=packing.weights, step_size=packing.micro_batches
+    )
 
 
 def _clear(folder: Path) -> None:

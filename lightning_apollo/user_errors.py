@@ -24,6 +24,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.data.costs import PlanError
+    from lightning_apollo.data.datamodule import DataChanged
     from lightning_apollo.data.index import IndexFileError
     from lightning_apollo.data.manifest import ManifestError
     from lightning_apollo.data.order import TooFewSamples
@@ -34,5 +35,5 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(RecipeError, ManifestError, MediaError, WeightsError, ResultsError, IndexFileError),
-        *(TooFewSamples, TooManyBadSamples, PlanError),
+        *(TooFewSamples, TooManyBadSamples, PlanError, DataChanged),
     )

@@ -8,12 +8,17 @@ from typing import Any
 from PIL import Image
 
 from lightning_apollo.data.conversation import ChatTokenizer
+from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.paths import conf_folder
 
 
 def tiny_tokenizer() -> ChatTokenizer:
     return load_tokenizer(str(conf_folder() / "model" / "tiny_tokenizer"))
+
+
+def tiny_text() -> TextCounter:
+    return TextCounter(tiny_tokenizer(), "tiny")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

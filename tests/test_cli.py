@@ -52,13 +52,16 @@ def test_the_shell_completes_names_of_recipes() -> None:
 
 
 def test_fit_hands_the_recipe_and_the_stage_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Recipe, str | None]] = []
-    monkeypatch.setattr(lightning_apollo.fit, "run_recipe", lambda recipe, stage: calls.append((recipe, stage)))
+    calls: list[tuple[Recipe, str | None, bool]] = []
+    monkeypatch.setattr(lightning_apollo.fit, "run_recipe", lambda *arguments: calls.append(arguments))
     assert run("fit", "videollama3-tiny").exit_code == 0
-    assert run("fit", "videollama3-tiny", "seed=7", "--stage", "multi_task_fine_tuning", "output=x").exit_code == 0
-    assert [(recipe.seed, recipe.output, stage) for recipe, stage in calls] == [
-        (0, "runs/videollama3-tiny", None),
-        (7, "x", "multi_task_fine_tuning"),
+    assert (
+        run("fit", "videollama3-tiny", "seed=7", "--stage", "multi_task_fine_tuning", "output=x", "--resume").exit_code
+        == 0
+    )
+    assert [(recipe.seed, recipe.output, stage, resume) for recipe, stage, resume in calls] == [
+        (0, "runs/videollama3-tiny", None, False),
+        (7, "x", "multi_task_fine_tuning", True),
     ]
 
 
@@ -73,7 +76,7 @@ def test_a_mistake_is_one_line_and_code_2(command: str) -> None:
 
 
 def test_an_unreadable_file_is_one_line_and_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(recipe: Recipe, stage: str | None) -> None:
+    def fail(*arguments: object) -> None:
         raise MediaError("clips/[7].mp4", "no video in it")
 
     monkeypatch.setattr(lightning_apollo.fit, "run_recipe", fail)
@@ -83,7 +86,7 @@ def test_an_unreadable_file_is_one_line_and_debug_shows_where_it_came_from(monke
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(recipe: Recipe, stage: str | None) -> None:
+    def fail(*arguments: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(lightning_apollo.fit, "run_recipe", fail)

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
 
 from lightning_apollo.data import shapes
 from lightning_apollo.data.clip_text import ClipTextConfig
-from lightning_apollo.data.conversation import ChatTokenizer
-from lightning_apollo.data.dataset import (
-    ConversationDataset,
-    MicroBatchRequest,
-    PreparedBatch,
-    Source,
-    SourceConfig,
-    open_sources,
-)
+from lightning_apollo.data.costs import CostConfig
+from lightning_apollo.data.dataset import ConversationDataset, Source, SourceConfig, open_sources
+from lightning_apollo.data.index import Index
+from lightning_apollo.data.index_build import Progress, build_index, fingerprint_of_manifests, is_current
+from lightning_apollo.data.index_costs import IndexedCosts, indexed_costs
+from lightning_apollo.data.index_tokens import TextCounter
+from lightning_apollo.data.loader import MicroBatchLoader, Positions
 from lightning_apollo.data.mixture import share_out
-from lightning_apollo.data.order import epoch_order, epoch_size, micro_batches, num_micro_batches, rank_positions
+from lightning_apollo.data.plan import PlanConfig
+from lightning_apollo.data.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.reader import DirectReader
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.shapes import ShapesConfig
-from lightning_apollo.structures import ClipShape, PackedBatch
+from lightning_apollo.structures import ClipShape
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,8 @@ class DataConfig:
     num_workers: int = 0  # loader processes on each rank; 0 loads in the training process
     decoder_threads: int = 1  # FFmpeg threads for one video; 1 is right with several workers
     stream_max_frames: int = 400  # frames of a streaming row; messages after the last of them are dropped
+    index: str | None = None  # folder of a metadata index that packing reads; None: made in the stage's folder
+    cost: CostConfig = field(default_factory=CostConfig)  # what packing balances; see `lightning-apollo data calibrate`
     visuals: str = "full"  # "single_frame": one frame of each video as an image; "blind": no media (two baselines)
     shapes: ShapesConfig | None = None  # the built-in video QA set, rendered before training where given
 
@@ -74,11 +74,18 @@ class Batching:
     mixture: Mapping[str, float]  # source -> passes in an epoch, or its weight among the sources of its modality
     image_merge_size: int
     video_merge_size: int
-    micro_batch_size: int  # samples of one batch
-    global_batch_size: int  # samples of an optimizer step, over all ranks
+    micro_batch_size: int  # samples of one batch; not used with `packing`
+    global_batch_size: int  # samples of an optimizer step, over all ranks; not used with `packing`
+    epochs: int = 1
+    max_steps: int = -1  # optimizer steps in the place of epochs; -1: by epochs
+    packing: PlanConfig | None = None  # limits of a micro-batch; its weights are those of `mixture`
     shares: Mapping[str, float] = field(default_factory=dict)  # modality -> share of the samples; empty: as they come
     clip: ClipShape | None = None  # what the model makes of clips; None: it takes frames one by one
     max_clips: int | None = None  # clips of one video, in the place of sampling.max_clips; None: that one
+
+
+class DataChanged(ValueError):
+    """Data that is another one than that with which a run was begun."""
 
 
 class VideoDataModule(LightningDataModule):
@@ -88,22 +95,26 @@ class VideoDataModule(LightningDataModule):
         self,
         config: DataConfig,
         batching: Batching,
-        tokenizer: ChatTokenizer,
+        text: TextCounter,
         patch_size: int,
         run_folder: Path,
         seed: int = 0,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.batching = batching
+        self.text = text
         self.run_folder = run_folder
         self.seed = seed
+        self.progress = progress
         self.sources: list[Source] = []
+        self.loader: MicroBatchLoader | None = None
         sampling = config.sampling
         if batching.max_clips is not None:
             sampling = replace(sampling, max_clips=batching.max_clips)
         self.preparer = Preparer(
-            tokenizer=tokenizer,
+            tokenizer=text.tokenizer,
             patch_size=patch_size,
             image_merge_size=batching.image_merge_size,
             video_merge_size=batching.video_merge_size,
@@ -118,106 +129,111 @@ class VideoDataModule(LightningDataModule):
             clip_text=config.clip_text,
         )
 
+    @property
+    def index_folder(self) -> Path:
+        return self.run_folder / "index" if self.config.index is None else Path(self.config.index)
+
     def prepare_data(self) -> None:
-        """Renders the built-in set where the recipe uses it; a folder that holds it already is left as it is."""
+        """Renders the built-in set where the recipe uses it, and makes what packing needs: the index and its costs.
+
+        What is there already is left as it is.
+        """
         if self.config.shapes is not None:
             shapes.render(self.config.shapes, Path(self.config.root))
+        if self.batching.packing is not None:
+            self._costs(self._current_index(self._open()), jobs=os.cpu_count() or 1)
 
     def setup(self, stage: str) -> None:
         """Opens the sources of the mixture; files of other stages need not be there."""
-        wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
-        self.sources = open_sources(wanted, self.config.outside_root)
+        self.sources = self._open()
 
     def train_dataloader(self) -> MicroBatchLoader:
         if self.trainer is None:
             raise RuntimeError("a VideoDataModule gives its loader to a Trainer, which knows the ranks")
-        source_sizes = {source.name: len(source) for source in self.sources}
-        modalities = {name: source.modality for name, source in self.config.sources.items()}
-        mixture = {name: passes for name, passes in self.batching.mixture.items() if passes}
-        mixture = share_out(mixture, source_sizes, modalities, self.batching.shares)
-        positions = EpochPositions(
-            source_sizes=source_sizes,
-            batching=replace(self.batching, mixture=mixture),
-            seed=self.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+        costs = None if self.batching.packing is None else self._costs(Index(self.index_folder))
+        planner = self._counted_planner() if costs is None else self._packed_planner(costs)
+        positions = Positions(
+            planner, self._num_micro_batches(planner), rank=self.trainer.global_rank, world_size=self.trainer.world_size
         )
         skips_bad = self.config.on_error == "skip_and_refill"
-        return MicroBatchLoader(
-            ConversationDataset(self.sources, self.preparer, self.seed, skips_bad),
+        self.loader = MicroBatchLoader(
+            ConversationDataset(self.sources, self.preparer, self.seed, skips_bad, costs),
             positions,
             Quarantine(self.run_folder / "quarantine.jsonl", self.config.max_error_share),
             num_workers=self.config.num_workers,
         )
-
-
-class EpochPositions(Sampler[MicroBatchRequest]):
-    """The requests of one rank, from a position in an epoch to the epoch's end."""
-
-    def __init__(
-        self, source_sizes: Mapping[str, int], batching: Batching, seed: int, rank: int, world_size: int
-    ) -> None:
-        self.source_sizes = source_sizes
-        self.batching = batching
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.position = 0  # micro-batches, over all ranks, that the epoch has given already
-        self.end = num_micro_batches(  # of every epoch, over all ranks
-            epoch_size(source_sizes, batching.mixture), batching.micro_batch_size, batching.global_batch_size
-        )
-
-    def __iter__(self) -> Iterator[MicroBatchRequest]:
-        epoch, size = self.epoch, self.batching.micro_batch_size
-        order = epoch_order(self.source_sizes, self.batching.mixture, self.seed, epoch)
-        batches = micro_batches(order, size, self.batching.global_batch_size)
-        for position in rank_positions(self.end, self.position, self.rank, self.world_size):
-            rows = [(source, row) for source, row in batches[position].tolist()]
-            yield MicroBatchRequest(epoch, position * size, rows)
-
-    def __len__(self) -> int:
-        """Micro-batches of one rank in a whole epoch."""
-        return self.end // self.world_size
-
-    def advance(self) -> None:
-        """Counts one micro-batch on every rank; the last one of an epoch leads to the start of the next."""
-        self.position += self.world_size
-        if self.position >= self.end:
-            self.epoch, self.position = self.epoch + 1, 0
-
-
-class MicroBatchLoader:
-    """Yields packed batches; its state is (epoch, position), the same on every rank and for any number of them."""
-
-    def __init__(
-        self, dataset: ConversationDataset, positions: EpochPositions, quarantine: Quarantine, num_workers: int
-    ) -> None:
-        self.positions = positions
-        self.quarantine = quarantine
-        self._loader: DataLoader[PreparedBatch] = DataLoader(
-            dataset,
-            batch_size=None,  # the dataset makes whole batches
-            sampler=positions,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            # A fork of a process with threads (torch's, FFmpeg's, CUDA's) may inherit a lock that nobody opens again;
-            # the fork server is a process without any.
-            multiprocessing_context="forkserver" if num_workers else None,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def __iter__(self) -> Iterator[PackedBatch]:
-        for prepared in self._loader:
-            batch = self.quarantine.admit(prepared)
-            self.positions.advance()  # before the batch is used: a state saved during its step counts it
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self.positions)
+        return self.loader
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.positions.epoch, "position": self.positions.position}
+        """What tells these data from any others."""
+        return {"fingerprint": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.positions.epoch, self.positions.position = state["epoch"], state["position"]
+        """Raises DataChanged where a run goes on with other data than it was begun with."""
+        if state["fingerprint"] != self._fingerprint():
+            raise DataChanged(
+                f"the data are not those that this run was begun with (fingerprint {self._fingerprint()[:12]}, then "
+                f"{state['fingerprint'][:12]}): put them back, or train the stage again from its start"
+            )
+
+    def _open(self) -> list[Source]:
+        wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
+        return open_sources(wanted, self.config.outside_root)
+
+    def _fingerprint(self) -> str:
+        """Of the index where packing reads one, which covers media too; else of the manifests."""
+        if self.batching.packing is not None:
+            return Index(self.index_folder).fingerprint
+        return fingerprint_of_manifests(self.sources)
+
+    def _current_index(self, sources: list[Source]) -> Index:
+        """The index of the sources; made, or brought up to date, where it is this stage's own."""
+        folder = self.index_folder
+        if self.config.index is None:
+            jobs = os.cpu_count() or 1
+            return build_index(sources, folder, jobs, text=self.text, progress=self.progress)
+        index = Index(folder)
+        if not is_current(index, sources, self.text):
+            raise DataChanged(
+                f"{folder}: not an index of these manifests and media as they are now: bring it up to date with "
+                "`lightning-apollo data index --recipe RECIPE --output INDEX`"
+            )
+        return index
+
+    def _costs(self, index: Index, jobs: int = 1) -> IndexedCosts:
+        progress = self.progress
+        report = None if progress is None else lambda done, total: progress("samples", done, total, 0)
+        return indexed_costs(index, self.preparer, self.text, jobs, report)
+
+    def _counted_planner(self) -> CountedPlanner:
+        batching = self.batching
+        sizes, mixture = self._sizes_and_mixture()
+        return CountedPlanner(sizes, mixture, batching.micro_batch_size, batching.global_batch_size, self.seed)
+
+    def _packed_planner(self, costs: IndexedCosts) -> PackedPlanner:
+        assert self.batching.packing is not None  # else there are no costs
+        _, mixture = self._sizes_and_mixture()
+        numbers = {source.name: number for number, source in enumerate(self.sources)}
+        return PackedPlanner(
+            costs.samples,
+            costs.rows,
+            [numbers.get(name, -1) for name in costs.samples.source_names],
+            replace(self.batching.packing, weights=mixture, seed=self.seed, cost=self.config.cost),
+        )
+
+    def _sizes_and_mixture(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Rows of each source, and its weight in an epoch with the shares of modalities worked in."""
+        sizes = {source.name: len(source) for source in self.sources}
+        modalities = {name: source.modality for name, source in self.config.sources.items()}
+        mixture = {name: weight for name, weight in self.batching.mixture.items() if weight}
+        return sizes, share_out(mixture, sizes, modalities, self.batching.shares)
+
+    def _num_micro_batches(self, planner: Planner) -> int:
+        """Of the whole stage, over all ranks."""
+        batching = self.batching
+        if batching.max_steps == -1:
+            return sum(planner.num_micro_batches(epoch) for epoch in range(batching.epochs))
+        planner.num_micro_batches(0)  # raises where an epoch has not one whole step
+        if batching.packing is not None:
+            return batching.max_steps * batching.packing.step_size
+        return batching.max_steps * (batching.global_batch_size // batching.micro_batch_size)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
 from lightning_apollo.data.collate import collate
-from lightning_apollo.data.manifest import Manifest, ManifestError, read_manifest
+from lightning_apollo.data.index_costs import IndexedCosts
+from lightning_apollo.data.manifest import Manifest, ManifestError, open_manifest
 from lightning_apollo.data.order import refill_rows
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.reader import MeasuredReader
+from lightning_apollo.data.roots import MediaRoot, open_root
 from lightning_apollo.data.rows import Conversation
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, PackedBatch, Sample
 
@@ -24,8 +27,8 @@ MAX_REFILLS = 16  # bad samples in a row, all of one source, that one place of a
 class SourceConfig:
     """A named source of conversations, the unit of a mixture."""
 
-    manifests: list[str]  # JSON or JSONL files, relative to the working directory or else to `root`
-    root: str = "."  # the folder that media paths start from and may not leave
+    manifests: list[str]  # JSON or JSONL files, relative to the working directory or else to `root`, or on s3://
+    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
     modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
 
     def __post_init__(self) -> None:
@@ -34,9 +37,10 @@ class SourceConfig:
         if not self.manifests:
             raise ValueError(f"a source needs at least one manifest (root {self.root})")
 
-    def manifest_paths(self) -> list[Path]:
-        """The manifests as files: as named where that exists, otherwise in `root`."""
-        return [Path(name) if Path(name).is_file() else Path(self.root) / name for name in self.manifests]
+    def open(self, name: str, outside_root: Sequence[str] = ()) -> Source:
+        """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
+        root = open_root(self.root, outside_root)
+        return Source(name, root, tuple(open_manifest(manifest, name, root) for manifest in self.manifests))
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Source:
     """The rows of a source: those of its manifests, one after the other."""
 
     name: str
-    root: Path
+    root: MediaRoot
     manifests: tuple[Manifest, ...]
 
     def __len__(self) -> int:
@@ -76,56 +80,88 @@ class BadSample(NamedTuple):
     error: Exception
 
 
+class PreparationCost(NamedTuple):
+    """What batches have cost where they were made: in loader processes, or in the training process."""
+
+    seconds: float  # in all
+    reading_seconds: float  # of these in probes and decodes
+    num_decodes: int
+
+
 class PreparedBatch(NamedTuple):
     """A micro-batch and the samples that were skipped on the way to it; without a batch, the last one ends the run."""
 
     batch: PackedBatch | None
     bad_samples: tuple[BadSample, ...]
+    cost: PreparationCost
 
 
 def open_sources(configs: Mapping[str, SourceConfig], outside_root: Sequence[str]) -> list[Source]:
     """The sources of a recipe in its order, their manifests indexed."""
-    return [
-        Source(
-            name,
-            Path(config.root),
-            tuple(read_manifest(path, name, Path(config.root), outside_root) for path in config.manifest_paths()),
-        )
-        for name, config in configs.items()
-    ]
+    return [config.open(name, outside_root) for name, config in configs.items()]
 
 
 class ConversationDataset(Dataset[PreparedBatch]):
     """Prepares micro-batches. What it returns depends on the request and the files alone, not on calls before it.
 
     A bad sample's place is taken by the next row of a walk over its own source that (seed, epoch, position) fix, so
-    that the mixture stays as it is; with `skips_bad` off, the first bad sample is returned without a batch.
+    that the mixture stays as it is; with `costs`, by a row that takes no more room, so that the limits of a packed
+    micro-batch hold; where there is none, by nothing. With `skips_bad` off, the first bad sample is returned without a
+    batch.
     """
 
-    def __init__(self, sources: Sequence[Source], preparer: Preparer, seed: int, skips_bad: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        preparer: Preparer,
+        seed: int,
+        skips_bad: bool,
+        costs: IndexedCosts | None = None,
+    ) -> None:
         self.sources = sources
-        self.preparer = preparer
+        self._reader = MeasuredReader(preparer.reader)
+        self.preparer = replace(preparer, reader=self._reader)
         self.seed = seed
         self.skips_bad = skips_bad
+        self.costs = costs
 
     def __getitem__(self, request: MicroBatchRequest) -> PreparedBatch:
-        samples: list[Sample] = []
+        begin, reading = time.perf_counter(), self._reader.cost
         bad_samples: list[BadSample] = []
-        for position, (source, row) in enumerate(request.rows, start=request.first_position):
-            walk = refill_rows(len(self.sources[source]), self.seed, request.epoch, position)
-            rows = [row, *(other for other in islice(walk, MAX_REFILLS) if other != row)] if self.skips_bad else [row]
-            sample = self._first_good(source, rows, request.epoch, position, bad_samples)
-            if sample is None:
-                return PreparedBatch(None, tuple(bad_samples))
-            samples.append(sample)
-        return PreparedBatch(collate(samples, self.preparer.patch_size), tuple(bad_samples))
+        samples = self._samples(request, bad_samples)
+        batch = collate(samples, self.preparer.patch_size) if samples else None
+        read = self._reader.cost
+        cost = PreparationCost(
+            time.perf_counter() - begin, read.seconds - reading.seconds, read.num_decodes - reading.num_decodes
+        )
+        return PreparedBatch(batch, tuple(bad_samples), cost)
 
     def prepare(self, source: int, row: int, epoch: int = 0) -> Sample:
         """The sample of one row; raises what is wrong with it."""
         return self.preparer.sample(self.sources[source][row], self.sources[source].root, epoch)
 
+    def _samples(self, request: MicroBatchRequest, bad_samples: list[BadSample]) -> list[Sample]:
+        """The samples of a micro-batch; none where one has no other in its place, whose error is then the last."""
+        samples: list[Sample] = []
+        for position, (source, row) in enumerate(request.rows, start=request.first_position):
+            rows = chain([row], self._refills(source, row, request.epoch, position) if self.skips_bad else ())
+            sample = self._first_good(source, rows, request.epoch, position, bad_samples)
+            if sample is not None:
+                samples.append(sample)
+            elif self.costs is None or not self.skips_bad or isinstance(bad_samples[-1].error, ManifestError):
+                return []
+        return samples
+
+    def _refills(self, source: int, row: int, epoch: int, position: int) -> Iterator[int]:
+        """Rows that may take the place of `row`; found only where it is bad."""
+        walk = refill_rows(len(self.sources[source]), self.seed, epoch, position)
+        others = (other for other in walk if other != row)
+        if self.costs is not None:
+            others = self.costs.no_dearer(self.sources[source].name, row, others)
+        return islice(others, MAX_REFILLS)
+
     def _first_good(
-        self, source: int, rows: Sequence[int], epoch: int, position: int, bad_samples: list[BadSample]
+        self, source: int, rows: Iterable[int], epoch: int, position: int, bad_samples: list[BadSample]
     ) -> Sample | None:
         """The first of the rows that can be read, or None. Errors are values here: a loader process cannot raise them
         into the training process as they are."""

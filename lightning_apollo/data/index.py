@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, Modality, SampleModality
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 MODALITIES: tuple[Modality, ...] = ("image", "video")
 MEDIA, SAMPLES = "media", "samples"
 
@@ -117,6 +117,7 @@ class Index:
         self.text_identity = metadata[b"text"].decode()  # with what text tokens were counted; empty: they were not
         self.sources: tuple[str, ...] = tuple(json.loads(metadata[b"sources"]))
         self.manifests: tuple[str, ...] = tuple(json.loads(metadata[b"manifests"]))
+        self.manifest_digests: dict[str, str] = json.loads(metadata[b"manifest_digests"])  # name -> hash of the content
 
     def __len__(self) -> int:
         """Samples, broken ones included."""

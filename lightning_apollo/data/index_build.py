@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,20 +30,24 @@ from lightning_apollo.data.index import (
     SAMPLE_SCHEMA,
     SAMPLES,
     Index,
+    IndexFileError,
     dictionary,
     write_tables,
 )
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.manifest import Manifest, ManifestError
-from lightning_apollo.data.probe_pool import MediaFacts, MediaKey, Probe, file_state, probe_all
+from lightning_apollo.data.probe_pool import MediaFacts, MediaKey, Probe, probe_all
+from lightning_apollo.data.roots import MediaRoot
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
+from lightning_apollo.data.storage import file_state
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, SampleModality
 
 Progress = Callable[[str, int, int, int], None]  # "rows" or "files", done, in all, errors among the done
 
 _JOURNAL = "probes.jsonl"
 _ROWS_AT_A_TIME = 16_384  # become Arrow's compact columns together
+_STAT_THREADS = 16
 
 
 def build_index(
@@ -63,6 +69,9 @@ def build_index(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system even when the process is killed
+        made = _made_before(folder)
+        if made is not None and _is_index_of(made, sources, text):
+            return made
         rows = _Rows(text)
         samples = rows.read(sources, progress or _silent)
         facts = _probe_missing(folder, list(rows.media), jobs, deadline, probe, progress or _silent)
@@ -71,6 +80,38 @@ def build_index(
         write_tables(folder, {name: table.replace_schema_metadata(metadata) for name, table in tables.items()})
         (folder / _JOURNAL).unlink(missing_ok=True)
     return Index(folder)
+
+
+def is_current(index: Index, sources: Sequence[Source], text: TextCounter | None) -> bool:
+    """Whether the index holds these sources with their manifests as they are, its media are the files that were probed,
+    and text was counted in this way. No file is opened but the manifests."""
+    if text is not None and index.text_identity != text.identity:
+        return False
+    known = index.manifest_digests
+    if any(known.get(name) != digest for name, digest in _manifest_digests(sources).items()):
+        return False
+    addresses = index.media.column("path").to_pylist()
+    sizes, times = index.media_column("file_bytes").tolist(), index.media_column("mtime_ns").tolist()
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a disk on the network answers many at a time
+        return all(map(operator.eq, pool.map(file_state, addresses), zip(sizes, times, strict=True)))
+
+
+def fingerprint_of_manifests(sources: Sequence[Source]) -> str:
+    """A hash of the content of all manifests, whatever folder they are in; media are not looked at."""
+    return hashlib.sha256(json.dumps(_manifest_digests(sources)).encode()).hexdigest()
+
+
+def _made_before(folder: Path) -> Index | None:
+    try:
+        return Index(folder)
+    except IndexFileError:  # none, cut short, or of another version
+        return None
+
+
+def _is_index_of(index: Index, sources: Sequence[Source], text: TextCounter | None) -> bool:
+    """Whether making the index again would change nothing."""
+    is_whole = list(index.manifest_digests) == list(_manifest_digests(sources))
+    return is_whole and bool(index.text_identity) == (text is not None) and is_current(index, sources, text)
 
 
 class _Rows:
@@ -97,15 +138,14 @@ class _Rows:
         return pa.Table.from_batches(batches, SAMPLE_SCHEMA)
 
     def _row(self, source: Source, manifest: Manifest, position: int) -> dict[str, Any]:
-        facts: dict[str, Any] = {"source": source.name, "manifest": str(manifest.path), "row": position}
+        facts: dict[str, Any] = {"source": source.name, "manifest": manifest.address, "row": position}
         try:
             conversation = manifest[position]
         except ManifestError as error:
             num_tokens = None if self._text is None else 0
             nothing = {"media": [], "num_turns": 0, "text_bytes": 0, "num_text_tokens": num_tokens, "is_stream": False}
-            sample_id = f"{manifest.path.name}:{position + 1}"
             wrong = {"error": error.reason, "error_media": -1}
-            return {**facts, **nothing, **wrong, "kind": "text", "sample_id": sample_id}
+            return {**facts, **nothing, **wrong, "kind": "text", "sample_id": manifest.sample_id(position)}
         texts = [part.text for turn in conversation.messages for part in turn.parts if isinstance(part, TextPart)]
         return facts | {
             "sample_id": conversation.sample_id,
@@ -119,8 +159,8 @@ class _Rows:
             "error_media": -1,
         }
 
-    def _use(self, part: MediaPart, root: Path) -> dict[str, float]:
-        number = self.media.setdefault(MediaKey(str(root / part.path), part.modality), len(self.media))
+    def _use(self, part: MediaPart, root: MediaRoot) -> dict[str, float]:
+        number = self.media.setdefault(MediaKey(root.address(part.path), part.modality), len(self.media))
         begin, end = (
             float("nan") if seconds is None else seconds for seconds in (part.begin_seconds, part.end_seconds)
         )
@@ -220,12 +260,8 @@ def _metadata(
     sources: Sequence[Source], facts: Mapping[MediaKey, MediaFacts], text: TextCounter | None
 ) -> dict[str, str]:
     """What both tables say of themselves. The fingerprint leaves out where files lie and when they were written."""
-    digest = hashlib.sha256(FORMAT_VERSION.encode())
-    for source in sources:
-        for manifest in source.manifests:
-            digest.update(json.dumps([source.name, manifest.path.name]).encode())
-            with manifest.path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    manifests = _manifest_digests(sources)
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, manifests]).encode())
     for key, found in facts.items():
         seen = None if found.info is None else asdict(replace(found.info, path=""))
         digest.update(json.dumps([key.modality, found.file_bytes, seen]).encode())
@@ -235,11 +271,21 @@ def _metadata(
         "text": "" if text is None else text.identity,
         "sources": json.dumps([source.name for source in sources]),
         "manifests": json.dumps(_manifest_names(sources)),
+        "manifest_digests": json.dumps(manifests),
     }
 
 
+def _manifest_digests(sources: Sequence[Source]) -> dict[str, str]:
+    """Source, number in it and name of every manifest -> hash of its content."""
+    digests = {}
+    for source in sources:
+        for number, manifest in enumerate(source.manifests):
+            digests[f"{source.name}/{number}/{manifest.name}"] = manifest.digest()
+    return digests
+
+
 def _manifest_names(sources: Sequence[Source]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(manifest.path) for source in sources for manifest in source.manifests))
+    return tuple(dict.fromkeys(manifest.address for source in sources for manifest in source.manifests))
 
 
 def _kind(conversation: Conversation) -> SampleModality:

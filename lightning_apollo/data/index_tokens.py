@@ -22,6 +22,7 @@ from lightning_apollo.data.index import MODALITIES, Index
 from lightning_apollo.data.media_plan import MediaPlan
 from lightning_apollo.data.prepare import Preparer, planned_item
 from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.roots import MediaRoot
 from lightning_apollo.data.rows import Conversation, MediaPart, Message
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.template import Piece, media_pieces
@@ -89,8 +90,9 @@ def tokens(
     clip: ClipShape | None = None,
     text: TextCounter | None = None,
     stream_max_frames: int = 400,
+    rows: range | None = None,
 ) -> TokenCounts:
-    """The costs of every sample under these settings, as `Preparer.sample` would find them.
+    """The costs of every sample, or of those rows of the index, under these settings, as `Preparer.sample` would find them.
 
     With the `text` that the index was made with, `llm_tokens` are exact for frames that play at the moments that they
     were planned for; a frame that plays earlier can make its time stamp a digit shorter. Upper bounds (`is_exact` False)
@@ -111,13 +113,14 @@ def tokens(
         clip_text=(text and text.clip_text) or PAPER_TEXT,
         facts=_Columns(index, is_counted),
     )
-    costs = np.zeros((len(index), 5), np.int64)
-    is_exact, is_usable = np.full(len(index), is_counted), ~index.is_broken()
-    for number in np.flatnonzero(is_usable).tolist():
+    rows = range(len(index)) if rows is None else rows
+    costs = np.zeros((len(rows), 5), np.int64)
+    is_exact, is_usable = np.full(len(rows), is_counted), ~index.is_broken()[rows.start : rows.stop]
+    for place in np.flatnonzero(is_usable).tolist():
         try:
-            costs[number], is_exact[number] = planner.cost(number)
+            costs[place], is_exact[place] = planner.cost(rows[place])
         except (ValueError, MediaError):  # what Preparer raises for a sample that cannot fit
-            is_usable[number] = False
+            is_usable[place] = False
     visual_tokens, frames, patches, vision_squares, llm_tokens = costs.T.copy()
     return TokenCounts(visual_tokens, frames, patches, vision_squares, llm_tokens, is_exact, is_usable)
 
@@ -184,7 +187,7 @@ class _Planner(Preparer):
         messages = (Message("stream" if facts.is_stream[number] else "user", parts),) if parts else ()
         return _IndexedSample(str(number), "", messages, length)
 
-    def _info(self, part: MediaPart, root: Path) -> MediaInfo:
+    def _info(self, part: MediaPart, root: Path | MediaRoot) -> MediaInfo:
         return self.facts.info(int(part.path), part.path)
 
     def _longest(self, conversation: Conversation, plans: Sequence[MediaPlan]) -> int:

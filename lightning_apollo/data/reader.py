@@ -6,8 +6,11 @@ broken decoder can do to the run differ.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -38,3 +41,35 @@ class DirectReader:
 
     def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
         return media.decode(info, timestamps, size, self.num_threads)
+
+
+class ReadingCost(NamedTuple):
+    """What reading has cost so far."""
+
+    seconds: float  # in probes and decodes
+    num_decodes: int
+
+
+class MeasuredReader:
+    """Another reader with its time and decodes counted, those that fail included."""
+
+    def __init__(self, inner: MediaReader) -> None:
+        self.inner = inner
+        self.cost = ReadingCost(0.0, 0)
+
+    def probe(self, address: str, modality: Modality | None) -> MediaInfo:
+        with self._measured(num_decodes=0):
+            return self.inner.probe(address, modality)
+
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+        with self._measured(num_decodes=1):
+            return self.inner.decode(info, timestamps, size)
+
+    @contextmanager
+    def _measured(self, num_decodes: int) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.cost.seconds + time.perf_counter() - begin
+            self.cost = ReadingCost(seconds, self.cost.num_decodes + num_decodes)

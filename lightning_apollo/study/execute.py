@@ -35,7 +35,7 @@ def run_one(run: Run, kind: str, threads: int | None = None) -> Score:
         started = time.monotonic()
         recipe = _with_threads(run.recipe, threads)
         render(recipe)
-        run_recipe(recipe)
+        run_recipe(recipe, resume=True)
         return finish(run, kind, evaluate(recipe), time.monotonic() - started)
 
 

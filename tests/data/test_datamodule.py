@@ -8,19 +8,21 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_apollo.data.datamodule import (
-    Batching,
-    DataConfig,
-    EpochPositions,
-    MicroBatchLoader,
-    VideoDataModule,
-)
+from lightning_apollo.data.datamodule import Batching, DataChanged, DataConfig, VideoDataModule
 from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, SourceConfig
+from lightning_apollo.data.loader import MicroBatchLoader, Positions
+from lightning_apollo.data.planner import CountedPlanner
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.shapes import ShapesConfig
 from lightning_apollo.structures import MediaError, PackedBatch
-from tests.small_data import tiny_tokenizer, write_pictures
+from lightning_apollo.training.callbacks.checkpoint import (
+    CheckpointConfig,
+    StepCheckpoint,
+    checkpoint_step,
+    latest_checkpoint,
+)
+from tests.small_data import tiny_text, write_pictures
 
 BUDGET = BudgetConfig(token_budget=32, min_tokens=4, max_length=256)
 
@@ -36,14 +38,16 @@ def batching(**values: Any) -> Batching:
     return Batching(**{**defaults, **values})
 
 
-def data_module(folder: Path, **config: Any) -> VideoDataModule:
+def data_module(folder: Path, **chosen: Any) -> VideoDataModule:
     sources = {"pictures": SourceConfig(["pictures.jsonl"], str(folder))}
-    data = DataConfig(sources=sources, budget=BUDGET, **config)
-    return VideoDataModule(data, batching(), tiny_tokenizer(), patch_size=8, run_folder=folder / "run", seed=3)
+    data = DataConfig(sources=sources, budget=BUDGET)
+    return VideoDataModule(data, batching(**chosen), tiny_text(), patch_size=8, run_folder=folder / "run", seed=3)
 
 
-def positions(rank: int = 0, world_size: int = 1) -> EpochPositions:
-    return EpochPositions({"pictures": 18}, batching(), seed=3, rank=rank, world_size=world_size)
+def positions(rank: int = 0, world_size: int = 1, num_epochs: int = 1) -> Positions:
+    """18 rows are 8 micro-batches an epoch."""
+    planner = CountedPlanner({"pictures": 18}, {"pictures": 1.0}, micro_batch_size=2, global_batch_size=4, seed=3)
+    return Positions(planner, 8 * num_epochs, rank, world_size)
 
 
 class Reader(LightningModule):
@@ -71,6 +75,7 @@ def trainer(**values: Any) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        max_epochs=1,  # the loader goes through all epochs
         **values,
     )
 
@@ -78,8 +83,8 @@ def trainer(**values: Any) -> Trainer:
 def test_epochs_are_whole_and_shuffled_anew(tmp_path: Path) -> None:
     write_pictures(tmp_path, 18)
     reader, again = Reader(), Reader()
-    trainer(max_epochs=2).fit(reader, datamodule=data_module(tmp_path))
-    trainer(max_epochs=2).fit(again, datamodule=data_module(tmp_path))
+    trainer().fit(reader, datamodule=data_module(tmp_path, epochs=2))
+    trainer().fit(again, datamodule=data_module(tmp_path, epochs=2))
     assert len(reader.seen) == 16  # 4 steps an epoch of 2 micro-batches; 2 of the 18 rows are left over
     first, second = reader.seen[:8], reader.seen[8:]
     for epoch in (first, second):
@@ -90,17 +95,18 @@ def test_epochs_are_whole_and_shuffled_anew(tmp_path: Path) -> None:
 
 def test_a_resumed_run_goes_on_at_its_position(tmp_path: Path) -> None:
     write_pictures(tmp_path, 18)
-    whole = Reader()
-    trainer(max_steps=6, max_epochs=-1).fit(whole, datamodule=data_module(tmp_path))
-    before, after = Reader(), Reader()
-    stopped = trainer(max_steps=3, max_epochs=-1)
-    stopped.fit(before, datamodule=data_module(tmp_path))
-    stopped.save_checkpoint(tmp_path / "last.ckpt")
-    trainer(max_steps=6, max_epochs=-1).fit(
-        after, datamodule=data_module(tmp_path), ckpt_path=str(tmp_path / "last.ckpt")
-    )
-    assert before.seen + after.seen == whole.seen
-    assert len(whole.seen) == 12  # the last four of them from the second epoch
+    whole, after = Reader(), Reader()
+    saving = StepCheckpoint(tmp_path, CheckpointConfig(every_n_steps=3))
+    trainer(callbacks=[saving]).fit(whole, datamodule=data_module(tmp_path, max_steps=5))
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint_step(checkpoint) == 3
+    rest = data_module(tmp_path, max_steps=5)
+    trainer().fit(after, datamodule=rest, ckpt_path=checkpoint)
+    assert len(whole.seen) == 10  # the last two of them from the second epoch
+    assert after.seen == whole.seen[6:]
+    assert rest.loader is not None
+    assert rest.loader.cost.num_decodes == 8  # pictures of what was left, and none before it
 
 
 def test_the_state_is_a_position_that_any_number_of_ranks_can_go_on_from() -> None:
@@ -108,23 +114,37 @@ def test_the_state_is_a_position_that_any_number_of_ranks_can_go_on_from() -> No
     whole = [request.rows for request in one]
     for _ in range(4):  # a step of four micro-batches
         one.advance()
-    assert (one.epoch, one.position) == (0, 4)
+    assert (one.epoch, one.position, one.num_given) == (0, 4, 4)
     rest = [request.rows for request in one]
     assert rest == whole[4:]
     ranks = [positions(rank, world_size=2) for rank in range(2)]
     for rank in ranks:
-        rank.epoch, rank.position = one.epoch, one.position
+        rank.epoch, rank.position, rank.num_given = one.epoch, one.position, one.num_given
     dealt = [request.rows for pair in zip(*ranks, strict=True) for request in pair]
     assert dealt == rest
 
 
 def test_the_last_micro_batch_of_an_epoch_leads_to_the_next() -> None:
-    two = positions(rank=1, world_size=2)
-    assert len(two) == 4
+    two = positions(rank=1, world_size=2, num_epochs=2)
+    assert len(two) == 8
+    assert [request.epoch for request in two] == [0] * 4 + [1] * 4
     for _ in range(4):
         two.advance()
-    assert (two.epoch, two.position) == (1, 0)
+    assert (two.epoch, two.position, two.num_given) == (1, 0, 8)
     assert [request.epoch for request in two] == [1] * 4
+
+
+def test_other_data_than_those_of_the_state_are_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 18)
+    first = data_module(tmp_path)
+    first.setup("fit")
+    state = first.state_dict()
+    first.load_state_dict(state)
+    write_pictures(tmp_path, 17)
+    other = data_module(tmp_path)
+    other.setup("fit")
+    with pytest.raises(DataChanged, match="the data are not those that this run was begun with"):
+        other.load_state_dict(state)
 
 
 def test_the_first_position_of_a_request_counts_samples() -> None:
@@ -144,7 +164,8 @@ def test_loader_processes_change_nothing_and_raise_what_is_wrong(tmp_path: Path)
     alone = [batch.sample_ids for batch in loader(tmp_path, num_workers=0)]
     shared = loader(tmp_path, num_workers=2)
     assert [batch.sample_ids for batch in shared] == alone
-    assert shared.state_dict() == {"epoch": 1, "position": 0}
+    assert shared.state_dict() == {"epoch": 1, "position": 0, "num_given": 8}
+    assert shared.cost.num_decodes >= 16
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2 * len(shared.quarantine.num_bad)
     strict = iter(loader(tmp_path, num_workers=1, skips_bad=False))
     with pytest.raises(MediaError) as caught:
@@ -163,7 +184,7 @@ def test_the_built_in_set_is_rendered_first(tmp_path: Path) -> None:
     shapes = ShapesConfig(num_clips=2, num_held_out=1, num_images=8)
     config = DataConfig(sources=sources, root=str(folder), shapes=shapes, budget=BUDGET)
     chosen = batching(mixture={"video_qa": 1.0})
-    module = VideoDataModule(config, chosen, tiny_tokenizer(), patch_size=8, run_folder=tmp_path)
+    module = VideoDataModule(config, chosen, tiny_text(), patch_size=8, run_folder=tmp_path)
     module.prepare_data()
     module.setup("fit")
     assert len(module.sources[0]) >= 2

@@ -136,7 +136,7 @@ def write_large(folder: Path, num_rows: int) -> None:
     """An index of one video and a text for each row, all made up."""
     numbers = np.arange(num_rows)
     metadata = {"format_version": FORMAT_VERSION, "fingerprint": "f", "text": ""}
-    metadata |= {"sources": json.dumps(["one"]), "manifests": json.dumps(["one.jsonl"])}
+    metadata |= {"sources": json.dumps(["one"]), "manifests": json.dumps(["one.jsonl"]), "manifest_digests": "{}"}
     videos = {"duration_seconds": 10.0, "begin_seconds": 0.0, "width": 1280, "height": 720, "fps": 25.0}
     columns = {
         "path": [f"videos/some/longer/folder/{n:09d}.mp4" for n in numbers],

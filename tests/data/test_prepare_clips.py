@@ -26,7 +26,7 @@ from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample
 from tests.media_files import h264, read_number, variable_rate_seconds, write_clip, write_variable_rate
 from tests.readers import ReaderWith
-from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_text, tiny_tokenizer, turns, write_pictures, write_rows
 
 CLIP = ClipShape(num_frames=4, num_tokens=8, image_size=160)  # frames of media_files are 160 pixels wide
 QUESTION = turns("<video>\nWhat colour?", "red")
@@ -298,7 +298,7 @@ def test_a_stage_says_how_many_clips(max_clips: int | None, expected: int, folde
         clip=CLIP,
         max_clips=max_clips,
     )
-    data = VideoDataModule(config, batching, tiny_tokenizer(), patch_size=14, run_folder=folder)
+    data = VideoDataModule(config, batching, tiny_text(), patch_size=14, run_folder=folder)
     data.setup("fit")
     sample = data.preparer.sample(data.sources[0][0], data.sources[0].root)
     assert num_clips(sample) == [expected]

@@ -1,0 +1,92 @@
+"""Micro-batches of one rank in the order of the plan, from wherever a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, PreparationCost, PreparedBatch
+from lightning_apollo.data.order import rank_positions
+from lightning_apollo.data.planner import Planner
+from lightning_apollo.data.quarantine import Quarantine
+from lightning_apollo.structures import PackedBatch
+
+
+class Positions(Sampler[MicroBatchRequest]):
+    """The requests of one rank through the epochs of a whole stage.
+
+    Where a stage is, two numbers say, the same on every rank and for any number of them: the epoch, and the micro-batches that
+    it has given over all ranks. Nothing before them is read again, or read at all.
+    """
+
+    def __init__(self, planner: Planner, num_micro_batches: int, rank: int, world_size: int) -> None:
+        self.planner = planner
+        self.num_micro_batches = num_micro_batches  # of the stage, over all ranks
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.position = 0
+        self.num_given = 0  # micro-batches of the stage so far, over all ranks
+
+    def __iter__(self) -> Iterator[MicroBatchRequest]:
+        epoch, position, left = self.epoch, self.position, self.num_micro_batches - self.num_given
+        while left > 0:
+            end = min(self.planner.num_micro_batches(epoch), position + left)
+            for own in rank_positions(end, position, self.rank, self.world_size):
+                yield self.planner.request(epoch, own)
+            left -= end - position
+            epoch, position = epoch + 1, 0
+
+    def __len__(self) -> int:
+        """Micro-batches of one rank in the whole stage."""
+        return self.num_micro_batches // self.world_size
+
+    def advance(self) -> None:
+        """Counts one micro-batch on every rank; the last one of an epoch leads to the start of the next."""
+        self.num_given += self.world_size
+        self.position += self.world_size
+        if self.position >= self.planner.num_micro_batches(self.epoch):
+            self.epoch, self.position = self.epoch + 1, 0
+
+
+class MicroBatchLoader:
+    """Yields packed batches; its state is where the stage is, the same on every rank and for any number of them."""
+
+    def __init__(
+        self, dataset: ConversationDataset, positions: Positions, quarantine: Quarantine, num_workers: int
+    ) -> None:
+        self.positions = positions
+        self.quarantine = quarantine
+        self.cost = PreparationCost(0.0, 0.0, 0)  # of all batches that this rank was given
+        self._loader: DataLoader[PreparedBatch] = DataLoader(
+            dataset,
+            batch_size=None,  # the dataset makes whole batches
+            sampler=positions,
+            num_workers=num_workers,
+            # A fork of a process with threads (torch's, FFmpeg's, CUDA's) may inherit a lock that nobody opens again;
+            # the fork server is a process without any.
+            multiprocessing_context="forkserver" if num_workers else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else an iterator draws from the generator that dropout draws from
+        )
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        for prepared in self._loader:
+            self.cost = PreparationCost(*(a + b for a, b in zip(self.cost, prepared.cost, strict=True)))
+            batch = self.quarantine.admit(prepared)
+            self.positions.advance()  # before the batch is used: a state saved during its step counts it
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def state_dict(self) -> dict[str, Any]:
+        at = self.positions
+        return {"epoch": at.epoch, "position": at.position, "num_given": at.num_given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        at = self.positions
+        at.epoch, at.position, at.num_given = state["epoch"], state["position"], state["num_given"]

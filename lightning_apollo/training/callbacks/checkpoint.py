@@ -1,0 +1,183 @@
+"""Checkpoints on the way through a stage: each whole or not there, the last few kept.
+
+STAGE/checkpoints/step-00000500.ckpt      one file; where the model is sharded, a folder of that name
+                  step-00001000.partial   being written, or left by a process that was killed in the middle: never read
+
+A checkpoint that cannot be written, as where the disk is full, costs nothing but itself: what there was of it is removed, the
+ones before it stay, the run goes on and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+_NAME = re.compile(r"step-(\d{8,})\.ckpt")
+# What writing raises: the system's own error, PyTorch's writer that reports one, and sharded saving that collects one
+_WRITE_ERRORS = (OSError, RuntimeError, pickle.PicklingError)
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that had to be written and could not be."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a stage writes checkpoints, and how many stay."""
+
+    every_n_steps: int = 500  # optimizer steps
+    keep: int = 2  # the last so many; the older ones are removed
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_steps", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"checkpoint.{name} must be 1 or more, it is {getattr(self, name)}")
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the most steps in a folder; None where there is no whole one."""
+    return max(_checkpoints(folder), key=checkpoint_step, default=None)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Optimizer steps before a checkpoint, from its name."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path}: not the name of a checkpoint, which is step-00000500.ckpt or the like")
+    return int(match[1])
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes straight to the file, without a second copy of everything in memory, and down to the disk.
+
+    An error is kept in `error` and not raised: only one rank writes, and the others wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.error = None
+        try:
+            with Path(path).open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except _WRITE_ERRORS as error:
+            self.error = error
+
+
+class StepCheckpoint(Callback):
+    """Saves at the edge of every so many optimizer steps."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+        self.folder = folder
+        self.config = config
+        self.num_failures = 0  # checkpoints that could not be written
+        self._saved_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step > self._saved_step and step % self.config.every_n_steps == 0:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> Path | None:
+        """Saves now; to be called by every rank after the last micro-batch of a step. None where it cannot be written."""
+        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+        unfinished = path.with_suffix(".partial")
+        strategy = trainer.strategy
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _remove(*self.folder.glob("*.partial"))
+        strategy.barrier()
+        error = self._write(trainer, unfinished)
+        if error is None and trainer.is_global_zero:
+            error = _publish(unfinished, path)
+        self._saved_step = trainer.global_step
+        if strategy.reduce_boolean_decision(error is None, all=True):
+            if trainer.is_global_zero:
+                _remove(*sorted(_checkpoints(self.folder), key=checkpoint_step)[: -self.config.keep])
+            return path
+        self._report(trainer, unfinished, error)
+        return None
+
+    def _write(self, trainer: Trainer, path: Path) -> Exception | None:
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except _WRITE_ERRORS as error:  # of a sharded checkpoint, which every rank then has
+            return error
+        writer = trainer.strategy.checkpoint_io if not path.is_dir() else None
+        return writer.error if isinstance(writer, CheckpointFile) else None
+
+    def _report(self, trainer: Trainer, unfinished: Path, error: Exception | None) -> None:
+        self.num_failures += 1
+        if not trainer.is_global_zero:
+            return
+        _remove(unfinished)
+        last = latest_checkpoint(self.folder)
+        kept = "there is none" if last is None else f"the last one is that of step {checkpoint_step(last)}"
+        reason = "another rank could not write its part" if error is None else _reason(error)
+        logger.error(
+            "no checkpoint of step %d: %s; %s. Make room in %s; the run goes on",
+            *(trainer.global_step, reason, kept, self.folder),
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
+
+
+def _publish(unfinished: Path, path: Path) -> Exception | None:
+    """Gives a checkpoint its name once all of it is on the disk."""
+    try:
+        _remove(path)
+        for part in unfinished.rglob("*") if unfinished.is_dir() else ():
+            _sync(part)
+        unfinished.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        return error
+    return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """The system's words where the error, or one that it came from, has them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]

@@ -110,6 +110,8 @@ class VideoDataModule(LightningDataModule):
         self.progress = progress
         self.sources: list[Source] = []
         self.loader: MicroBatchLoader | None = None
+        self._loader_state: dict[str, Any] | None = None  # from a checkpoint
+        self._known_fingerprint: str | None = None
         sampling = config.sampling
         if batching.max_clips is not None:
             sampling = replace(sampling, max_clips=batching.max_clips)
@@ -162,19 +164,29 @@ class VideoDataModule(LightningDataModule):
             Quarantine(self.run_folder / "quarantine.jsonl", self.config.max_error_share),
             num_workers=self.config.num_workers,
         )
+        if self._loader_state is not None:
+            self.loader.load_state_dict(self._loader_state)
         return self.loader
 
     def state_dict(self) -> dict[str, Any]:
-        """What tells these data from any others."""
-        return {"fingerprint": self._fingerprint()}
+        """What tells these data from any others, and where in them the stage is."""
+        assert self.loader is not None  # a checkpoint is written while it is read
+        return {"fingerprint": self._fingerprint(), "loader": self.loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises DataChanged where a run goes on with other data than it was begun with."""
+        """Raises DataChanged where a run goes on with other data than it was begun with.
+
+        Lightning restores a loader only if it is asked for after the checkpoint was read; the number of steps, which the
+        schedule wants, asks for it before. So the position is restored here. Nothing has been read by then.
+        """
         if state["fingerprint"] != self._fingerprint():
             raise DataChanged(
                 f"the data are not those that this run was begun with (fingerprint {self._fingerprint()[:12]}, then "
                 f"{state['fingerprint'][:12]}): put them back, or train the stage again from its start"
             )
+        self._loader_state = state["loader"]
+        if self.loader is not None:
+            self.loader.load_state_dict(self._loader_state)
 
     def _open(self) -> list[Source]:
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
@@ -182,9 +194,12 @@ class VideoDataModule(LightningDataModule):
 
     def _fingerprint(self) -> str:
         """Of the index where packing reads one, which covers media too; else of the manifests."""
-        if self.batching.packing is not None:
-            return Index(self.index_folder).fingerprint
-        return fingerprint_of_manifests(self.sources)
+        if self._known_fingerprint is None:
+            packs = self.batching.packing is not None
+            self._known_fingerprint = (
+                Index(self.index_folder).fingerprint if packs else fingerprint_of_manifests(self.sources)
+            )
+        return self._known_fingerprint
 
     def _current_index(self, sources: list[Source]) -> Index:
         """The index of the sources; made, or brought up to date, where it is this stage's own."""

@@ -137,7 +137,7 @@ def test_the_last_micro_batch_of_an_epoch_leads_to_the_next() -> None:
 def test_other_data_than_those_of_the_state_are_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path, 18)
     first = data_module(tmp_path)
-    first.setup("fit")
+    trainer().fit(Reader(), datamodule=first)
     state = first.state_dict()
     first.load_state_dict(state)
     write_pictures(tmp_path, 17)

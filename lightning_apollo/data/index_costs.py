@@ -15,12 +15,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,14 +84,15 @@ def indexed_costs(
     return IndexedCosts(folder)
 
 
-class _Settings(NamedTuple):
+@dataclass(frozen=True)
+class _Settings:
     """What `tokens` takes; in this form it can be sent to another process."""
 
     index: Index
     preparer: Preparer
     text: TextCounter
 
-    def count(self, rows: range) -> TokenCounts:
+    def counts(self, rows: range) -> TokenCounts:
         one = self.preparer
         return tokens(
             self.index,
@@ -119,11 +118,11 @@ def _count(index: Index, preparer: Preparer, text: TextCounter, jobs: int, progr
     done: list[TokenCounts] = []
     if jobs <= 1 or len(chunks) <= 1:
         for chunk in chunks:
-            done.append(settings.count(chunk))
+            done.append(settings.counts(chunk))
             progress(chunk.stop, len(index))
     else:
         with ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=get_context("forkserver")) as pool:
-            for chunk, counts in zip(chunks, pool.map(partial(_Settings.count, settings), chunks), strict=True):
+            for chunk, counts in zip(chunks, pool.map(settings.counts, chunks), strict=True):
                 done.append(counts)
                 progress(chunk.stop, len(index))
     return TokenCounts(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_apollo.training.callbacks.checkpoint import (
     CheckpointConfig,
@@ -39,7 +39,7 @@ class Counting(LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(width))
 
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         return -torch.nn.functional.dropout(self.weight + 1, 0.5).sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -59,7 +59,7 @@ def fit(folder: Path, num_batches: int = 8, accumulate: int = 1, width: int = 4,
         callbacks=[ExactResume(), saving],
         plugins=[CheckpointFile()],
     )
-    trainer.fit(Counting(width), DataLoader(torch.zeros(num_batches, 1)))
+    trainer.fit(Counting(width), DataLoader(TensorDataset(torch.zeros(num_batches, 1))))
     return saving
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lightning_apollo.config import Recipe, TrainerConfig
 from lightning_apollo.data.dataset import SourceConfig
-from lightning_apollo.data.manifest import read_manifest
+from lightning_apollo.data.manifest import MissingManifest
 from lightning_apollo.data.mixture import share_out
 from lightning_apollo.data.order import epoch_size
 from lightning_apollo.models.reduce import ReducerConfig
@@ -58,20 +58,20 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
 
 def count_rows(source: SourceConfig) -> int | None:
     """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
-    paths = source.manifest_paths()
-    if not all(path.is_file() for path in paths):
+    try:
+        return len(source.open(name=""))
+    except MissingManifest:
         return None
-    return sum(len(read_manifest(path, source="", root=Path(source.root))) for path in paths)
 
 
 def count_steps(
     stage: StageConfig, rows: Mapping[str, int | None], modalities: Mapping[str, str | None] | None = None
 ) -> int | None:
-    """Returns the optimizer steps of a stage, or None where its data is not there to be counted."""
+    """Returns the optimizer steps of a stage, or None where its data is not there, or only planning can count them."""
     if stage.max_steps > 0:
         return stage.max_steps
     sizes = {source: num_rows for source, num_rows in rows.items() if num_rows is not None}
-    if any(source not in sizes for source in stage.mixture):
+    if stage.packing is not None or any(source not in sizes for source in stage.mixture):
         return None
     mixture = share_out(stage.mixture, sizes, modalities or {}, stage.shares)
     num_samples = epoch_size({source: sizes[source] for source in mixture}, mixture)
@@ -179,6 +179,11 @@ def _reduction(reducer: ReducerConfig) -> str:
 
 def _steps(recipe: Recipe, stage: StageConfig, rows: Mapping[str, int | None]) -> str:
     steps = count_steps(stage, rows, {name: source.modality for name, source in recipe.data.sources.items()})
+    if stage.packing is not None:
+        length = (
+            f"{steps:,}" if steps is not None else f"{_plural(stage.epochs, 'epoch')}; counted when they are planned,"
+        )
+        return f"{length} of {_plural(stage.packing.micro_batches, 'packed micro-batch')}"
     if steps is None:
         return f"{_plural(stage.epochs, 'epoch')}; countable once the manifests are there"
     return f"{steps:,} of {stage.global_batch_size} samples"
@@ -190,6 +195,9 @@ def _batch(stage: StageConfig, trainer: TrainerConfig) -> str:
         accumulate = stage.accumulate(ranks)
     except ValueError as error:
         return f"fit will refuse this: {error}"
+    if stage.packing is not None:
+        limits = f"at most {stage.packing.max_llm_tokens:,} LLM tokens and {stage.packing.max_patches:,} patches each"
+        return f"{stage.packing.micro_batches} = {accumulate} accumulated × {_plural(ranks, 'rank')}, {limits}"
     sizes = f"{stage.micro_batch_size} packed × {accumulate} accumulated × {_plural(ranks, 'rank')}"
     return f"{stage.global_batch_size} = {sizes}"
 
@@ -221,7 +229,8 @@ def _footer(recipe: Recipe) -> RenderableType:
 
 
 def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{ending}"
 
 
 def _gib(num_bytes: float) -> str:

@@ -58,6 +58,7 @@ class MicroBatchLoader:
     def __init__(
         self, dataset: ConversationDataset, positions: Positions, quarantine: Quarantine, num_workers: int
     ) -> None:
+        self.dataset = dataset
         self.positions = positions
         self.quarantine = quarantine
         self.cost = PreparationCost(0.0, 0.0, 0)  # of all batches that this rank was given

@@ -34,6 +34,10 @@ lightning-apollo fit my_recipe.yaml --stage video_centric_fine_tuning seed=1
 
 lightning-apollo fit videollama3-2b --resume
 """
+CONSOLIDATE_EPILOG = """[bold]Example[/bold]
+
+lightning-apollo consolidate runs/mine/my_stage/checkpoints/step-00001500.ckpt weights.safetensors
+"""
 CURATE_EPILOG = """[bold]Example[/bold]
 
 lightning-apollo evaluate curate runs/*/results.jsonl --top 100 --output runs/curated
@@ -115,6 +119,22 @@ def explain(recipe: RecipeArgument, overrides: Overrides = None, debug: Debug = 
         from lightning_apollo.explain import explain as describe
 
         Console().print(describe(load_recipe(recipe, overrides or ())))
+
+
+@app.command(epilog=CONSOLIDATE_EPILOG)
+def consolidate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a stage, file or folder.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.safetensors", help="The file to write.")],
+    debug: Debug = False,
+) -> None:
+    """Write the weights of a checkpoint, whole or in the slices of many ranks, to one safetensors file.
+
+    A finished stage has them already, in model.safetensors.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo.training.consolidate import consolidate as write
+
+        Console().print(f"{output}: {write(checkpoint, output)} tensors", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -25,11 +25,11 @@ from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.paths import conf_folder, recipe_names
 from lightning_apollo.stages import StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig
+from lightning_apollo.training.sharding import STRATEGIES
 
 __all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipes", "save_recipe"]
 
 COMPATIBILITIES = ("videollama3", "apollo")
-STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
 
@@ -41,12 +41,13 @@ class TrainerConfig:
     accelerator: str = "auto"  # auto | cpu | gpu
     devices: str = "auto"  # number of devices on each node; auto: all of them
     num_nodes: int = 1
-    strategy: str = "auto"  # auto | ddp: every rank holds the whole model
+    strategy: str = "auto"  # auto | ddp: every rank holds the whole model | fsdp: each holds a slice of it
     precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | 64-true
     log_every_n_steps: int = 1  # optimizer steps
     threads: int | None = None  # CPU threads of torch; None: torch decides
     progress_bar: bool = True
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` goes on
+    sentinel: bool = False  # report within 10 s which rank the others wait for, and end a run that is stuck
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

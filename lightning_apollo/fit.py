@@ -3,6 +3,7 @@
 output/STAGE/  recipe.yaml         the resolved recipe
                metrics.csv         one row a step, readable while the stage trains
                tensorboard/
+               sentinel.log        where ranks waited for each other, where trainer.sentinel was on and they did
                quarantine.jsonl    the samples that were skipped, where there were any
                checkpoints/        the last of them, and begun.json: with what settings; gone once the stage is finished
                index/              what packing plans with, where a stage packs
@@ -48,6 +49,8 @@ from lightning_apollo.training.callbacks.checkpoint import (
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.sentinel import Sentinel
+from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.step_log import StepLog
 
 CHECKPOINTS, BEGUN = "checkpoints", "begun.json"
@@ -243,7 +246,7 @@ def _build_trainer(recipe: Recipe, name: str, checkpoint: Path | None) -> Traine
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy,
+        strategy=build_strategy(config.strategy),
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
         max_epochs=1,  # the loader goes through all epochs of the stage
         log_every_n_steps=config.log_every_n_steps,
@@ -252,7 +255,7 @@ def _build_trainer(recipe: Recipe, name: str, checkpoint: Path | None) -> Traine
             TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
         ],
         callbacks=_callbacks(recipe, name),
-        plugins=[CheckpointFile()],
+        plugins=[] if config.strategy == "fsdp" else [CheckpointFile()],  # sharding writes by itself
         enable_progress_bar=config.progress_bar,
         enable_model_summary=False,  # `explain` has it
         enable_checkpointing=False,  # StepCheckpoint and StageExport write
@@ -270,6 +273,7 @@ def _callbacks(recipe: Recipe, name: str) -> list[Callback]:
     folder = stage_folder(recipe, name)
     facts = {"fingerprint": fingerprint(recipe, name), "started_from": _digest_of_start(recipe, name)}
     return [
+        *([Sentinel(folder)] if recipe.trainer.sentinel else []),  # first: what others wait for in their hooks is seen
         *([StepProgress(name)] if recipe.trainer.progress_bar else []),
         ExactResume(),
         StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint),

@@ -95,11 +95,11 @@ def test_a_stopped_stage_ends_in_the_same_weights(
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_two_ranks_goes_on_with_two_and_with_one(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_killed_run_on_two_ranks_goes_on_with_two_and_with_one(strategy: str, shapes: Path, tmp_path: Path) -> None:
     """With as many ranks to the same bits, with one to the same samples; what is left is left to whoever goes on, once."""
-    root, ranks = f"data.root={shapes}", ("trainer.strategy=ddp", "trainer.devices=2")
+    root = f"data.root={shapes}"
+    ranks, one_rank = ((f"trainer.strategy={strategy}", f"trainer.devices={number}") for number in (2, 1))
     whole, stopped, two = (
         small(tmp_path, root, *ranks, f"output={tmp_path / name}") for name in ("whole", "stopped", "two")
     )
@@ -109,8 +109,8 @@ def test_a_killed_run_on_two_ranks_goes_on_with_two_and_with_one(
         shutil.copytree(stage_folder(stopped, STAGE), tmp_path / copy / STAGE)
     assert run_ranks(two, tmp_path / "notes" / "two", 0, "resume") == 0
     assert digest(two) == digest(whole)
-    one = small(tmp_path, root, f"output={tmp_path / 'one'}")
-    train(one, tmp_path / "notes" / "one", monkeypatch, resume=True)
+    one = small(tmp_path, root, *one_rank, f"output={tmp_path / 'one'}")
+    assert run_ranks(one, tmp_path / "notes" / "one", 0, "resume") == 0
     trained_before = [samples for step, samples in read_notes(tmp_path / "notes" / "before") if step < 2]
     expected = Counter(chain.from_iterable(samples for _, samples in read_notes(tmp_path / "notes" / "whole")))
     for name in ("two", "one"):

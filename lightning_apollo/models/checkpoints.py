@@ -9,7 +9,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_apollo.models.fused_encoder import FusedEncoder
 from lightning_apollo.models.internvideo2 import RELEASED_PATCHES, InternVideo2, resize_positions
@@ -50,23 +51,48 @@ def from_port_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes every parameter and persistent buffer once (tied ones share a name) to a safetensors file, all or nothing."""
+    """Writes `whole_weights` to a safetensors file, all or nothing. Of several ranks every one calls it, and rank 0 writes."""
+    state = whole_weights(model)
+    if _is_first_rank():
+        write_weights(state, path)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer on the CPU, tied ones once, under the first of their names.
+
+    Where ranks hold slices of the parameters, every rank calls it: they are put together one by one, and rank 0 alone keeps
+    them. The other ranks get nothing.
+    """
+    tied = tied_names(model)
     state: dict[str, Tensor] = {}
-    seen: set[int] = set()
     for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            state[name] = tensor.detach().contiguous().cpu()
-        seen.add(tensor.data_ptr())
+        if name in tied:
+            continue
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if _is_first_rank():
+            state[name] = whole.detach().contiguous().cpu()
+    return state
+
+
+def write_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Writes tensors to a safetensors file, all or nothing."""
     unfinished = path.with_suffix(".partial")
     save_file(state, unfinished, metadata={"format": "pt"})
     unfinished.replace(path)
 
 
+def tied_names(model: nn.Module) -> set[str]:
+    """Names of the state dict that stand for the same tensor as an earlier one."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fills the model from a file of `save_weights`; a missing or an unknown name is an error that lists them."""
     state = load_file(path)
-    tied = {name for name in _tied_names(model) if name not in state}
     result = model.load_state_dict(state, strict=False)
+    tied = tied_names(model)
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
         raise WeightsError(f"{path}: missing {_first(missing)}; unknown {_first(result.unexpected_keys)}")
@@ -184,13 +210,8 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _tied_names(model: nn.Module) -> set[str]:
-    """Names of the state dict that share their memory with an earlier one."""
-    first: dict[int, str] = {}
-    return {
-        name for name, tensor in model.state_dict().items()
-        if tensor.numel() and first.setdefault(tensor.data_ptr(), name) != name
-    }  # fmt: skip
+def _is_first_rank() -> bool:
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def _first(names: list[str]) -> str:

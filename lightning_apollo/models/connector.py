@@ -89,7 +89,7 @@ class PoolConnector(nn.Module):
             mapped = self.readout(features)  # (K, T, rows, columns, E)
         grid = pooled_grid(self.num_tokens, features.shape[1])
         pooled = F.adaptive_avg_pool3d(mapped.permute(0, 4, 1, 2, 3), grid)  # (K, E, *grid)
-        return pooled.flatten(2).transpose(1, 2)
+        return pooled.flatten(2).transpose(1, 2).contiguous()
 
 
 def pooled_grid(num_tokens: int, num_frames: int) -> tuple[int, int, int]:

@@ -4,11 +4,12 @@ V items · F frames · N patches · M visual tokens before reduction · K kept o
 L labelled tokens · D width of the encoder · E width of the LLM
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 from apollo_kernels import Layout, pack_patches
@@ -182,6 +183,8 @@ class ClipLMM(VideoLMM):
     def __init__(self, vision_encoder: FusedEncoder, connector: nn.Module, llm: LanguageModel) -> None:
         super().__init__(vision_encoder, connector, llm)
         self.activation_checkpointing = False
+        # Ranks that run equally many chunks: those that each hold a slice of every layer, and so must run it together
+        self.chunk_group: distributed.ProcessGroup | None = None
 
     def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
         """A few clips at a time, so that a long video takes no more memory inside frozen towers than a short one."""
@@ -201,7 +204,7 @@ class ClipLMM(VideoLMM):
 
     def _chunks(self, visual: VisualBatch) -> Iterator[list[Tensor]]:
         """Lists of clips (frames of a clip or 1, 3, height, width) uint8; without media one empty list, so that every
-        component takes part in every step."""
+        component takes part in every step, and more of them where another rank of `chunk_group` has more clips."""
         sizes = visual.sizes.tolist()
         items = visual.pixels.split([3 * frames * height * width for frames, height, width in sizes])
         clips: list[Tensor] = []
@@ -209,7 +212,16 @@ class ClipLMM(VideoLMM):
             pixels = item.view(frames, 3, height, width)
             clips += pixels.split(frames if visual.clip is None else visual.clip.num_frames)
         size = self.vision_encoder.config.encode_batch_size
-        yield from (clips[start : start + size] for start in range(0, max(1, len(clips)), size))
+        num_chunks = self._agreed_maximum(max(1, math.ceil(len(clips) / size)), visual.pixels.device)
+        yield from (clips[number * size : (number + 1) * size] for number in range(num_chunks))
+
+    def _agreed_maximum(self, number: int, device: torch.device) -> int:
+        """The largest `number` of all ranks of `chunk_group`: one collective and one read of it by the host."""
+        if self.chunk_group is None or self.chunk_group.size() == 1:
+            return number
+        largest = torch.tensor(number, device=device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, self.chunk_group)
+        return int(largest)
 
 
 def build_model(config: ModelConfig, reducer: ReducerConfig) -> VideoLMM:

@@ -8,14 +8,19 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from lightning_apollo.models.checkpoints import tied_names
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.stages.config import StageConfig
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
+from lightning_apollo.training.consolidate import TIED
 from lightning_apollo.training.losses import token_loss_sum
 from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
+from lightning_apollo.training.sharding import shard
 
 
 class Stage(LightningModule):
@@ -23,7 +28,7 @@ class Stage(LightningModule):
 
     The loss of an optimizer step is the sum over labelled tokens divided by their number over all ranks and all
     accumulated micro-batches. `training_step` returns the plain sum; Lightning divides its gradient by the number of
-    accumulated batches and DDP by that of ranks, and `on_before_optimizer_step` replaces both by the number of labels.
+    accumulated batches and DDP or FSDP by that of ranks, and `on_before_optimizer_step` replaces both by the number of labels.
     """
 
     trains: ClassVar[tuple[str, ...] | None] = None  # what a paper's stage trains; None leaves it to the config
@@ -59,6 +64,19 @@ class Stage(LightningModule):
                 "kind: Stage trains whatever `trains` names"
             )
 
+    def configure_model(self) -> None:
+        """Slices the model over the ranks where the strategy wants that; Lightning calls it before it asks for optimizers."""
+        if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
+            shard(self.model, self.device_mesh["data_parallel"], str(self.trainer.precision))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`)."""
+        checkpoint[TIED] = sorted(tied_names(self.model))
+        checkpoint["num_seen"] = self._seen.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._seen = checkpoint["num_seen"]
+
     def on_train_start(self) -> None:
         self._step_ended = time.perf_counter()
 
@@ -88,6 +106,8 @@ class Stage(LightningModule):
         """Clips by the config's norm; Lightning calls this right after `on_before_optimizer_step`, on the mean."""
         trained = [parameter for parameter in self._trained() if parameter.grad is not None]
         norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()  # over the slices of all ranks
         if self.config.optimizer.gradient_clip > 0.0:
             clip_grads_with_norm_(trained, self.config.optimizer.gradient_clip, norm)
         self._log_step(optimizer, norm)

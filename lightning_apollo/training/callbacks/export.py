@@ -23,10 +23,12 @@ class StageExport(Callback):
         self.facts = facts
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_weights(
+            pl_module.get_submodule("model"), self.folder / WEIGHTS
+        )  # every rank: each may hold slices of them
         if not trainer.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_weights(pl_module.get_submodule("model"), self.folder / WEIGHTS)
         done = {
             "steps": trainer.global_step,
             "loss": float(trainer.callback_metrics["loss"]),

@@ -22,7 +22,8 @@ from lightning_apollo.stages.config import StageConfig
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NUM_ADAMW_STATES = 2  # running means of the gradient and of its square
 MEMORY_FORMULA = (
-    "bytes a value × (parameters + 1 gradient and 2 AdamW means of what is trained), a rank; activations come on top"
+    "bytes a value × (parameters + 1 gradient and 2 AdamW means of what is trained), a rank, over the ranks with fsdp; "
+    "activations come on top"
 )
 
 
@@ -81,7 +82,8 @@ def count_steps(
 def stage_memory(stage: StageConfig, trainer: TrainerConfig, parameters: Mapping[str, int]) -> StageMemory:
     """Returns the bytes on one rank: see MEMORY_FORMULA."""
     num_trained = sum(parameters[name] for name in stage.trains)
-    size = BYTES_PER_VALUE[trainer.precision]
+    num_holders = count_ranks(trainer) if trainer.strategy == "fsdp" else 1  # ranks that share each value
+    size = BYTES_PER_VALUE[trainer.precision] / num_holders
     return StageMemory(
         weights=size * sum(parameters.values()),
         gradients=size * num_trained,
@@ -126,9 +128,7 @@ def _facts(
         f"gradients clipped at norm {optimizer.gradient_clip:g}" if optimizer.gradient_clip else "no gradient clipping"
     )
     return {
-        "data": "\n".join(
-            _source_line(recipe, source, passes, rows[source]) for source, passes in stage.mixture.items()
-        ),
+        "data": "\n".join(_source_line(recipe, stage, source, rows[source]) for source in stage.mixture),
         **({"shares": _shares(stage.shares)} if stage.shares else {}),
         "visual tokens": _visual_tokens(recipe, stage),
         "steps": _steps(recipe, stage, rows),
@@ -141,8 +141,10 @@ def _facts(
     }
 
 
-def _source_line(recipe: Recipe, source: str, passes: float, num_rows: int | None) -> str:
-    times = f"{source} × {passes:g}"
+def _source_line(recipe: Recipe, stage: StageConfig, source: str, num_rows: int | None) -> str:
+    weight, unit = stage.mixture[source], "passes" if stage.packing is None else stage.packing.weights
+    share = weight / sum(stage.mixture.values())
+    times = f"{source} × {weight:g}" if unit == "passes" else f"{source}: {share:.1%} of the {unit}"
     if num_rows is not None:
         return f"{times}, {num_rows:,} rows"
     if recipe.data.shapes is not None:

@@ -155,6 +155,18 @@ def test_memory_follows_its_formula() -> None:
     assert (memory.weights, memory.gradients, memory.optimizer) == (4440, 440, 880)
     halved = stage_memory(stage, replace(trainer, precision="bf16-true"), parameters)
     assert halved.total == memory.total / 2
+    sliced = stage_memory(stage, replace(trainer, strategy="fsdp"), parameters)
+    assert sliced.total == memory.total / 8
+
+
+def test_packed_batches_are_said() -> None:
+    packing = ("max_llm_tokens=2048", "max_patches=9000", "micro_batches=8", "weights=tokens")
+    stage = "stages.video_centric_fine_tuning"
+    words = [f"{stage}.packing.{word}" for word in packing]
+    text = print_to_text(load_recipe("videollama3-tiny", [*words, f"{stage}.max_steps=-1"]))
+    assert "1 epoch; counted when they are planned, of 8 packed micro-batches" in text
+    assert "8 = 8 accumulated × 1 rank, at most 2,048 LLM tokens and 9,000 patches each" in text
+    assert "text: 50.0% of the tokens" in text
 
 
 def test_a_batch_that_does_not_divide_is_said() -> None:

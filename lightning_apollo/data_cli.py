@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +38,16 @@ lightning-apollo data scan train.jsonl --root videos
 
 lightning-apollo data scan runs/index --max-error-share 0.001 --csv broken.csv
 """
+TUNE_EPILOG = """[bold]Examples[/bold]
+
+lightning-apollo data tune videollama3-tiny
+
+lightning-apollo data tune my_recipe.yaml --stage video_centric_fine_tuning --seconds 10 --step-seconds 1.5
+"""
+CALIBRATE_EPILOG = """[bold]Example[/bold]
+
+lightning-apollo data calibrate videollama3-2b --stage multi_task_fine_tuning
+"""
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -50,6 +62,21 @@ RecipeOption = Annotated[
         autocompletion=_complete_recipe,
         show_default=False,
     ),
+]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of a recipe in conf/recipe, or the path of a .yaml file.",
+        autocompletion=_complete_recipe,
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values of the recipe.", show_default=False)
+]
+Stage = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False)
 ]
 Root = Annotated[Path, typer.Option(metavar="DIR", help="Folder that media paths start from and may not leave.")]
 Jobs = Annotated[
@@ -147,14 +174,9 @@ def scan(
 @app.command()
 def show(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values of the recipe.", show_default=False)
-    ] = None,
+    overrides: Overrides = None,
     recipe: RecipeOption = None,
-    stage: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False),
-    ] = None,
+    stage: Stage = None,
     debug: Debug = False,
 ) -> None:
     """Show what the sources hold; with a recipe, what their samples cost in one of its stages."""
@@ -167,6 +189,75 @@ def show(
             console.print(show_text(opened))
         else:
             console.print(show_costs(opened, open_recipe(recipe, overrides or []), stage))
+
+
+@app.command(epilog=TUNE_EPILOG)
+def tune(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    stage: Stage = None,
+    seconds: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Reading of each setting, when its processes have started."),
+    ] = 3.0,
+    step_seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1e-3,
+            help="What an optimizer step takes without data; then no more than it needs.",
+            show_default=False,
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure the loader with several numbers of processes and decoder threads, and recommend one.
+
+    Reads the recipe's own data, prepared as in training, and nothing else. The cheapest setting within 5 % of the best is
+    recommended, or with --step-seconds the cheapest that training does not wait for.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo import tune as tuner
+        from lightning_apollo.data_report import choose_stage, open_recipe
+        from lightning_apollo.measure_report import tuning
+
+        opened = open_recipe(recipe, overrides or []).recipe
+        name, num_cores = choose_stage(opened, stage), tuner.cores_of_a_rank(opened)
+        tried = tuner.settings(num_cores)
+        needed = None if step_seconds is None else tuner.needed_batches(opened, name, step_seconds)
+        with _steps("settings") as report:
+            measured = tuner.measure(opened, name, tried, seconds, report)
+        Console().print(tuning(measured, tuner.recommend(measured, needed), num_cores, needed))
+
+
+@app.command(epilog=CALIBRATE_EPILOG)
+def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage = None, debug: Debug = False) -> None:
+    """Measure what patches and tokens cost on this device: the constants of data.cost, which packing balances by.
+
+    Times forward and backward of the stage's model with random weights, on the device that training would use. Nothing is
+    read or written.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo import calibrate as calibrator
+        from lightning_apollo.data_report import choose_stage, open_recipe
+        from lightning_apollo.measure_report import calibration
+
+        opened = open_recipe(recipe, overrides or []).recipe
+        name = choose_stage(opened, stage)
+        with _steps("rounds") as report:
+            found = calibrator.calibrate(opened, name, progress=report)
+        Console().print(calibration(found, name))
+
+
+@contextmanager
+def _steps(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, and what moves it: how many are done, of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, all_of_them: progress.update(task, completed=done, total=all_of_them)
 
 
 def _build(

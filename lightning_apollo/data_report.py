@@ -87,6 +87,14 @@ def open_recipe(name: str, overrides: Sequence[str]) -> RecipeData:
     return RecipeData(load_recipe(name, overrides))
 
 
+def choose_stage(recipe: Recipe, name: str | None) -> str:
+    """The stage of that name; the last one if there is no name."""
+    names = list(recipe.stages)
+    if name is not None and name not in names:
+        raise RecipeError(f"{recipe.name} has no stage {name}{suggestion(name, names)}")
+    return names[-1] if name is None else name
+
+
 def one_line(index: Index) -> str:
     """What has been made."""
     num_broken = index.media.num_rows - index.media["error"].null_count
@@ -126,10 +134,7 @@ def show_text(index: Index) -> RenderableType:
 
 def show_costs(index: Index, data: RecipeData, stage: str | None) -> RenderableType:
     """The same with what every sample costs in a stage of the recipe, its last one unless named."""
-    names = list(data.recipe.stages)
-    stage = names[-1] if stage is None else stage
-    if stage not in names:
-        raise RecipeError(f"{data.recipe.name} has no stage {stage}{suggestion(stage, names)}")
+    stage = choose_stage(data.recipe, stage)
     counts = data.costs(index, stage)
     return Group(
         _holdings(summarise(index)),

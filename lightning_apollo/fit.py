@@ -37,6 +37,7 @@ from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.plan import PlanConfig
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
+from lightning_apollo.models.flops import BatchSizes, count_flops
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.stages import StageConfig, find_stage
@@ -49,9 +50,11 @@ from lightning_apollo.training.callbacks.checkpoint import (
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.step_log import StepLog
+from lightning_apollo.training.verdict import DataSeconds
 
 CHECKPOINTS, BEGUN = "checkpoints", "begun.json"
 
@@ -60,6 +63,13 @@ _WITHOUT_EFFECT = ("num_workers", "decoder_threads", "index")
 
 # Weights in these types are cast here: Lightning's plugins for them would also cast the batch, whose numbers are exact
 _WEIGHT_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+
+_MATRIX_DTYPES = {  # of matrix products, by precision
+    "32-true": torch.float32,
+    "64-true": torch.float64,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+}
 
 Say = Callable[[str], None]
 
@@ -107,7 +117,8 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
         torch.set_num_threads(recipe.trainer.threads)
     _silence_lightning()
     seed_everything(recipe.seed, verbose=False)
-    trainer = _build_trainer(recipe, name, checkpoint)
+    data = build_data(recipe, name)
+    trainer = _build_trainer(recipe, name, data, checkpoint)
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None:
         _load_start(model, recipe, name)
@@ -118,7 +129,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     if trainer.is_global_zero:
         save_recipe(recipe, folder / "recipe.yaml")
     stage = find_stage(config.kind)(model, config)
-    trainer.fit(stage, datamodule=build_data(recipe, name), ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
 
@@ -239,9 +250,10 @@ def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:
         raise RecipeError(f"stages.{name}.init: {path}: no such file")
 
 
-def _build_trainer(recipe: Recipe, name: str, checkpoint: Path | None) -> Trainer:
+def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint: Path | None) -> Trainer:
     config, stage, folder = recipe.trainer, recipe.stages[name], stage_folder(recipe, name)
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    step_time = _step_time(recipe, name, data)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
@@ -254,7 +266,8 @@ def _build_trainer(recipe: Recipe, name: str, checkpoint: Path | None) -> Traine
             StepLog(folder, num_steps_kept=done),
             TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
         ],
-        callbacks=_callbacks(recipe, name),
+        callbacks=[step_time, *_callbacks(recipe, name)],
+        profiler=step_time.profiler,
         plugins=[] if config.strategy == "fsdp" else [CheckpointFile()],  # sharding writes by itself
         enable_progress_bar=config.progress_bar,
         enable_model_summary=False,  # `explain` has it
@@ -279,6 +292,19 @@ def _callbacks(recipe: Recipe, name: str) -> list[Callback]:
         StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint),
         StageExport(folder, facts),
     ]
+
+
+def _step_time(recipe: Recipe, name: str, data: VideoDataModule) -> StepTime:
+    """What says where the time of the stage's steps goes."""
+    stage = recipe.stages[name]
+
+    def seconds() -> DataSeconds:
+        return DataSeconds(0.0, 0.0) if data.loader is None else DataSeconds(*data.loader.cost[:2])
+
+    def flops(sizes: BatchSizes) -> float:
+        return count_flops(recipe.model, sizes, stage.trains).total
+
+    return StepTime(seconds, flops, _MATRIX_DTYPES[recipe.trainer.precision], _print_line)
 
 
 def build_data(recipe: Recipe, name: str) -> VideoDataModule:

@@ -125,6 +125,20 @@ TABLES = {
         Column("random", "random", "imbalance", 3),
         Column("length-grouped", "length_grouped", "imbalance", 3),
     ),
+    "resume": (
+        Column("counted, s", "counted", "seconds"),
+        Column("packed, s", "packed", "seconds"),
+        Column("replay, s", "replay", "seconds"),
+        Column("**replay / counted**", "replay/counted", "time_ratio", 1),
+    ),
+    "cache": (
+        Column("decode, ms", "decode", "milliseconds", 1),
+        Column("hit, ms", "hit", "milliseconds", 1),
+        Column("**a hit is faster by**", "decode/hit", "time_ratio", 1),
+        Column("first time / decode", "first/decode", "time_ratio"),
+        Column("file, MiB", "file", "disk"),
+        Column("kept frames, MiB", "hit", "disk"),
+    ),
 }
 
 

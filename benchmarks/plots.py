@@ -23,7 +23,10 @@ PANELS = {
     "file_to_patches": ("seconds", "peak_memory_over_base"),
     "kernels": ("seconds", "milliseconds", "time_ratio"),
     "plan": ("imbalance", "fill", "seconds"),
+    "resume": ("seconds",),
+    "cache": ("milliseconds", "time_ratio", "disk"),
 }
+LOGARITHMIC = {"cache"}  # what spans so much that the small bars could not be seen
 
 
 def plot(path: Path) -> Path:
@@ -68,6 +71,8 @@ def _panel(axis: Axes, rows: Sequence[Row]) -> None:
     crowded = {"rotation": 40, "ha": "right"} if len(groups) > 6 else {}
     axis.set_xticks(range(len(groups)), labels, fontsize=8, **crowded)
     axis.set_ylabel(f"{rows[0].metric.replace('_', ' ')} ({rows[0].unit})")
+    if rows[0].op in LOGARITHMIC:
+        axis.set_yscale("log")
     axis.legend(fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
 

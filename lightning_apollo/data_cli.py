@@ -78,7 +78,10 @@ Overrides = Annotated[
 Stage = Annotated[
     str | None, typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False)
 ]
-Root = Annotated[Path, typer.Option(metavar="DIR", help="Folder that media paths start from and may not leave.")]
+Root = Annotated[
+    str,
+    typer.Option(metavar="ROOT", help="Folder, tar shards or s3://... that media paths start from and may not leave."),
+]
 Jobs = Annotated[
     int | None,
     typer.Option(
@@ -102,7 +105,7 @@ def index(
         ),
     ] = None,
     recipe: RecipeOption = None,
-    root: Root = Path("."),
+    root: Root = ".",
     output: Annotated[
         Path | None,
         typer.Option(metavar="INDEX", help="Folder of the index: runs/index, or OUTPUT/index of the recipe."),
@@ -132,7 +135,7 @@ def index(
 @app.command(epilog=SCAN_EPILOG)
 def scan(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="INDEX|MANIFEST...", help="The folder of an index, or manifests.")
+        list[str], typer.Argument(metavar="INDEX|MANIFEST...", help="The folder of an index, or manifests.")
     ],
     max_error_share: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="Broken rows of a source that are still fine.")
@@ -140,7 +143,7 @@ def scan(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="List every broken row there.", show_default=False)
     ] = None,
-    root: Root = Path("."),
+    root: Root = ".",
     jobs: Jobs = None,
     deadline: Deadline = 30.0,
     debug: Debug = False,
@@ -159,10 +162,10 @@ def scan(
         from lightning_apollo.data_report import Plain, scan_table
 
         with tempfile.TemporaryDirectory() as folder:
-            if len(paths) == 1 and paths[0].is_dir():
-                made = Index(paths[0])
+            if len(paths) == 1 and Path(paths[0]).is_dir():
+                made = Index(Path(paths[0]))
             else:
-                made = _build(Plain([str(path) for path in paths], root).sources(), Path(folder), jobs, deadline)
+                made = _build(Plain(paths, root).sources(), Path(folder), jobs, deadline)
             reports = report(made)
             Console().print(scan_table(reports, max_error_share))
             if csv is not None:

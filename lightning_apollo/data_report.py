@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +14,17 @@ from rich.text import Text
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.data import shapes
+from lightning_apollo.data.costs import SampleCosts
 from lightning_apollo.data.dataset import Source, SourceConfig, open_sources
+from lightning_apollo.data.draw import passes_of_sources
 from lightning_apollo.data.index import Index
+from lightning_apollo.data.index_costs import sample_costs
 from lightning_apollo.data.index_scan import SourceReport, SourceSummary, summarise
 from lightning_apollo.data.index_tokens import TextCounter, TokenCounts, tokens
+from lightning_apollo.data.mixture import share_out
+from lightning_apollo.data.plan import Plan, make_plan
+from lightning_apollo.fit import plan_config, text_counter
 from lightning_apollo.layers import suggestion
-from lightning_apollo.models.llm import load_tokenizer
 
 _NUM_FAULTS = 3  # of each source that are shown
 _BAR_WIDTH = 50
@@ -30,7 +35,7 @@ class Plain:
     """Manifests without a recipe: each is a source of its own, called by its name without the suffix."""
 
     manifests: Sequence[str]
-    root: Path
+    root: str
 
     def sources(self) -> list[Source]:
         if not self.manifests:
@@ -38,7 +43,7 @@ class Plain:
         stems = [Path(path).stem for path in self.manifests]
         names = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, self.manifests, strict=True)]
         return open_sources(
-            {name: SourceConfig([path], str(self.root)) for name, path in zip(names, self.manifests, strict=True)}, ()
+            {name: SourceConfig([path], self.root) for name, path in zip(names, self.manifests, strict=True)}, ()
         )
 
 
@@ -57,9 +62,7 @@ class RecipeData:
 
     def text(self) -> TextCounter:
         """How tokens of text are counted for it."""
-        name, data = self.recipe.model.llm.tokenizer, self.recipe.data
-        clip_text = None if self.recipe.model.clip is None else data.clip_text
-        return TextCounter(load_tokenizer(name), name, data.system_prompt, clip_text)
+        return text_counter(self.recipe)
 
     def costs(self, index: Index, stage: str) -> TokenCounts:
         """What every sample of the index costs in one of the stages."""
@@ -140,6 +143,7 @@ def show_costs(index: Index, data: RecipeData, stage: str | None) -> RenderableT
         _holdings(summarise(index)),
         _cost_table(index, counts, f"tokens of a sample, {data.recipe.name}, {stage}"),
         _histogram(counts.llm_tokens[counts.is_usable], "samples by tokens of the language model"),
+        *_epoch(index, counts, data.recipe, stage),
         _fine_print(index, counts),
     )
 
@@ -175,6 +179,45 @@ def _cost_table(index: Index, counts: TokenCounts, title: str) -> Table:
                 source if is_first else "", what, *(f"{n:,.0f}" for n in numbers), f"{num_unfit:,}" if is_first else ""
             )
     return table
+
+
+def _epoch(index: Index, counts: TokenCounts, recipe: Recipe, stage: str) -> Iterator[RenderableType]:
+    """What an epoch of the stage is made of; where it packs, how full its micro-batches are and how equal."""
+    config = recipe.stages[stage]
+    costs, _ = sample_costs(index, counts)
+    sizes = {name: len(costs.source_range(name)) for name in index.sources if name in config.mixture}
+    modalities = {name: source.modality for name, source in recipe.data.sources.items()}
+    mixture = share_out({name: config.mixture[name] for name in sizes}, sizes, modalities, config.shares)
+    unit = "passes" if config.packing is None else config.packing.weights
+    passes = passes_of_sources(costs, mixture, unit)
+    table = Table("source", "passes", "samples", "tokens", "share of samples", "share of tokens", title="an epoch")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    samples = {name: number * sizes[name] for name, number in passes.items()}
+    tokens = {name: number * _num_tokens(costs, name) for name, number in passes.items()}
+    for name, number in passes.items():
+        shares = (samples[name] / sum(samples.values()), tokens[name] / sum(tokens.values()))
+        numbers = (f"{number:,.2f}", f"{samples[name]:,.0f}", f"{tokens[name]:,.0f}")
+        table.add_row(name, *numbers, *(f"{share:.1%}" for share in shares))
+    yield table
+    if config.packing is not None:
+        planned = replace(plan_config(config, recipe), weights=mixture)
+        yield _packing_line(make_plan(costs, planned, epoch=0), costs)
+
+
+def _packing_line(plan: Plan, costs: SampleCosts) -> Text:
+    size = plan.config.step_size
+    summary = plan.summary(costs, world_size=size)
+    return Text(
+        f"packed into {summary.num_micro_batches:,} micro-batches, {summary.num_steps:,} steps of {size:,}: "
+        f"{summary.fill:.1%} of their LLM tokens used, {summary.patch_fill:.1%} of their patches; on {size:,} ranks a step "
+        f"takes {summary.imbalance.mean:.3f} times what equal ranks would; {summary.dropped_samples:,} samples are left over"
+    )
+
+
+def _num_tokens(costs: SampleCosts, source: str) -> int:
+    rows = costs.source_range(source)
+    return int(costs.llm_tokens[rows.start : rows.stop].sum(dtype=np.int64))
 
 
 def _histogram(values: np.ndarray, title: str) -> RenderableType:

@@ -59,7 +59,7 @@ from lightning_apollo.training.verdict import DataSeconds
 CHECKPOINTS, BEGUN = "checkpoints", "begun.json"
 
 # Settings that change how fast a stage runs and not what it learns
-_WITHOUT_EFFECT = ("num_workers", "decoder_threads", "index")
+_WITHOUT_EFFECT = ("num_workers", "decoder_threads", "index", "supervision", "frame_cache")
 
 # Weights in these types are cast here: Lightning's plugins for them would also cast the batch, whose numbers are exact
 _WEIGHT_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
@@ -318,7 +318,7 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
         global_batch_size=stage.global_batch_size,
         epochs=stage.epochs,
         max_steps=stage.max_steps,
-        packing=_plan_config(stage),
+        packing=None if stage.packing is None else plan_config(stage, recipe),
         shares=stage.shares,
         clip=recipe.model.clip,
         max_clips=stage.max_clips,
@@ -335,12 +335,16 @@ def text_counter(recipe: Recipe) -> TextCounter:
     return TextCounter(load_tokenizer(name), name, recipe.data.system_prompt, clip_text)
 
 
-def _plan_config(stage: StageConfig) -> PlanConfig | None:
-    packing = stage.packing
-    if packing is None:
-        return None
+def plan_config(stage: StageConfig, recipe: Recipe) -> PlanConfig:
+    """How a stage that packs wants its epochs planned, but for the weights, which depend on the sizes of the sources."""
+    assert stage.packing is not None  # the caller asks only then
     return PlanConfig(
-        packing.max_llm_tokens, packing.max_patches, unit=packing.weights, step_size=packing.micro_batches
+        max_llm_tokens=stage.packing.max_llm_tokens,
+        max_patches=stage.packing.max_patches,
+        unit=stage.packing.weights,
+        seed=recipe.seed,
+        step_size=stage.packing.micro_batches,
+        cost=recipe.data.cost,
     )
 
 

@@ -107,7 +107,8 @@ def needed_batches(recipe: Recipe, stage: str, step_seconds: float) -> float:
 @contextmanager
 def _loader(recipe: Recipe, stage: str, setting: Setting) -> Iterator[MicroBatchLoader]:
     """The loader that training would have, for a single process."""
-    data = replace(recipe.data, num_workers=setting.num_workers, decoder_threads=setting.decoder_threads)
+    chosen = {"num_workers": setting.num_workers, "decoder_threads": setting.decoder_threads}
+    data = replace(recipe.data, frame_cache=None, **chosen)  # what one setting decodes, the next must decode too
     module: VideoDataModule = build_data(replace(recipe, data=data), stage)
     module.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     module.setup("fit")

@@ -29,11 +29,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.data.manifest import ManifestError
     from lightning_apollo.data.order import TooFewSamples
     from lightning_apollo.data.quarantine import TooManyBadSamples
+    from lightning_apollo.data.storage import StorageError
     from lightning_apollo.evaluation.results import ResultsError
     from lightning_apollo.layers import RecipeError
     from lightning_apollo.structures import MediaError, WeightsError
 
     return (
         *(RecipeError, ManifestError, MediaError, WeightsError, ResultsError, IndexFileError),
-        *(TooFewSamples, TooManyBadSamples, PlanError, DataChanged),
+        *(TooFewSamples, TooManyBadSamples, PlanError, DataChanged, StorageError),
     )

@@ -11,15 +11,16 @@ from lightning_apollo.data.probe_pool import Probe
 from lightning_apollo.structures import MediaInfo, Modality
 
 
-def faulty(path: Path, modality: Modality) -> MediaInfo:
+def faulty(address: str, modality: Modality) -> MediaInfo:
     """What the file's name asks for, and its facts where it asks for nothing."""
-    if path.stem.startswith("hang"):
+    name = Path(address).stem
+    if name.startswith("hang"):
         time.sleep(600)
-    if path.stem.startswith("crash"):
+    if name.startswith("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
-    if path.stem.startswith("odd"):
+    if name.startswith("odd"):
         raise ZeroDivisionError("no\nframes")
-    return media.probe(path, modality)
+    return media.probe(address, modality)
 
 
 def logged(log: Path, gate: Path | None = None) -> Probe:
@@ -31,13 +32,14 @@ def names_in(log: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
-def without_torchcodec(path: Path, modality: Modality) -> MediaInfo:
+def without_torchcodec(address: str, modality: Modality) -> MediaInfo:
     raise RuntimeError("torchcodec does not load") from ImportError("torchcodec")
 
 
-def _logged(log: Path, gate: Path | None, path: Path, modality: Modality) -> MediaInfo:
+def _logged(log: Path, gate: Path | None, address: str, modality: Modality) -> MediaInfo:
+    path = Path(address)
     with log.open("a") as file:
         file.write(f"{path.name}\n")
     while gate is not None and path.stem == "gate" and not gate.exists():
         time.sleep(0.02)
-    return media.probe(path, modality)
+    return media.probe(address, modality)

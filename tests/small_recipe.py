@@ -20,6 +20,7 @@ data:
     videos: {{manifests: [video_qa.jsonl], root: "${{data.root}}"}}
     text: {{manifests: [text.jsonl], root: "${{data.root}}"}}
   sampling: {{fps: 2.0, max_frames: 8}}
+  supervision: null
   budget: {{token_budget: 64, min_tokens: 4, max_length: 512}}
 trainer: {{accelerator: cpu, threads: 1, progress_bar: false}}
 stages:

@@ -111,6 +111,7 @@ def test_table_has_a_line_for_every_x_and_a_dash_for_what_was_not_measured(tmp_p
         ("pipeline", "processor/ours time_ratio"),
         ("kernels", "loop/definition time_ratio"),
         ("plan", "random/ours imbalance_ratio"),
+        ("cache", "decode/hit time_ratio"),
     ],
 )
 def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
@@ -155,6 +156,21 @@ def test_a_plan_that_is_wrong_stops_its_benchmark(monkeypatch: pytest.MonkeyPatc
         bench_plan.check(costs, dataclasses.replace(plan, samples=np.zeros_like(plan.samples)))
     with pytest.raises(SystemExit, match="over a limit"):
         bench_plan.check(costs, dataclasses.replace(plan, offsets=plan.offsets[[0, -1]]))
+
+
+def test_frames_that_are_not_found_again_stop_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench_cache = _import_script("bench_cache", monkeypatch)
+    (case,) = bench_cache.QUICK_CASES
+    reader = bench_cache.cached_reader(tmp_path)
+    bench_cache.check(case, 64, reader)
+    (frames,) = (path for path in tmp_path.glob("??/*") if path.stat().st_size > 9999)
+    monkeypatch.setattr(type(reader._folder), "read", lambda self, name: None)
+    with pytest.raises(SystemExit, match="frames that were kept are not found"):
+        bench_cache.check(case, 64, reader)
+    others = bytearray(frames.stat().st_size - 4)
+    monkeypatch.setattr(type(reader._folder), "read", lambda self, name: others if name == frames.name else None)
+    with pytest.raises(SystemExit, match="frames that were found are others"):
+        bench_cache.check(case, 64, reader)
 
 
 def test_a_loop_with_another_result_stops_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,14 @@ ALLOWED = {
 ALSO = {
     "lightning_apollo/data/datamodule.py": {"lightning"},
     "lightning_apollo/data/clip_text.py": {"num2words"},
+    "lightning_apollo/data/object_store.py": {"s3fs", "botocore", "aiohttp"},
     "lightning_apollo/data/picture.py": {"PIL"},
     "lightning_apollo/data/tokenizer.py": {"tokenizers"},
     "lightning_apollo/models/llm.py": {"transformers"},
     "lightning_apollo/models/towers.py": {"transformers"},
     "lightning_apollo/models/checkpoints.py": {"transformers"},
     "lightning_apollo/training/callbacks/progress.py": {"rich"},
+    "lightning_apollo/training/callbacks/resume.py": {"numpy"},
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix() for folder in (OURS, "kernels") for path in (ROOT / folder).rglob("*.py")

@@ -14,6 +14,7 @@ from lightning_apollo.data import shapes
 from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.costs import CostConfig
 from lightning_apollo.data.dataset import ConversationDataset, Source, SourceConfig, open_sources
+from lightning_apollo.data.frame_cache import CachedReader, FrameCacheConfig
 from lightning_apollo.data.index import Index
 from lightning_apollo.data.index_build import Progress, build_index, fingerprint_of_manifests, is_current
 from lightning_apollo.data.index_costs import IndexedCosts, indexed_costs
@@ -24,10 +25,11 @@ from lightning_apollo.data.plan import PlanConfig
 from lightning_apollo.data.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
-from lightning_apollo.data.reader import DirectReader
+from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.shapes import ShapesConfig
+from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
 from lightning_apollo.structures import ClipShape
 
 
@@ -46,6 +48,10 @@ class DataConfig:
     on_error: str = "skip_and_refill"  # bad media: that, counted and listed; or "raise"
     max_error_share: float = 0.01  # share of bad samples, of any source, above which a run stops
     num_workers: int = 0  # loader processes on each rank; 0 loads in the training process
+    supervision: SupervisionConfig | None = field(
+        default_factory=SupervisionConfig
+    )  # null: media are read without limits
+    frame_cache: FrameCacheConfig | None = None  # decoded frames kept on disk; null: none
     decoder_threads: int = 1  # FFmpeg threads for one video; 1 is right with several workers
     stream_max_frames: int = 400  # frames of a streaming row; messages after the last of them are dropped
     index: str | None = None  # folder of a metadata index that packing reads; None: made in the stage's folder
@@ -65,6 +71,16 @@ class DataConfig:
                 raise ValueError(f"data.{name} must be {least} or more, it is {getattr(self, name)}")
         if any(not folder.startswith("/") for folder in self.outside_root):
             raise ValueError(f"data.outside_root names absolute folders, not {list(self.outside_root)}")
+
+
+def build_reader(config: DataConfig) -> MediaReader:
+    """Who opens media for a recipe: within limits and with a cache in front, where it asks for them."""
+    reader: MediaReader = DirectReader(config.decoder_threads)
+    if config.supervision is not None:
+        reader = SupervisedReader(reader, config.supervision)
+    if config.frame_cache is not None:
+        reader = CachedReader(reader, config.frame_cache)
+    return reader
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,7 @@ class VideoDataModule(LightningDataModule):
             stream_max_frames=config.stream_max_frames,
             visuals=config.visuals,
             seed=seed,
-            reader=DirectReader(config.decoder_threads),
+            reader=build_reader(config),
             clip=batching.clip,
             clip_text=config.clip_text,
         )
@@ -173,20 +189,20 @@ class VideoDataModule(LightningDataModule):
         assert self.loader is not None  # a checkpoint is written while it is read
         return {"fingerprint": self._fingerprint(), "loader": self.loader.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises DataChanged where a run goes on with other data than it was begun with.
 
         Lightning restores a loader only if it is asked for after the checkpoint was read; the number of steps, which the
         schedule wants, asks for it before. So the position is restored here. Nothing has been read by then.
         """
-        if state["fingerprint"] != self._fingerprint():
+        if state_dict["fingerprint"] != self._fingerprint():
             raise DataChanged(
                 f"the data are not those that this run was begun with (fingerprint {self._fingerprint()[:12]}, then "
-                f"{state['fingerprint'][:12]}): put them back, or train the stage again from its start"
+                f"{state_dict['fingerprint'][:12]}): put them back, or train the stage again from its start"
             )
-        self._loader_state = state["loader"]
+        self._loader_state = state_dict["loader"]
         if self.loader is not None:
-            self.loader.load_state_dict(self._loader_state)
+            self.loader.load_state_dict(state_dict["loader"])
 
     def _open(self) -> list[Source]:
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
@@ -233,7 +249,7 @@ class VideoDataModule(LightningDataModule):
             costs.samples,
             costs.rows,
             [numbers.get(name, -1) for name in costs.samples.source_names],
-            replace(self.batching.packing, weights=mixture, seed=self.seed, cost=self.config.cost),
+            replace(self.batching.packing, weights=mixture),
         )
 
     def _sizes_and_mixture(self) -> tuple[dict[str, int], dict[str, float]]:

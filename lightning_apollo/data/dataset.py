@@ -85,7 +85,7 @@ class PreparationCost(NamedTuple):
 
     seconds: float  # in all
     reading_seconds: float  # of these in probes and decodes
-    num_decodes: int
+    num_reads: int  # times that frames were asked for
 
 
 class PreparedBatch(NamedTuple):
@@ -132,7 +132,7 @@ class ConversationDataset(Dataset[PreparedBatch]):
         batch = collate(samples, self.preparer.patch_size) if samples else None
         read = self._reader.cost
         cost = PreparationCost(
-            time.perf_counter() - begin, read.seconds - reading.seconds, read.num_decodes - reading.num_decodes
+            time.perf_counter() - begin, read.seconds - reading.seconds, read.num_reads - reading.num_reads
         )
         return PreparedBatch(batch, tuple(bad_samples), cost)
 

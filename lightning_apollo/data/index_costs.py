@@ -130,26 +130,32 @@ def _count(index: Index, preparer: Preparer, text: TextCounter, jobs: int, progr
     )
 
 
-def _write(folder: Path, index: Index, counts: TokenCounts) -> None:
-    """All files or none: they appear under their name together."""
+def sample_costs(index: Index, counts: TokenCounts) -> tuple[SampleCosts, NDArray[np.int32]]:
+    """The costs of the usable samples of an index, and (E,) the row of each in its source."""
     usable = np.flatnonzero(counts.is_usable & (counts.llm_tokens > 0))
     sources = index.sample_column("source").astype(np.int16)
     first_rows = np.searchsorted(sources, np.arange(len(index.sources)))  # of each source in the index
-    columns = {
-        "source": sources[usable],
-        "llm_tokens": counts.llm_tokens[usable].astype(np.int32),
-        "patches": counts.patches[usable].astype(np.int32),
-        "vision_squares": counts.vision_squares[usable],
-        "rows": (usable - first_rows[sources[usable]]).astype(np.int32),
-    }
-    num_rows = np.bincount(sources, minlength=len(index.sources))
-    num_usable = np.bincount(columns["source"], minlength=len(index.sources))
+    costs = SampleCosts(
+        source_names=index.sources,
+        source=sources[usable],
+        llm_tokens=counts.llm_tokens[usable].astype(np.int32),
+        patches=counts.patches[usable].astype(np.int32),
+        vision_squares=counts.vision_squares[usable],
+    )
+    return costs, (usable - first_rows[sources[usable]]).astype(np.int32)
+
+
+def _write(folder: Path, index: Index, counts: TokenCounts) -> None:
+    """All files or none: they appear under their name together."""
+    costs, rows = sample_costs(index, counts)
+    num_rows = np.bincount(index.sample_column("source"), minlength=len(index.sources))
+    num_usable = np.bincount(costs.source, minlength=len(index.sources))
     lost = dict(zip(index.sources, (num_rows - num_usable).tolist(), strict=True))
     partial_folder = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
-    for name, values in columns.items():
-        np.save(partial_folder / f"{name}.npy", values)
+    for name in _COLUMNS:
+        np.save(partial_folder / f"{name}.npy", rows if name == "rows" else getattr(costs, name))
     (partial_folder / "facts.json").write_text(json.dumps({"sources": index.sources, "num_unusable": lost}))
     if not (folder / "facts.json").is_file():  # another process may have been faster; both have the same content
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,20 +1,30 @@
 """Annotation files: a manifest is a JSON list or JSON lines, each row one conversation about media files.
 
-Rows stay in the file: a manifest holds two numbers for each, and reads and checks a row when it is asked for.
+Rows stay in the file: a manifest holds two numbers for each, and reads and checks a row when it is asked for. In tar
+shards a row may also be a file of its own, beside its media, as WebDataset writes them.
 docs/data.md shows every format of a row with an example; rows.py parses them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import overload
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol, overload
 
+import numpy as np
+
+from lightning_apollo.data import storage
+from lightning_apollo.data.roots import FolderRoot, MediaRoot, ShardRoot
 from lightning_apollo.data.rows import Conversation, MediaPart, RowError, parse_row
+from lightning_apollo.data.shards import ShardTable
+from lightning_apollo.structures import MediaError
+
+MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shards is a row
 
 
 class ManifestError(ValueError):
@@ -30,18 +40,38 @@ class ManifestError(ValueError):
         return f"{self.path}, {self.place}: {self.reason}" if self.place else f"{self.path}: {self.reason}"
 
 
-def read_manifest(path: Path, source: str, root: Path, outside_root: Sequence[str] = ()) -> Manifest:
-    """The conversations of a .json or .jsonl file, each parsed and checked when it is read.
+class MissingManifest(ManifestError):
+    """A manifest that is not there, or not yet."""
 
-    Media paths are relative to `root` and stay inside it; `outside_root` names further folders that are allowed.
+
+def open_manifest(name: str, source: str, root: MediaRoot) -> Manifest:
+    """The manifest that a recipe calls so: the file or object of this name where there is one, otherwise that below the
+    root. With shards for a root, `*.json` is all rows that lie in them, each a member of its own."""
+    if name == MEMBERS and isinstance(root, ShardRoot):
+        return Manifest(name, source, root, _MemberRows(root.table))
+    is_below = not storage.is_object(name) and not Path(name).is_file()
+    return read_manifest(root.address(name) if is_below else name, source, root)
+
+
+def read_manifest(path: Path | str, source: str, root: Path | MediaRoot, outside_root: Sequence[str] = ()) -> Manifest:
+    """The conversations of a .json or .jsonl file, given by its path or address, each parsed and checked when it is read.
+
+    Media paths are relative to `root` and stay inside it; where that is a folder, `outside_root` names further ones that
+    are allowed.
     """
-    if not path.is_file():
-        raise ManifestError(str(path), "", "no such file: correct the path of the manifest")
-    if path.suffix not in (".json", ".jsonl"):
-        raise ManifestError(str(path), "", f"{path.suffix!r} is no manifest: give a .json list or .jsonl lines")
-    starts, ends = _line_spans(path) if path.suffix == ".jsonl" else _list_spans(path)
-    roots = tuple(os.path.realpath(folder) for folder in (root, *outside_root))
-    return Manifest(path, source, roots, starts, ends)
+    address = str(path)
+    suffix = PurePosixPath(storage.name_of(address)).suffix
+    if suffix not in (".json", ".jsonl"):
+        raise ManifestError(address, "", f"{suffix!r} is no manifest: give a .json list or .jsonl lines")
+    try:
+        local = storage.local_copy(address)
+        spans = _line_spans(local) if suffix == ".jsonl" else _list_spans(address, local)
+    except MediaError as error:
+        raise MissingManifest(address, "", f"{error.reason}: correct the path of the manifest") from None
+    rows = _FileRows(local, "line" if suffix == ".jsonl" else "row", *spans)
+    if isinstance(root, Path):
+        root = FolderRoot(str(root), tuple(outside_root))
+    return Manifest(address, source, root, rows)
 
 
 def check_manifest(manifest: Manifest) -> Iterator[ManifestError]:
@@ -56,15 +86,19 @@ def check_manifest(manifest: Manifest) -> Iterator[ManifestError]:
 class Manifest(Sequence[Conversation]):
     """Conversations in the order of their file. No file stays open, so a manifest can be pickled and forked."""
 
-    def __init__(self, path: Path, source: str, roots: tuple[str, ...], starts: array[int], ends: array[int]) -> None:
-        self.path = path
+    def __init__(self, address: str, source: str, root: MediaRoot, rows: _Rows) -> None:
+        self.address = address
         self.source = source
-        self.roots = roots  # real paths of the data root and of the folders that are allowed beside it
-        self._starts = starts  # byte where each row begins
-        self._ends = ends  # byte after its last
+        self.root = root
+        self._rows = rows
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return storage.name_of(self.address)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> Conversation: ...
@@ -74,28 +108,89 @@ class Manifest(Sequence[Conversation]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        with self.path.open("rb") as file:
-            file.seek(self._starts[position])
-            raw = file.read(self._ends[position] - self._starts[position])
         try:
-            messages = parse_row(_load(raw))
+            messages = parse_row(_load(self._rows.read(position)))
             for message in messages:
                 for part in message.parts:
                     if isinstance(part, MediaPart):
-                        self._check_path(part.path)
+                        self.root.check(part.path)
         except RowError as error:
-            kind = "line" if self.path.suffix == ".jsonl" else "row"
-            raise ManifestError(str(self.path), f"{kind} {position + 1}", str(error)) from None
-        return Conversation(f"{self.path.name}:{position + 1}", self.source, messages)
+            raise ManifestError(self.address, self._rows.place(position), str(error)) from None
+        except MediaError as error:
+            raise ManifestError(self.address, self._rows.place(position), error.reason) from error
+        return Conversation(self.sample_id(position), self.source, messages)
 
-    def _check_path(self, path: str) -> None:
-        # realpath follows symbolic links, so a link inside the root cannot lead out of it either
-        resolved = os.path.realpath(os.path.join(self.roots[0], path))
-        if not any(os.path.commonpath([resolved, root]) == root for root in self.roots):
-            raise RowError(
-                f"media path {path!r} leaves the data root {self.roots[0]}: "
-                "move the file there, or name its folder in data.outside_root"
-            )
+    def sample_id(self, position: int) -> str:
+        """What a row is called, whether it can be read or not."""
+        return f"{self.name}:{position + 1}"
+
+    def digest(self) -> str:
+        """SHA-256 of its content, wherever it lies."""
+        return self._rows.digest()
+
+
+class _Rows(Protocol):
+    """The bytes of rows."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> bytes: ...
+
+    def place(self, position: int) -> str:
+        """Where a row is, for a reader of errors."""
+        ...
+
+    def digest(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class _FileRows:
+    """Parts of one file."""
+
+    address: str  # on this machine
+    kind: str  # line | row
+    starts: array[int]  # byte where each row begins
+    ends: array[int]  # byte after its last
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def read(self, position: int) -> bytes:
+        with storage.open_address(self.address) as file:
+            file.seek(self.starts[position])
+            return file.read(self.ends[position] - self.starts[position])
+
+    def place(self, position: int) -> str:
+        return f"{self.kind} {position + 1}"
+
+    def digest(self) -> str:
+        with storage.open_address(self.address) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _MemberRows:
+    """Members of shards, each one row."""
+
+    def __init__(self, table: ShardTable) -> None:
+        self._table = table
+        self._members: np.ndarray = table.ending(MEMBERS.removeprefix("*"))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def read(self, position: int) -> bytes:
+        with storage.open_address(self._table.address(int(self._members[position]))) as file:
+            return file.read()
+
+    def place(self, position: int) -> str:
+        member = int(self._members[position])
+        return f"{self._table.name(member)} in {self._table.shard(member)}"
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        for position in range(len(self)):
+            digest.update(hashlib.sha256(self.read(position)).digest())
+        return digest.hexdigest()
 
 
 def _load(raw: bytes) -> object:
@@ -109,10 +204,10 @@ def _load(raw: bytes) -> object:
         raise RowError(f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from None
 
 
-def _line_spans(path: Path) -> tuple[array[int], array[int]]:
+def _line_spans(address: str) -> tuple[array[int], array[int]]:
     """Where each line begins and ends, in bytes; blank lines at the end of the file are no rows."""
     starts, ends, offset, num_rows = array("Q"), array("Q"), 0, 0
-    with path.open("rb") as file:
+    with storage.open_address(address) as file:
         for line in file:
             starts.append(offset)
             offset += len(line)
@@ -125,15 +220,16 @@ def _line_spans(path: Path) -> tuple[array[int], array[int]]:
 _BLANKS = re.compile(r"[ \t\r\n]+")
 
 
-def _list_spans(path: Path) -> tuple[array[int], array[int]]:
-    """Where each element of a JSON list begins and ends, in bytes."""
+def _list_spans(address: str, local: str) -> tuple[array[int], array[int]]:
+    """Where each element of a JSON list begins and ends, in bytes; `local` is its copy on this machine."""
     # Read as Latin-1, one character is one byte, and the characters that JSON is built of are the same in UTF-8.
-    text = path.read_bytes().decode("latin-1")
+    with storage.open_address(local) as file:
+        text = file.read().decode("latin-1")
     starts, ends = array("Q"), array("Q")
     decoder = json.JSONDecoder()
     position = _after_blanks(text, 0)
     if text[position : position + 1] != "[":
-        raise ManifestError(str(path), "", "not a JSON list: write [row, row, ...], or name a file of lines .jsonl")
+        raise ManifestError(address, "", "not a JSON list: write [row, row, ...], or name a file of lines .jsonl")
     position = _after_blanks(text, position + 1)
     while text[position : position + 1] != "]":
         try:
@@ -147,7 +243,7 @@ def _list_spans(path: Path) -> tuple[array[int], array[int]]:
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
         except json.JSONDecodeError as error:
             reason = f"not JSON ({error.msg} on line {error.lineno}): correct the file there"
-            raise ManifestError(str(path), f"row {len(starts) + 1}", reason) from None
+            raise ManifestError(address, f"row {len(starts) + 1}", reason) from None
     return starts, ends
 
 

@@ -1,6 +1,6 @@
 """Files to frames: what a header says, and pixels at their target size with the container's own times.
 
-What a file is, its content decides, never its extension. F frames · H, W pixels.
+A path may be any address of storage.py. What a file is, its content decides, never its extension. F frames · H, W pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from lightning_apollo.data.picture import load_picture, probe_picture
+from lightning_apollo.data.storage import Readable, open_media
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
@@ -32,13 +33,16 @@ def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
     `modality` is what the annotation calls it, None for what it is. An animated GIF called an image is its first
     frame; a still picture called a video is a video of one frame. A film called an image is a MediaError.
     """
-    _check_readable(Path(path))
-    picture = probe_picture(str(path), modality)
+    address = str(path)
+    file = open_media(address)
+    picture = probe_picture(address, modality, file)
     if picture is not None:
         return picture
     if modality == "image":
-        raise MediaError(str(path), "not a picture (PNG, JPEG, WEBP, GIF, BMP) where the annotation has an image")
-    return _probe_video(str(path))
+        raise MediaError(address, "not a picture (PNG, JPEG, WEBP, GIF, BMP) where the annotation has an image")
+    if not isinstance(file, str):
+        file.seek(0)  # Pillow has read the beginning
+    return _probe_video(address, file)
 
 
 def decode(media: MediaInfo | Path, timestamps: Tensor, size: tuple[int, int], num_threads: int = 1) -> Frames:
@@ -67,21 +71,7 @@ def load_image(path: Path, size: tuple[int, int]) -> Frames:
     return decode(probe(path, "image"), torch.zeros(1), size)
 
 
-def _check_readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            is_empty = not file.read(1)
-    except FileNotFoundError:
-        raise MediaError(str(path), "no such file") from None
-    except IsADirectoryError:
-        raise MediaError(str(path), "a folder, not a file") from None
-    except OSError as error:
-        raise MediaError(str(path), f"cannot be read: {error.strerror}") from error
-    if is_empty:
-        raise MediaError(str(path), "empty file")
-
-
-def _open_video(path: str, num_threads: int) -> VideoDecoder:
+def _open_video(path: str, file: Readable, num_threads: int) -> VideoDecoder:
     try:
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
     except (ImportError, OSError, RuntimeError) as error:
@@ -90,16 +80,16 @@ def _open_video(path: str, num_threads: int) -> VideoDecoder:
             "then check with `lightning-apollo doctor`"
         ) from error
     try:
-        return VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=num_threads)
+        return VideoDecoder(file, seek_mode="exact", num_ffmpeg_threads=num_threads)
     except ValueError:
         raise MediaError(path, "no video stream") from None
     except RuntimeError as error:
         raise MediaError(path, "not a media file that FFmpeg can open") from error
 
 
-def _probe_video(path: str) -> MediaInfo:
+def _probe_video(path: str, file: Readable) -> MediaInfo:
     """Exact mode has read the time of every packet, so that counts and bounds are the content's, not the header's."""
-    metadata = _open_video(path, num_threads=1).metadata
+    metadata = _open_video(path, file, num_threads=1).metadata
     duration, promised = metadata.duration_seconds, metadata.duration_seconds_from_header
     height, width, fps = metadata.height, metadata.width, metadata.average_fps
     if not (metadata.num_frames and duration and height and width and fps):
@@ -121,7 +111,7 @@ def _probe_video(path: str) -> MediaInfo:
 
 def _seek_and_read(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], num_threads: int) -> Frames | None:
     """The frames; None where one cannot be decoded or the seek passed it, as FFmpeg's do in MPEG-TS with B-frames."""
-    decoder = _open_video(info.path, num_threads)
+    decoder = _open_video(info.path, open_media(info.path), num_threads)
     due = timestamps + _CLOCK_SECONDS
     due = torch.where(due < info.begin_seconds + info.duration_seconds, due, timestamps)
     chunk = max(1, _CHUNK_BYTES // (3 * info.height * info.width))  # frames
@@ -173,7 +163,7 @@ def _stream(path: str, num_threads: int) -> Iterator[_Shown]:
     """Every frame in order, until the stream ends or its times stop rising."""
     from torchcodec._core.ops import get_next_frame  # torchcodec's public methods all seek before they read
 
-    decoder = _open_video(path, num_threads)
+    decoder = _open_video(path, open_media(path), num_threads)
     last = -math.inf
     while True:
         try:

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from lightning_apollo.data.storage import Readable, open_media
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
 
 MAX_PICTURE_PIXELS = 2**27  # 134 megapixels; decoded, 400 MB
@@ -18,9 +19,9 @@ _ORIENTATION_TAG = 0x0112  # of EXIF
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)  # what Pillow's readers raise
 
 
-def probe_picture(path: str, modality: Modality | None) -> MediaInfo | None:
+def probe_picture(path: str, modality: Modality | None, file: Readable) -> MediaInfo | None:
     """What the header says; None where the file is no picture, or an animated one that is to play as a video."""
-    picture = _open(path)
+    picture = _open(path, file)
     if picture is None:
         return None
     with picture:
@@ -44,7 +45,7 @@ def probe_picture(path: str, modality: Modality | None) -> MediaInfo | None:
 
 def load_picture(path: str) -> Tensor:
     """(1, 3, H, W) uint8, upright, alpha dropped; the first frame of an animated picture."""
-    picture = _open(path)
+    picture = _open(path, open_media(path))
     if picture is None:
         raise MediaError(path, "not a picture any more: the file changed after it was probed")
     with picture:
@@ -59,13 +60,13 @@ def load_picture(path: str) -> Tensor:
             raise MediaError(path, f"truncated or corrupt picture: {error}") from error
 
 
-def _open(path: str) -> Image.Image | None:
+def _open(path: str, file: Readable) -> Image.Image | None:
     """The picture with only its header read; None where the content is of none of the formats."""
     too_large = MediaError(path, f"a picture of more than {MAX_PICTURE_PIXELS} pixels, the limit: make it smaller")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            picture = Image.open(path, formats=_FORMATS)
+            picture = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError:
         return None
     except Image.DecompressionBombError:

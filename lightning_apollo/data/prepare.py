@@ -21,6 +21,7 @@ from lightning_apollo.data.conversation import ChatTokenizer, render, render_pro
 from lightning_apollo.data.media_plan import MediaPlan, fit_clips, fit_frames
 from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.roots import MediaRoot, as_root
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps, single_frame
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
@@ -47,19 +48,19 @@ class Preparer:
     def __post_init__(self) -> None:
         self.sampling.check_clip(self.clip)
 
-    def sample(self, conversation: Conversation, root: Path, epoch: int = 0) -> Sample:
+    def sample(self, conversation: Conversation, root: Path | MediaRoot, epoch: int = 0) -> Sample:
         """The conversation as a training sample; MediaError for unreadable media, ValueError where it cannot fit."""
         conversation, plans = self._fit(*self.plan(conversation, root, epoch))
         return self._render(conversation, [plan and self._decode(plan) for plan in plans], self.budget.max_length)
 
-    def prompt(self, conversation: Conversation, root: Path) -> Sample:
+    def prompt(self, conversation: Conversation, root: Path | MediaRoot) -> Sample:
         """The conversation up to its last answer, as a sample without labels that asks for it."""
         conversation, plans = self.plan(conversation, root)
         visuals = [plan and self._decode(plan) for plan in plans]
         return render_prompt(conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, self.clip_text)
 
     def plan(
-        self, conversation: Conversation, root: Path, epoch: int = 0
+        self, conversation: Conversation, root: Path | MediaRoot, epoch: int = 0
     ) -> tuple[Conversation, list[MediaPlan | None]]:
         """A plan for each of `conversation.media` (None: not shown), and the conversation up to its stream's end.
 
@@ -80,7 +81,7 @@ class Preparer:
         plans = self._budgeted(plans, self.budget.token_budget)
         return _until_stream_ends(conversation, plans, self.sampling.fps), [*plans]
 
-    def _plan_part(self, part: MediaPart, root: Path, is_stream: bool, name: str) -> MediaPlan:
+    def _plan_part(self, part: MediaPart, root: Path | MediaRoot, is_stream: bool, name: str) -> MediaPlan:
         info = self._info(part, root)
         merge_size = self.image_merge_size if info.modality == "image" else self.video_merge_size
         merge_size = merge_size if self.clip is None else 1
@@ -99,8 +100,8 @@ class Preparer:
             info, "video", timestamps, merge_size, is_stream, clip=self.clip, sampling=sampling, segment=segment
         )
 
-    def _info(self, part: MediaPart, root: Path) -> MediaInfo:
-        return self.reader.probe(str(root / part.path), part.modality)
+    def _info(self, part: MediaPart, root: Path | MediaRoot) -> MediaInfo:
+        return self.reader.probe(as_root(root).address(part.path), part.modality)
 
     def _budgeted(self, plans: Sequence[MediaPlan], token_budget: int) -> list[MediaPlan]:
         if self.clip is not None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import NamedTuple
 
 from lightning_apollo.data import media
+from lightning_apollo.data.storage import file_state
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
 
-Probe = Callable[[Path, Modality], MediaInfo]
+Probe = Callable[[str, Modality], MediaInfo]
 
 _ORPHAN_SECONDS = 5  # after its deadline a worker ends itself, so that none outlives a parent that was killed
 # What takes long to import and every worker, being a fork, then has; none of ours: the server has not our sys.path
@@ -77,15 +76,6 @@ def probe_all(
     finally:
         for worker in workers:
             worker.stop()
-
-
-def file_state(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds of a file; -1 for both where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 @dataclass
@@ -166,7 +156,7 @@ def _serve(connection: Connection, probe: Probe, deadline: float) -> None:
 def _facts(key: MediaKey, probe: Probe) -> MediaFacts | RuntimeError:
     state = file_state(key.path)
     try:
-        return MediaFacts(probe(Path(key.path), key.modality), *state)
+        return MediaFacts(probe(key.path, key.modality), *state)
     except MediaError as error:
         return MediaFacts(None, *state, error.reason)
     except Exception as error:  # whatever a reader of files trips over is a fact of the file ...

@@ -47,29 +47,29 @@ class ReadingCost(NamedTuple):
     """What reading has cost so far."""
 
     seconds: float  # in probes and decodes
-    num_decodes: int
+    num_reads: int  # times that frames were asked for
 
 
 class MeasuredReader:
-    """Another reader with its time and decodes counted, those that fail included."""
+    """Another reader with its time and the readings of frames counted, those that fail included."""
 
     def __init__(self, inner: MediaReader) -> None:
         self.inner = inner
         self.cost = ReadingCost(0.0, 0)
 
     def probe(self, address: str, modality: Modality | None) -> MediaInfo:
-        with self._measured(num_decodes=0):
+        with self._measured(num_reads=0):
             return self.inner.probe(address, modality)
 
     def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
-        with self._measured(num_decodes=1):
+        with self._measured(num_reads=1):
             return self.inner.decode(info, timestamps, size)
 
     @contextmanager
-    def _measured(self, num_decodes: int) -> Iterator[None]:
+    def _measured(self, num_reads: int) -> Iterator[None]:
         begin = time.perf_counter()
         try:
             yield
         finally:
             seconds = self.cost.seconds + time.perf_counter() - begin
-            self.cost = ReadingCost(seconds, self.cost.num_decodes + num_decodes)
+            self.cost = ReadingCost(seconds, self.cost.num_reads + num_reads)

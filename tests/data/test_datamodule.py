@@ -40,7 +40,7 @@ def batching(**values: Any) -> Batching:
 
 def data_module(folder: Path, **chosen: Any) -> VideoDataModule:
     sources = {"pictures": SourceConfig(["pictures.jsonl"], str(folder))}
-    data = DataConfig(sources=sources, budget=BUDGET)
+    data = DataConfig(sources=sources, budget=BUDGET, supervision=None)
     return VideoDataModule(data, batching(**chosen), tiny_text(), patch_size=8, run_folder=folder / "run", seed=3)
 
 
@@ -106,7 +106,7 @@ def test_a_resumed_run_goes_on_at_its_position(tmp_path: Path) -> None:
     assert len(whole.seen) == 10  # the last two of them from the second epoch
     assert after.seen == whole.seen[6:]
     assert rest.loader is not None
-    assert rest.loader.cost.num_decodes == 8  # pictures of what was left, and none before it
+    assert rest.loader.cost.num_reads == 8  # pictures of what was left, and none before it
 
 
 def test_the_state_is_a_position_that_any_number_of_ranks_can_go_on_from() -> None:
@@ -165,7 +165,7 @@ def test_loader_processes_change_nothing_and_raise_what_is_wrong(tmp_path: Path)
     shared = loader(tmp_path, num_workers=2)
     assert [batch.sample_ids for batch in shared] == alone
     assert shared.state_dict() == {"epoch": 1, "position": 0, "num_given": 8}
-    assert shared.cost.num_decodes >= 16
+    assert shared.cost.num_reads >= 16
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2 * len(shared.quarantine.num_bad)
     strict = iter(loader(tmp_path, num_workers=1, skips_bad=False))
     with pytest.raises(MediaError) as caught:
@@ -182,7 +182,7 @@ def test_the_built_in_set_is_rendered_first(tmp_path: Path) -> None:
     folder = tmp_path / "shapes"
     sources = {"video_qa": SourceConfig(["video_qa.jsonl"], str(folder))}
     shapes = ShapesConfig(num_clips=2, num_held_out=1, num_images=8)
-    config = DataConfig(sources=sources, root=str(folder), shapes=shapes, budget=BUDGET)
+    config = DataConfig(sources=sources, root=str(folder), shapes=shapes, budget=BUDGET, supervision=None)
     chosen = batching(mixture={"video_qa": 1.0})
     module = VideoDataModule(config, chosen, tiny_text(), patch_size=8, run_folder=tmp_path)
     module.prepare_data()

@@ -1,0 +1,199 @@
+"""Where a file lies, as one string, and how it is opened. Everything that reads media or manifests comes through here.
+
+    videos/clip.mp4                                a file
+    s3://bucket/videos/clip.mp4                    an object of an S3-compatible store
+    shards/000.tar::clip.mp4@1536+20480            a member of a tar shard: its first byte and their number; the shard
+                                                   itself may be an object
+    shards/*.tar::clip.mp4@?                       a name that no shard has
+
+An address says all that reading takes, so that any process can open it without a table of the shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+import re
+import shutil
+import uuid
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lightning_apollo.structures import MediaError
+
+Readable = str | io.BufferedReader  # a path, or an open file where there is none
+
+_MEMBER = re.compile(r"(?P<shard>.+?\.tar)::(?P<name>.+)@(?:\?|(?P<begin>\d+)\+(?P<num_bytes>\d+))", re.DOTALL)
+
+
+class StorageError(ValueError):
+    """What keeps the data cannot be used; one line that says what to do."""
+
+
+def is_object(address: str) -> bool:
+    """Whether an S3-compatible store keeps it."""
+    return address.startswith("s3://")
+
+
+def is_file(address: str) -> bool:
+    """Whether the address is a path, there or not, rather than an object or a member."""
+    return not is_object(address) and _MEMBER.fullmatch(address) is None
+
+
+def member_address(shard: str, name: str, begin: int, num_bytes: int) -> str:
+    """The address of a member whose bytes begin at byte `begin` of the shard."""
+    return f"{shard}::{name}@{begin}+{num_bytes}"
+
+
+def missing_member(shards: str, name: str) -> str:
+    """An address that says, when it is opened, that none of the shards has such a member."""
+    return f"{shards}::{name}@?"
+
+
+def name_of(address: str) -> str:
+    """The last part of the path, whatever keeps the file: "clip.mp4" for each of the examples above."""
+    member = _MEMBER.fullmatch(address)
+    return posixpath.basename(member["name"] if member else address)
+
+
+def open_address(address: str) -> io.BufferedReader:
+    """The file, open for reading at any place. MediaError where it cannot be."""
+    member = _MEMBER.fullmatch(address)
+    if member:
+        return _open_member(address, member)
+    if is_object(address):
+        return object_store().open_object(address)
+    try:
+        return Path(address).open("rb")
+    except FileNotFoundError:
+        raise MediaError(address, "no such file") from None
+    except IsADirectoryError:
+        raise MediaError(address, "a folder, not a file") from None
+    except OSError as error:
+        raise MediaError(address, f"cannot be read: {error.strerror}") from error
+
+
+def open_media(address: str) -> Readable:
+    """What decoders are handed: the path of a file, anything else open at its start. MediaError where there is nothing
+    to read."""
+    file = open_address(address)
+    is_path = is_file(address)
+    try:
+        if not file.read(1):
+            raise MediaError(address, "empty file")
+        file.seek(0)
+    except OSError as error:
+        raise MediaError(address, f"cannot be read: {error.strerror}") from error
+    finally:
+        if is_path:
+            file.close()
+    return address if is_path else file
+
+
+def file_state(address: str) -> tuple[int, int]:
+    """Size in bytes, and a number that changes with the content: the time of change in nanoseconds, for an object made
+    from its ETag. -1 for both where nothing can be read."""
+    member = _MEMBER.fullmatch(address)
+    if member:
+        num_bytes, changed = file_state(member["shard"]) if member["begin"] else (-1, -1)
+        return (-1, -1) if num_bytes < 0 else (int(member["num_bytes"]), changed)
+    if is_object(address):
+        return object_store().object_state(address)
+    try:
+        status = os.stat(address)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def local_copy(address: str) -> str:
+    """An address of the same bytes on this machine: copied into the cache folder where they lie elsewhere."""
+    member = _MEMBER.fullmatch(address)
+    if not is_object(member["shard"] if member else address):
+        return address
+    with open_address(address) as source:
+        key = hashlib.sha256(repr((address, file_state(address))).encode()).hexdigest()
+        copy = cache_folder() / f"{key}-{name_of(address)}"
+        if not copy.is_file():
+            temporary = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")  # several machines may share the folder
+            with temporary.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+            temporary.replace(copy)
+    return str(copy)
+
+
+def object_store() -> ModuleType:
+    """The module object_store.py; StorageError where the library that it stands on is missing."""
+    try:
+        from lightning_apollo.data import object_store
+    except ImportError as error:
+        raise StorageError("data on s3:// needs s3fs: pip install 'lightning-apollo[s3]'") from error
+    return object_store
+
+
+def cache_folder() -> Path:
+    """Where tables of shards and copies of remote manifests lie: `lightning_apollo` in XDG_CACHE_HOME or ~/.cache."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_apollo"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _open_member(address: str, member: re.Match[str]) -> io.BufferedReader:
+    if member["begin"] is None:
+        raise MediaError(address, f"{member['shard']} has no member of this name")
+    begin, num_bytes = int(member["begin"]), int(member["num_bytes"])
+    try:
+        shard = open_address(member["shard"])
+    except MediaError as error:
+        raise MediaError(address, f"its shard cannot be opened: {error.reason}") from error
+    return io.BufferedReader(_Slice(address, shard, begin, num_bytes))
+
+
+class _Slice(io.RawIOBase):
+    """Some of the bytes of another file as a file, which is closed with it."""
+
+    def __init__(self, address: str, file: io.BufferedReader, begin: int, num_bytes: int) -> None:
+        self._address = address
+        self._file = file
+        self._begin = begin
+        self._num_bytes = num_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer)
+        wanted = min(len(target), self._num_bytes - self._position)
+        if wanted <= 0:
+            return 0
+        try:
+            self._file.seek(self._begin + self._position)
+            content = self._file.read(wanted)
+        except MediaError as error:
+            raise MediaError(self._address, f"its shard cannot be read: {error.reason}") from error
+        except OSError as error:
+            raise MediaError(self._address, f"cannot be read: {error.strerror}") from error
+        if not content:
+            raise MediaError(self._address, "its shard ends before it: the shard was cut short or has changed")
+        target[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

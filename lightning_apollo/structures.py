@@ -55,6 +55,7 @@ class MediaInfo:
     num_frames: int
     fps: float | None  # average; None for an image
     codec: str
+    rotation_degrees: int = 0  # 0, 90, 180 or 270, counter-clockwise: what decoding turns the stored frames by
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.num_frames < 1:

@@ -106,6 +106,7 @@ def _probe_video(path: str, file: Readable) -> MediaInfo:
         num_frames=metadata.num_frames,
         fps=float(fps),
         codec=metadata.codec or "unknown",
+        rotation_degrees=round(metadata.rotation or 0.0) % 360,
     )
 
 

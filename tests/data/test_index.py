@@ -137,7 +137,14 @@ def write_large(folder: Path, num_rows: int) -> None:
     numbers = np.arange(num_rows)
     metadata = {"format_version": FORMAT_VERSION, "fingerprint": "f", "text": ""}
     metadata |= {"sources": json.dumps(["one"]), "manifests": json.dumps(["one.jsonl"]), "manifest_digests": "{}"}
-    videos = {"duration_seconds": 10.0, "begin_seconds": 0.0, "width": 1280, "height": 720, "fps": 25.0}
+    videos = {
+        "duration_seconds": 10.0,
+        "begin_seconds": 0.0,
+        "width": 1280,
+        "height": 720,
+        "fps": 25.0,
+        "rotation_degrees": 0,
+    }
     columns = {
         "path": [f"videos/some/longer/folder/{n:09d}.mp4" for n in numbers],
         "modality": dictionary(pa.array(["video"] * num_rows), ("image", "video")),

@@ -121,6 +121,29 @@ def test_rotation_is_applied(clips, tmp_path):
     assert (ours.int() - turned.int()).abs().max() <= 2  # rounding of YUV to RGB
 
 
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_the_rotation_is_what_turns_the_stored_frames(clips, tmp_path, degrees):
+    ffmpeg("-i", clips["plain"], "-c", "copy", "-metadata:s:v", f"rotate={degrees}", tmp_path / "turned.mp4")
+    stored, turned = probe(clips["plain"]), probe(tmp_path / "turned.mp4")
+    assert (stored.rotation_degrees, turned.rotation_degrees) == (0, degrees)
+    first = [decode(info, torch.tensor([info.begin_seconds]), (info.height, info.width)) for info in (stored, turned)]
+    assert torch.equal(torch.rot90(first[0].pixels, degrees // 90, (2, 3)), first[1].pixels)
+
+
+@pytest.mark.parametrize(("orientation", "degrees"), [(1, 0), (3, 180), (6, 270), (8, 90)])
+def test_the_rotation_of_a_picture_is_that_of_its_exif(tmp_path, orientation, degrees):
+    picture = Image.fromarray(torch.arange(12 * 8 * 3, dtype=torch.uint8).view(8, 12, 3).numpy())
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "turned.png", exif=exif)
+    info = probe(tmp_path / "turned.png", "image")
+    assert info.rotation_degrees == degrees
+    stored = torch.arange(12 * 8 * 3, dtype=torch.uint8).view(8, 12, 3).permute(2, 0, 1)
+    assert torch.equal(
+        torch.rot90(stored, degrees // 90, (1, 2)), load_image(info.path, (info.height, info.width)).pixels[0]
+    )
+
+
 def test_repeated_moments_repeat_the_frame(clips):
     for name in ("plain", "transport stream, B-frames"):
         info = probe(clips[name])

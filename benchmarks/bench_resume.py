@@ -2,11 +2,12 @@
 
     python benchmarks/bench_resume.py [--quick]      writes results/resume.csv and resume.png, prints the ratios as JSON
 
-A source of a little over a million rows of text, a sample a micro-batch. `counted` takes micro-batches of equally many samples,
-`packed` plans them from costs that lie beside the index; both open manifest and costs, make the order or plan of the epoch, and
-prepare the first batch. `replay` is what a loader without a position does: it prepares every micro-batch before, and throws it
-away; it is measured as far as ten thousand. Before anything is timed, going on must give the very batch that a loader from the
-start gives at that position, and must not prepare any other; where it does not, nothing is written and the exit status is 1.
+A source of a little over a million rows of text; a position is the number of samples before it. `counted` takes one sample for
+each micro-batch, `packed` plans some sixteen into each, from costs that lie beside the index; both open manifest and costs, make
+the order or plan of the epoch, and prepare the first batch. `replay` is what a loader without a position does: it prepares every
+micro-batch before, and throws it away; it is measured as far as ten thousand. Before anything is timed, going on must give the
+very batch that a loader from the start gives there, and must not prepare any other; where it does not, nothing is written and the
+exit status is 1.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.paths import conf_folder
 from lightning_apollo.structures import PackedBatch, Sample
 
-NUM_ROWS, QUICK_ROWS = 1_001_000, 2_000
-POSITIONS, QUICK_POSITIONS = (0, 10_000, 1_000_000), (0, 100, 1_000)
+NUM_ROWS, QUICK_ROWS = 1_001_000, 600
+POSITIONS, QUICK_POSITIONS = (0, 10_000, 1_000_000), (0, 50, 200)
 MAX_REPLAY = 10_000  # positions
-ROUNDS = 5
+ROUNDS = 3
+_SAMPLES_PACKED = 16  # into a micro-batch
 SOURCE = "text"
 
 
@@ -64,8 +66,10 @@ class Data:
     def loader(self, kind: str, position: int) -> MicroBatchLoader:
         """A loader of one rank that goes on at a position, everything opened anew as in a new process."""
         sources = open_sources({SOURCE: SourceConfig(["text.jsonl"], str(self.folder))}, [])
-        positions = Positions(self._planner(kind), self.num_rows - 1, rank=0, world_size=1)
-        positions.position = positions.num_given = position
+        planner = self._planner(kind)
+        num_micro_batches = planner.num_micro_batches(0)
+        positions = Positions(planner, num_micro_batches, rank=0, world_size=1)
+        positions.position = positions.num_given = position * num_micro_batches // self.num_rows
         dataset = CountingDataset(sources, self.preparer, seed=0, skips_bad=False)
         return MicroBatchLoader(dataset, positions, Quarantine(self.folder / "quarantine.jsonl", 0.0), num_workers=0)
 
@@ -75,8 +79,7 @@ class Data:
         tokens = np.load(self.folder / "llm_tokens.npy", mmap_mode="r")
         zeros = np.zeros(self.num_rows, dtype=np.int32)
         costs = SampleCosts((SOURCE,), zeros.astype(np.int16), tokens, zeros, zeros.astype(np.int64))
-        # no two rows fit together, so that positions count samples in both kinds
-        limit = int(tokens.max())
+        limit = _SAMPLES_PACKED * int(tokens.mean())
         return PackedPlanner(costs, np.arange(self.num_rows, dtype=np.int32), [0], PlanConfig(limit, 1))
 
     def _write(self) -> None:
@@ -104,7 +107,7 @@ def check(data: Data, position: int) -> None:
     for kind in ("counted", "packed"):
         loader = data.loader(kind, position)
         found = next(iter(loader))
-        expected = next(islice(iter(data.loader(kind, 0)), position, None))
+        expected = next(islice(iter(data.loader(kind, 0)), loader.positions.position - 1, None))
         assert isinstance(loader.dataset, CountingDataset)
         if found.sample_ids != expected.sample_ids or loader.dataset.num_prepared != len(found.sample_ids):
             raise SystemExit(f"{kind}: going on at {position} gives {found.sample_ids}, not {expected.sample_ids}")
@@ -134,7 +137,7 @@ def measure(data: Data, positions: tuple[int, ...], rounds: int) -> Iterator[Mea
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="2,000 rows, two rounds, into benchmarks/.cache")
+    parser.add_argument("--quick", action="store_true", help="600 rows, two rounds, into benchmarks/.cache")
     parser.add_argument("--output", type=Path, help="folder of the CSV and the picture")
     arguments = parser.parse_args()
     harness.use_one_core()

@@ -25,6 +25,8 @@ from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.paths import conf_folder, recipe_names
 from lightning_apollo.stages import StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig
+from lightning_apollo.training.callbacks.non_finite import NonFiniteConfig
+from lightning_apollo.training.callbacks.preemption import PreemptionConfig
 from lightning_apollo.training.sharding import STRATEGIES
 
 __all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipes", "save_recipe"]
@@ -47,6 +49,8 @@ class TrainerConfig:
     threads: int | None = None  # CPU threads of torch; None: torch decides
     progress_bar: bool = True
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` goes on
+    preemption: PreemptionConfig = field(default_factory=PreemptionConfig)  # what SIGUSR1 and SIGTERM do
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)  # a step whose loss is not a number
     sentinel: bool = False  # report within 10 s which rank the others wait for, and end a run that is stuck
 
     def __post_init__(self) -> None:

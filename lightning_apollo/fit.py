@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -48,6 +47,8 @@ from lightning_apollo.training.callbacks.checkpoint import (
     latest_checkpoint,
 )
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS, StageExport
+from lightning_apollo.training.callbacks.non_finite import NonFinite
+from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
 from lightning_apollo.training.callbacks.step_time import StepTime
@@ -91,9 +92,9 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
         if not _said_finished(recipe, stage, say):
             run_stage(recipe, stage, resume)
         return
-    if "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         raise RecipeError(
-            f"torchrun starts one stage at a time: add --stage NAME, one of {', '.join(recipe.stages)}, in this order"
+            f"torchrun and srun start one stage at a time: add --stage NAME, one of {', '.join(recipe.stages)}, in this order"
         )
     for number, name in enumerate(recipe.stages, start=1):
         if _said_finished(recipe, name, say):
@@ -104,9 +105,8 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
         save_recipe(recipe, path)
         command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name]
         command += ["--resume"] * resume
-        code = subprocess.run(command, check=False).returncode
-        if code:
-            raise SystemExit(code if code > 0 else 128 - code)  # ended by a signal: as a shell counts it
+        if code := run_passing_signals_on(command):
+            raise SystemExit(code)
 
 
 def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
@@ -129,9 +129,11 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     if trainer.is_global_zero:
         save_recipe(recipe, folder / "recipe.yaml")
     stage = find_stage(config.kind)(model, config)
-    trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero:
-        shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
+    try:
+        trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        if trainer.is_global_zero and is_finished(recipe, name):
+            shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
 
 
 def stage_folder(recipe: Recipe, name: str) -> Path:
@@ -268,7 +270,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         ],
         callbacks=[step_time, *_callbacks(recipe, name)],
         profiler=step_time.profiler,
-        plugins=[] if config.strategy == "fsdp" else [CheckpointFile()],  # sharding writes by itself
+        plugins=[*([] if config.strategy == "fsdp" else [CheckpointFile()]), *slurm_environment()],
         enable_progress_bar=config.progress_bar,
         enable_model_summary=False,  # `explain` has it
         enable_checkpointing=False,  # StepCheckpoint and StageExport write
@@ -285,12 +287,15 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
 def _callbacks(recipe: Recipe, name: str) -> list[Callback]:
     folder = stage_folder(recipe, name)
     facts = {"fingerprint": fingerprint(recipe, name), "started_from": _digest_of_start(recipe, name)}
+    checkpoint = StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint)
     return [
         *([Sentinel(folder)] if recipe.trainer.sentinel else []),  # first: what others wait for in their hooks is seen
         *([StepProgress(name)] if recipe.trainer.progress_bar else []),
         ExactResume(),
-        StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint),
+        NonFinite(recipe.trainer.non_finite),
+        checkpoint,
         StageExport(folder, facts),
+        Preemption(checkpoint, recipe.trainer.preemption, _print_line),  # a stage that is finished is exported first
     ]
 
 

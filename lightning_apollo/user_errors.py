@@ -33,8 +33,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.evaluation.results import ResultsError
     from lightning_apollo.layers import RecipeError
     from lightning_apollo.structures import MediaError, WeightsError
+    from lightning_apollo.training.callbacks.checkpoint import CheckpointError
+    from lightning_apollo.training.callbacks.non_finite import NonFiniteLoss
 
     return (
         *(RecipeError, ManifestError, MediaError, WeightsError, ResultsError, IndexFileError),
-        *(TooFewSamples, TooManyBadSamples, PlanError, DataChanged, StorageError),
+        *(TooFewSamples, TooManyBadSamples, PlanError, DataChanged, CheckpointError, NonFiniteLoss, StorageError),
     )

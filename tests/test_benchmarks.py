@@ -112,6 +112,7 @@ def test_table_has_a_line_for_every_x_and_a_dash_for_what_was_not_measured(tmp_p
         ("kernels", "loop/definition time_ratio"),
         ("plan", "random/ours imbalance_ratio"),
         ("cache", "decode/hit time_ratio"),
+        ("resume", "replay/counted time_ratio"),
     ],
 )
 def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
@@ -156,6 +157,16 @@ def test_a_plan_that_is_wrong_stops_its_benchmark(monkeypatch: pytest.MonkeyPatc
         bench_plan.check(costs, dataclasses.replace(plan, samples=np.zeros_like(plan.samples)))
     with pytest.raises(SystemExit, match="over a limit"):
         bench_plan.check(costs, dataclasses.replace(plan, offsets=plan.offsets[[0, -1]]))
+
+
+def test_going_on_elsewhere_stops_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench_resume = _import_script("bench_resume", monkeypatch)
+    data = bench_resume.Data(bench_resume.harness.CACHE / "resume", bench_resume.QUICK_ROWS)
+    bench_resume.check(data, 50)
+    loader = data.loader
+    monkeypatch.setattr(data, "loader", lambda kind, position: loader(kind, position and position + 1))
+    with pytest.raises(SystemExit, match="counted: going on at 50 gives"):
+        bench_resume.check(data, 50)
 
 
 def test_frames_that_are_not_found_again_stop_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +220,7 @@ def _import_script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["pipeline", "plan", "step"])
+@pytest.mark.parametrize("name", ["cache", "pipeline", "plan", "resume", "step"])
 def test_the_readme_shows_what_the_csv_says(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
     shown = re.search(rf"<!-- bench:{name} -->\n(.*?)\n<!-- /bench:{name} -->", readme, re.DOTALL)

@@ -210,7 +210,8 @@ def _known(folder: Path) -> dict[MediaKey, MediaFacts]:
 
 
 def _media_table(facts: Mapping[MediaKey, MediaFacts]) -> pa.Table:
-    broken = {"duration_seconds": 0.0, "begin_seconds": 0.0, "width": 0, "height": 0, "num_frames": 0, "codec": "", "rotation_degrees": 0}
+    broken = {"duration_seconds": 0.0, "begin_seconds": 0.0, "codec": ""}
+    broken |= dict.fromkeys(("width", "height", "num_frames", "rotation_degrees"), 0)
     rows = []
     for key, found in facts.items():
         info: dict[str, Any] = {"fps": None, **broken} if found.info is None else asdict(found.info)

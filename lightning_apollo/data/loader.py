@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, PreparationCost, PreparedBatch
+from lightning_apollo.data.fork_server import start_fork_server
 from lightning_apollo.data.order import rank_positions
 from lightning_apollo.data.planner import Planner
 from lightning_apollo.data.quarantine import Quarantine
@@ -75,6 +76,8 @@ class MicroBatchLoader:
         )
 
     def __iter__(self) -> Iterator[PackedBatch]:
+        if self._loader.num_workers:
+            start_fork_server()
         for prepared in self._loader:
             self.cost = PreparationCost(*(a + b for a, b in zip(self.cost, prepared.cost, strict=True)))
             batch = self.quarantine.admit(prepared)

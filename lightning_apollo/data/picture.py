@@ -16,7 +16,14 @@ MAX_PICTURE_PIXELS = 2**27  # 134 megapixels; decoded, 400 MB
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")  # the several pictures of a phone's JPEG are no animation
 _ORIENTATION_TAG = 0x0112  # of EXIF
-_ROTATIONS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # orientation -> degrees counter-clockwise; mirrored ones too
+_ROTATIONS = {
+    3: 180,
+    4: 180,
+    5: 270,
+    6: 270,
+    7: 90,
+    8: 90,
+}  # orientation -> degrees counter-clockwise; mirrored ones too
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)  # what Pillow's readers raise
 
 

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from lightning_apollo.data import media
+from lightning_apollo.data.fork_server import start_fork_server
 from lightning_apollo.data.storage import file_state
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
 
@@ -53,6 +54,7 @@ def probe_all(
             yield key, _unless_hopeless(_facts(key, probe))
         return
     _CONTEXT.set_forkserver_preload(_PRELOADED)
+    start_fork_server()
     workers: list[_Worker] = []
     try:
         for _, key in zip(range(jobs), waiting, strict=False):

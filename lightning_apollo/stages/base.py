@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,9 @@ from lightning_apollo.training.consolidate import TIED
 from lightning_apollo.training.losses import token_loss_sum
 from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
 from lightning_apollo.training.sharding import shard
+
+# Takes a stage, the loss sum of a step and its gradient's norm, both over all ranks
+StepCheck = Callable[[LightningModule, Tensor, Tensor], None]
 
 
 class Stage(LightningModule):
@@ -50,6 +54,7 @@ class Stage(LightningModule):
             len(SAMPLE_MODALITIES), dtype=torch.float64
         )  # samples of each modality since the start
         self._step_ended = 0.0  # seconds on the clock of time.perf_counter
+        self.step_checks: list[StepCheck] = []  # look at each step before its update, and may take its gradients away
 
     @classmethod
     def check(cls, config: StageConfig) -> None:
@@ -111,6 +116,8 @@ class Stage(LightningModule):
         if self.config.optimizer.gradient_clip > 0.0:
             clip_grads_with_norm_(trained, self.config.optimizer.gradient_clip, norm)
         self._log_step(optimizer, norm)
+        for check in self.step_checks:
+            check(self, self._totals[0], norm)
 
     def configure_optimizers(self) -> Any:
         config = self.config.optimizer

@@ -1,0 +1,122 @@
+"""A loss or gradient that is not a number: the run stops before it takes such a step, or leaves the step out and counts it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+_NUM_SHOWN = 8  # sample ids in a message
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A step whose loss or gradient is not finite, where the recipe does not leave it out."""
+
+
+@dataclass(frozen=True)
+class NonFiniteConfig:
+    """What happens with an optimizer step whose loss or gradient is not finite."""
+
+    action: str = "stop"  # or "skip": the update is left out, and said
+    max_skips: int = 20  # steps of a stage that may be left out; one more stops the run
+
+    def __post_init__(self) -> None:
+        if self.action not in ("stop", "skip"):
+            raise ValueError(f"non_finite.action is stop or skip, not {self.action!r}")
+        if self.max_skips < 0:
+            raise ValueError(f"non_finite.max_skips must not be negative, it is {self.max_skips}")
+
+
+class NonFinite(Callback):
+    """Looks at each step of a Stage before its update, at its loss and gradient norm.
+
+    Both are the same on all ranks, so that all decide alike and exchange nothing; only where a step is bad do they gather the ids
+    of the samples behind it. A step that is left out changes neither weights nor optimizer; the schedule goes on, and
+    `skipped_steps`, which is logged then, counts it. The look costs one read of a number from the device in each step.
+    """
+
+    def __init__(self, config: NonFiniteConfig) -> None:
+        self.config = config
+        self.num_skipped = 0  # steps of the stage so far
+        self._samples: tuple[str, ...] = ()  # of the micro-batch at work
+        self._losses: list[tuple[tuple[str, ...], Tensor]] = []  # samples and own loss of each micro-batch of the step
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        checks: list[Any] = getattr(pl_module, "step_checks")  # noqa: B009  a LightningModule's own getattr has no type
+        checks.append(self.check)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.num_skipped = state_dict["num_skipped"]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._samples = batch.sample_ids
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._losses.append((self._samples, loss.detach()))
+
+    def check(self, stage: LightningModule, loss: Tensor, grad_norm: Tensor) -> None:
+        """Takes the gradients of a step away that is to be left out; raises NonFiniteLoss where it is to stop the run.
+
+        loss, grad_norm: scalars of the whole step over all ranks.
+        """
+        losses, self._losses = self._losses, []
+        if not math.isfinite(loss + grad_norm):  # host read
+            self._report(stage.trainer, loss, grad_norm, losses)
+            for parameter in stage.parameters():
+                parameter.grad = None  # which the optimizer passes over
+        if self.config.action == "skip":
+            stage.log("skipped_steps", float(self.num_skipped))
+
+    def _report(
+        self, trainer: Trainer, loss: Tensor, grad_norm: Tensor, losses: list[tuple[tuple[str, ...], Tensor]]
+    ) -> None:
+        """Counts and says a bad step, or raises."""
+        is_loss = not math.isfinite(loss)
+        # A gradient is summed over all of them: which one brought it is not known
+        suspects = [name for samples, own in losses if not (is_loss and math.isfinite(own)) for name in samples]
+        what = f"the loss is {loss:g}" if is_loss else f"the loss is {loss:g} and the gradient's norm {grad_norm:g}"
+        where = _shown(_of_all_ranks(trainer.world_size, suspects))
+        said = f"step {trainer.global_step + 1}: {what} {'from' if is_loss else 'with'} {where}"
+        if self.config.action == "stop":
+            raise NonFiniteLoss(
+                f"{said}; the weights are still those before it: look at these samples, lower the rates, or set "
+                "trainer.non_finite.action=skip"
+            )
+        self.num_skipped += 1
+        if self.num_skipped > self.config.max_skips:
+            raise NonFiniteLoss(
+                f"{said}; {self.config.max_skips} steps were left out before it, which is all that "
+                "trainer.non_finite.max_skips allows"
+            )
+        if trainer.is_global_zero:
+            logger.warning("%s; the step is left out, the %d. of %d", said, self.num_skipped, self.config.max_skips)
+
+
+def _of_all_ranks(world_size: int, samples: list[str]) -> list[list[str]]:
+    """The samples of each rank."""
+    if world_size == 1:
+        return [samples]
+    gathered: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(gathered, samples)
+    return gathered
+
+
+def _shown(of_ranks: list[list[str]]) -> str:
+    """Ranks and their samples, the first few by name."""
+    parts = []
+    for rank, samples in enumerate(of_ranks):
+        if samples:
+            more = len(samples) - _NUM_SHOWN
+            names = ", ".join(samples[:_NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")
+            parts.append(f"{names} (rank {rank})")
+    return "; ".join(parts)

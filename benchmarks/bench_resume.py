@@ -66,14 +66,17 @@ class Data:
     def loader(self, kind: str, position: int) -> MicroBatchLoader:
         """A loader of one rank that goes on at a position, everything opened anew as in a new process."""
         sources = open_sources({SOURCE: SourceConfig(["text.jsonl"], str(self.folder))}, [])
-        planner = self._planner(kind)
-        num_micro_batches = planner.num_micro_batches(0)
-        positions = Positions(planner, num_micro_batches, rank=0, world_size=1)
-        positions.position = positions.num_given = position * num_micro_batches // self.num_rows
+        planner = self.planner(kind)
+        positions = Positions(planner, planner.num_micro_batches(0), rank=0, world_size=1)
+        positions.position = positions.num_given = self.num_before(planner, position)
         dataset = CountingDataset(sources, self.preparer, seed=0, skips_bad=False)
         return MicroBatchLoader(dataset, positions, Quarantine(self.folder / "quarantine.jsonl", 0.0), num_workers=0)
 
-    def _planner(self, kind: str) -> Planner:
+    def num_before(self, planner: Planner, position: int) -> int:
+        """Micro-batches of some `position` samples."""
+        return position * planner.num_micro_batches(0) // self.num_rows
+
+    def planner(self, kind: str) -> Planner:
         if kind == "counted":
             return CountedPlanner({SOURCE: self.num_rows}, {SOURCE: 1.0}, 1, 1, seed=0)
         tokens = np.load(self.folder / "llm_tokens.npy", mmap_mode="r")
@@ -107,7 +110,7 @@ def check(data: Data, position: int) -> None:
     for kind in ("counted", "packed"):
         loader = data.loader(kind, position)
         found = next(iter(loader))
-        expected = next(islice(iter(data.loader(kind, 0)), loader.positions.position - 1, None))
+        expected = next(islice(iter(data.loader(kind, 0)), data.num_before(data.planner(kind), position), None))
         assert isinstance(loader.dataset, CountingDataset)
         if found.sample_ids != expected.sample_ids or loader.dataset.num_prepared != len(found.sample_ids):
             raise SystemExit(f"{kind}: going on at {position} gives {found.sample_ids}, not {expected.sample_ids}")

@@ -104,6 +104,7 @@ def test_table_has_a_line_for_every_x_and_a_dash_for_what_was_not_measured(tmp_p
     assert ratio_summary(rows) == {"port/ours time_ratio · train · vocabulary 4096": 1.4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ratio"),
     [

@@ -172,6 +172,7 @@ def test_memory_that_stays_is_not_on_the_account_of_the_next_file(folder: Path, 
     assert 2 <= len(set(processes)) <= 3  # two or three decodes each
 
 
+@pytest.mark.slow
 def test_every_process_reads_through_a_child_of_its_own(folder: Path, tmp_path: Path) -> None:
     """Copied by pickle, copied by a fork, and where the child was killed between two files."""
     log = tmp_path / "log"
@@ -203,6 +204,7 @@ def test_no_child_outlives_a_parent_that_is_killed(folder: Path, tmp_path: Path,
     process.communicate()  # closes the pipe, which a child would have kept open
 
 
+@pytest.mark.slow
 def test_decoding_leaves_memory_flat(folder: Path, tmp_path: Path) -> None:
     """2,000 decodes: neither process holds 4 MiB more than after 200, and no file stays open."""
     log = tmp_path / "log"

@@ -263,6 +263,7 @@ def fit_beside_slow_ranks(folder: str) -> None:
         (Path(folder) / f"{place}_{rank}.json").write_text(found)
 
 
+@pytest.mark.slow
 def test_waiting_for_another_rank_is_communication(tmp_path: Path) -> None:
     done = launch(2, f"{__name__}:fit_beside_slow_ranks", str(tmp_path))
     assert done.returncode == 0, done.stdout

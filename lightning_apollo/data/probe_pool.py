@@ -111,13 +111,14 @@ class _Worker:
 
     def take(self) -> MediaFacts:
         """The facts of the file in hand; those of a hang or a crash end the process."""
+        reason = f"probing took more than {self.deadline:g} s"
         try:
             if self.connection.poll():
                 return _unless_hopeless(self.connection.recv())
-            reason = f"probing took more than {self.deadline:g} s"
         except (EOFError, ConnectionError):
             self.process.join(1)
-            reason = f"probing crashed ({_how_it_ended(self.process.exitcode)})"
+            if self.process.exitcode != -signal.SIGALRM:  # by which it ends itself where this process looks late
+                reason = f"probing crashed ({_how_it_ended(self.process.exitcode)})"
         self.stop()
         return MediaFacts(None, *file_state(self.key.path), reason)
 

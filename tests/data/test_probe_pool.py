@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.probe_pool import MediaFacts, MediaKey, probe_all
+from lightning_apollo.data.probe_pool import MediaFacts, MediaKey, _Worker, probe_all
 from tests.probes import faulty, without_torchcodec
 from tests.small_data import write_pictures
 
@@ -50,6 +50,13 @@ def test_a_hang_costs_its_deadline_and_a_crash_its_file(folder: Path) -> None:
     assert found["hang.png"].file_bytes > 0
     assert found["missing.png"][1:3] == (-1, -1)
     assert_no_process_is_left()
+
+
+def test_a_hang_is_a_hang_also_where_the_caller_looks_late(folder: Path) -> None:
+    """The process has ended itself by then, five seconds after its deadline."""
+    worker = _Worker.start(faulty, 0.2, MediaKey(str(folder / "hang.png"), "image"))
+    worker.process.join(60)
+    assert worker.take().error == "probing took more than 0.2 s"
 
 
 def test_a_caller_that_stops_early_leaves_no_process(folder: Path) -> None:

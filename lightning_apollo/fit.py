@@ -270,7 +270,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         ],
         callbacks=[step_time, *_callbacks(recipe, name)],
         profiler=step_time.profiler,
-        plugins=[*([] if config.strategy == "fsdp" else [CheckpointFile()]), *slurm_environment()],
+        plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,
         enable_model_summary=False,  # `explain` has it
         enable_checkpointing=False,  # StepCheckpoint and StageExport write

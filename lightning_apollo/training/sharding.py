@@ -8,14 +8,17 @@ its batch holds.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from lightning_apollo.models.video_lmm import ClipLMM, VideoLMM
+from lightning_apollo.training.callbacks.checkpoint import WRITE_ERRORS
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 
@@ -30,10 +33,18 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def __init__(self) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1, save_distributed_checkpoint=True)
+        self.write_error: BaseException | None = None  # of the last checkpoint, see CheckpointWriter
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes  # Lightning's "auto" counts the nodes alone
         super().setup_environment()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        self.write_error = None
+        try:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        except (CheckpointException, *WRITE_ERRORS) as error:  # the first comes on all ranks, if it comes on one
+            self.write_error = error
 
 
 def shard(model: VideoLMM, mesh: DeviceMesh, precision: str) -> None:

@@ -18,10 +18,12 @@ from lightning_apollo.data.shapes import ShapesConfig
 from lightning_apollo.structures import MediaError, PackedBatch
 from lightning_apollo.training.callbacks.checkpoint import (
     CheckpointConfig,
+    CheckpointFile,
     StepCheckpoint,
     checkpoint_step,
     latest_checkpoint,
 )
+from tests.quiet_trainer import quiet_trainer
 from tests.small_data import tiny_text, write_pictures
 
 BUDGET = BudgetConfig(token_budget=32, min_tokens=4, max_length=256)
@@ -67,15 +69,8 @@ class Reader(LightningModule):
 
 
 def trainer(**values: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
+    return quiet_trainer(
         accumulate_grad_batches=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        max_epochs=1,  # the loader goes through all epochs
         **values,
     )
 
@@ -97,7 +92,7 @@ def test_a_resumed_run_goes_on_at_its_position(tmp_path: Path) -> None:
     write_pictures(tmp_path, 18)
     whole, after = Reader(), Reader()
     saving = StepCheckpoint(tmp_path, CheckpointConfig(every_n_steps=3))
-    trainer(callbacks=[saving]).fit(whole, datamodule=data_module(tmp_path, max_steps=5))
+    trainer(callbacks=[saving], plugins=[CheckpointFile()]).fit(whole, datamodule=data_module(tmp_path, max_steps=5))
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     assert checkpoint_step(checkpoint) == 3

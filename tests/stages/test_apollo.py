@@ -18,6 +18,7 @@ from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
 from lightning_apollo.stages import InstructionTuning, StageConfig, find_stage
 from lightning_apollo.structures import Frames, PackedBatch, VisualItem
 from tests.models.samples import MODEL, pack, sample
+from tests.quiet_trainer import quiet_trainer
 from tests.stages.test_stages import Batches, fit
 
 COMPONENTS = ("vision", "connector", "llm")
@@ -145,7 +146,6 @@ def test_recipes_have_the_values_of_table_7(recipe: str, rates: float, clips: in
 
 
 def test_realised_shares_are_logged(tmp_path: Path) -> None:
-    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import CSVLogger
 
     torch.manual_seed(0)
@@ -153,14 +153,9 @@ def test_realised_shares_are_logged(tmp_path: Path) -> None:
         build_model(clip_model(), ReducerConfig()), stage_config("ConnectorAlignment", "connector")
     )
     text = pack(*(sample(num_text=6, seed=number) for number in range(4)))
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
+    trainer = quiet_trainer(
         log_every_n_steps=1,
         logger=CSVLogger(tmp_path, name="", version=""),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(stage, train_dataloaders=Batches([clip_batch(1), text]))
     with (tmp_path / "metrics.csv").open(newline="") as file:

@@ -22,6 +22,7 @@ from lightning_apollo.stages import (
 from lightning_apollo.structures import PackedBatch, Sample
 from lightning_apollo.training.optim import OptimizerConfig
 from tests.models.samples import MODEL, image, pack, sample, video
+from tests.quiet_trainer import quiet_trainer
 
 ALL = {"vision": 1e-3, "connector": 2e-3, "llm": 3e-3}
 
@@ -63,14 +64,8 @@ class Batches:
 
 
 def fit(stage: Stage, batches: Sequence[PackedBatch], accumulate: int = 1) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
+    trainer = quiet_trainer(
         accumulate_grad_batches=accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(stage, train_dataloaders=Batches(batches))
     return trainer

@@ -22,6 +22,7 @@ from lightning_apollo.training.callbacks.resume import ExactResume
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import randomize
 from tests.models.samples import MODEL, image, pack, sample, video
+from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_steps import Case, prepare, stage_config
 
 NUM_STEPS, ACCUMULATE = 4, 2
@@ -120,12 +121,10 @@ def fit(
 ) -> Trainer:
     if checkpoint is None:
         torch.manual_seed(int(os.environ["RANK"]))
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=2,
         strategy=build_strategy(strategy),
         precision=precision,
-        max_epochs=1,
         accumulate_grad_batches=ACCUMULATE,
         callbacks=[
             ExactResume(),
@@ -134,11 +133,6 @@ def fit(
             *callbacks,
         ],
         plugins=[CheckpointFile()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     stage = Stage(model, replace(stage_config(Case(strategy)), activation_checkpointing=True))
     trainer.fit(stage, datamodule=Data(trainer.global_rank), ckpt_path=checkpoint, weights_only=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, distributed, nn
 
 from lightning_apollo.stages import Stage
 from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.samples import pack
+from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_steps import Batches, Case, build, prepare, samples, stage_config
 
 BROKEN_BATCH = 2  # the third micro-batch
@@ -62,17 +62,10 @@ def run(folder: str, fault: str, patience_seconds: str, end_seconds: str) -> Non
     model.connector = Connector(model.connector, FAULTS[fault], Path(folder))
     stage = BrokenStage(model, stage_config(Case("ddp")))
     stage.fault = fault
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=2,
         strategy=build_strategy("ddp"),
-        max_epochs=1,
         callbacks=[Sentinel(Path(folder), float(patience_seconds), float(end_seconds))],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     batches = [pack(one) for one in samples(is_clips=False)[4 * rank : 4 * rank + 4]]
     trainer.fit(stage, train_dataloaders=Batches(batches))

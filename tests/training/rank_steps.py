@@ -21,6 +21,7 @@ from lightning_apollo.training.optim import OptimizerConfig
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import CLIP_MODEL, FRAMES, FUSED, clip_item, clip_pixels, randomize
 from tests.models.samples import MODEL, image, pack, sample, video
+from tests.quiet_trainer import quiet_trainer
 
 ALL = ("vision", "connector", "llm")
 
@@ -140,17 +141,10 @@ class Batches:
 
 
 def fit(stage: Stage, batches: Sequence[PackedBatch], strategy: Any, num_ranks: int, accumulate: int = 1) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=num_ranks,
         strategy=strategy,
-        max_epochs=1,
         accumulate_grad_batches=accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     trainer.fit(stage, train_dataloaders=Batches(batches))
     return trainer

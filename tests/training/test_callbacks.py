@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_apollo.training.callbacks.export import StageExport
 from lightning_apollo.training.callbacks.progress import StepProgress
+from tests.quiet_trainer import quiet_trainer
 
 
 class Batches:
@@ -43,14 +44,9 @@ class Line(LightningModule):
 
 
 def trainer(*callbacks: Any, progress_bar: bool = True) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=1,
+    return quiet_trainer(
         accumulate_grad_batches=2,
         callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
         enable_progress_bar=progress_bar,
     )
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_apollo.training.callbacks.checkpoint import (
@@ -30,6 +31,8 @@ from lightning_apollo.training.callbacks.resume import (
     random_states,
     set_random_states,
 )
+from lightning_apollo.training.sharding import build_strategy
+from tests.quiet_trainer import quiet_trainer
 
 
 class Counting(LightningModule):
@@ -39,6 +42,10 @@ class Counting(LightningModule):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(width))
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            fully_shard(self, mesh=self.device_mesh["data_parallel"])
+
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         return -torch.nn.functional.dropout(self.weight + 1, 0.5).sum()
 
@@ -46,16 +53,14 @@ class Counting(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(folder: Path, num_batches: int = 8, accumulate: int = 1, width: int = 4, **config: Any) -> StepCheckpoint:
+def fit(
+    folder: Path, num_batches: int = 8, accumulate: int = 1, width: int = 4, strategy: str = "auto", **config: Any
+) -> StepCheckpoint:
     saving = StepCheckpoint(folder, CheckpointConfig(**config))
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
+    trainer = quiet_trainer(
+        devices=1,
+        strategy=build_strategy(strategy),
         accumulate_grad_batches=accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[ExactResume(), saving],
         plugins=[CheckpointFile()],
     )
@@ -105,18 +110,21 @@ def test_a_full_disk_costs_a_checkpoint(
     )
 
 
-def test_a_real_limit_of_the_system_costs_a_checkpoint(tmp_path: Path) -> None:
-    """A file may not grow beyond 64 KiB here, which PyTorch's own writer reports."""
+@pytest.mark.parametrize("strategy", ["auto", "fsdp"])
+def test_a_real_limit_of_the_system_costs_a_checkpoint(strategy: str, tmp_path: Path) -> None:
+    """A file may not grow beyond 64 KiB here, which PyTorch's own writers report."""
     program = (
         "import resource, signal, sys\nfrom pathlib import Path\nfrom tests.training.test_checkpoint import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "saving = fit(Path(sys.argv[1]), width=100_000, every_n_steps=4)\n"
+        "saving = fit(Path(sys.argv[1]), width=100_000, strategy=sys.argv[2], every_n_steps=4)\n"
         "print(saving.num_failures, steps(Path(sys.argv[1])))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program, str(tmp_path), strategy]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "2 []", done.stderr
     assert "no checkpoint of step 4: " in done.stderr
+    assert not list(tmp_path.iterdir())  # nothing of what was begun
     assert "there is none. Make room" in done.stderr
 
 

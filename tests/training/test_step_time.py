@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -30,6 +30,7 @@ from lightning_apollo.training.verdict import PARTS, DataSeconds
 from tests.launch import launch
 from tests.models.clips import CLIP_MODEL, FRAMES, clip_item, clip_pixels
 from tests.models.samples import MODEL, image, pack, sample, video
+from tests.quiet_trainer import quiet_trainer
 
 ALL = {"vision": 1e-3, "connector": 1e-3, "llm": 1e-3}
 
@@ -84,15 +85,10 @@ class Watched:
         self.stage = stage
         flops = partial(lambda sizes: count_flops(config, sizes, stage.config.trains).total)
         self.step_time = StepTime(lambda: batches.account, flops, torch.float32, self.said.append)
-        self.trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
+        self.trainer = quiet_trainer(
             callbacks=[self.step_time],
             profiler=self.step_time.profiler,
             logger=CSVLogger(folder, name="", version=""),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             **{"log_every_n_steps": 1, **trainer},
         )
         self.batches, self.file = batches, folder / "metrics.csv"

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.checkpoint.api import CheckpointException
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
-# What writing raises: the system's own error, PyTorch's writer that reports one, and sharded saving that collects one
-_WRITE_ERRORS = (OSError, RuntimeError, pickle.PicklingError)
+# What writing to a file raises: the system's own error, or that of PyTorch's writer, which reports one
+WRITE_ERRORS = (OSError, RuntimeError)
 
 logger = logging.getLogger(__name__)
 
@@ -59,24 +59,28 @@ def checkpoint_step(path: Path) -> int:
     return int(match[1])
 
 
-class CheckpointFile(TorchCheckpointIO):
-    """Writes straight to the file, without a second copy of everything in memory, and down to the disk.
+@runtime_checkable
+class CheckpointWriter(Protocol):
+    """What writes checkpoints for a Trainer. An error of writing is kept and not raised: other ranks wait for this one."""
 
-    An error is kept in `error` and not raised: only one rank writes, and the others wait for it.
-    """
+    write_error: BaseException | None  # of the last checkpoint
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes straight to the file, without a second copy of everything in memory, and down to the disk."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.write_error: BaseException | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        self.error = None
+        self.write_error = None
         try:
             with Path(path).open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except _WRITE_ERRORS as error:
-            self.error = error
+        except WRITE_ERRORS as error:
+            self.write_error = error
 
 
 class StepCheckpoint(Callback):
@@ -87,6 +91,7 @@ class StepCheckpoint(Callback):
         self.config = config
         self.num_failures = 0  # checkpoints that could not be written
         self._saved_step = 0
+        self._saved: Path | None = None  # the checkpoint of that step, if it was written
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
@@ -99,7 +104,10 @@ class StepCheckpoint(Callback):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path | None:
-        """Saves now; to be called by every rank after the last micro-batch of a step. None where it cannot be written."""
+        """Saves now, where this step is not saved yet; to be called by every rank after the last micro-batch of a step. None
+        where it cannot be written."""
+        if self._saved is not None and self._saved_step == trainer.global_step:
+            return self._saved
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         unfinished = path.with_suffix(".partial")
         strategy = trainer.strategy
@@ -107,26 +115,21 @@ class StepCheckpoint(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove(*self.folder.glob("*.partial"))
         strategy.barrier()
-        error = self._write(trainer, unfinished)
+        trainer.save_checkpoint(unfinished, weights_only=False)
+        writer = strategy if isinstance(strategy, CheckpointWriter) else strategy.checkpoint_io
+        assert isinstance(writer, CheckpointWriter)  # a ShardedStrategy, or the CheckpointFile that the Trainer was given
+        error = writer.write_error
         if error is None and trainer.is_global_zero:
             error = _publish(unfinished, path)
-        self._saved_step = trainer.global_step
-        if strategy.reduce_boolean_decision(error is None, all=True):
-            if trainer.is_global_zero:
-                _remove(*sorted(_checkpoints(self.folder), key=checkpoint_step)[: -self.config.keep])
-            return path
-        self._report(trainer, unfinished, error)
-        return None
+        is_written = strategy.reduce_boolean_decision(error is None, all=True)
+        self._saved_step, self._saved = trainer.global_step, path if is_written else None
+        if not is_written:
+            self._report(trainer, unfinished, error)
+        elif trainer.is_global_zero:
+            _remove(*sorted(_checkpoints(self.folder), key=checkpoint_step)[: -self.config.keep])
+        return self._saved
 
-    def _write(self, trainer: Trainer, path: Path) -> Exception | None:
-        try:
-            trainer.save_checkpoint(path, weights_only=False)
-        except _WRITE_ERRORS as error:  # of a sharded checkpoint, which every rank then has
-            return error
-        writer = trainer.strategy.checkpoint_io if not path.is_dir() else None
-        return writer.error if isinstance(writer, CheckpointFile) else None
-
-    def _report(self, trainer: Trainer, unfinished: Path, error: Exception | None) -> None:
+    def _report(self, trainer: Trainer, unfinished: Path, error: BaseException | None) -> None:
         self.num_failures += 1
         if not trainer.is_global_zero:
             return
@@ -144,7 +147,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("step-*.ckpt") if _NAME.fullmatch(path.name)]
 
 
-def _publish(unfinished: Path, path: Path) -> Exception | None:
+def _publish(unfinished: Path, path: Path) -> OSError | None:
     """Gives a checkpoint its name once all of it is on the disk."""
     try:
         _remove(path)
@@ -173,8 +176,10 @@ def _remove(*paths: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The system's words where the error, or one that it came from, has them."""
+    if isinstance(error, CheckpointException):  # what the ranks report, each with where it was
+        return _reason(next(iter(error.failures.values()))[0])
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

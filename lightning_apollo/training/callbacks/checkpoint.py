@@ -185,4 +185,4 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return str(error).splitlines()[0]
+    return f"the file could not be written ({str(error).splitlines()[0]})"

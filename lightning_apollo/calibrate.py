@@ -21,6 +21,7 @@ from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.data.collate import collate
 from lightning_apollo.data.costs import CostConfig
 from lightning_apollo.explain import count_parameters, stage_memory
+from lightning_apollo.fit import WEIGHT_DTYPES
 from lightning_apollo.models.flops import BatchSizes, count_flops
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
@@ -32,7 +33,6 @@ CONSTANTS = ("vision_square", "vision_patch", "llm_square", "llm_token")  # the 
 _MOST_PATCHES = 4096  # of a frame that is timed: 896×896 pixels in patches of 14
 _TEXT_TOKENS = 8  # beside an image
 _ROUNDS = 5  # over all micro-batches, after a first one that is not counted
-_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 
 Progress = Callable[[int, int], None]  # rounds done, and all
 Timer = Callable[[VideoLMM, PackedBatch, str], float]  # seconds of a step in a precision
@@ -189,4 +189,4 @@ def _model(recipe: Recipe, stage: StageConfig, device: torch.device) -> VideoLMM
     for name, component in model.components().items():
         component.requires_grad_(name in stage.trains)
     model.set_activation_checkpointing(stage.activation_checkpointing)
-    return model.to(_DTYPES.get(recipe.trainer.precision, torch.float32)).train()
+    return model.to(WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32)).train()

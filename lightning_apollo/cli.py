@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 from lightning_apollo import __version__
+from lightning_apollo.cli_options import Overrides, RecipeArgument, complete_recipe
 from lightning_apollo.data_cli import app as data
-from lightning_apollo.paths import recipe_names
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -48,25 +48,6 @@ lightning-apollo explain videollama3-7b
 
 lightning-apollo explain videollama3-2b trainer.num_nodes=4 trainer.devices=8
 """
-
-
-def _complete_recipe(incomplete: str) -> list[str]:
-    return [name for name in recipe_names() if name.startswith(incomplete)]
-
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="Name of a recipe in conf/recipe, or the path of a .yaml file.",
-        autocompletion=_complete_recipe,
-        show_default=False,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False),
-]
 
 
 def _print_version(is_asked: bool) -> None:
@@ -141,7 +122,7 @@ def consolidate(
 def demo(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="[RECIPE]", help="videollama3-tiny or apollo-tiny.", autocompletion=_complete_recipe),
+        typer.Argument(metavar="[RECIPE]", help="videollama3-tiny or apollo-tiny.", autocompletion=complete_recipe),
     ] = "videollama3-tiny",
     output: Annotated[
         Path | None,

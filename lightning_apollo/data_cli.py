@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from lightning_apollo.paths import recipe_names
+from lightning_apollo.cli_options import Overrides, RecipeArgument, RecipeOption
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -50,31 +50,6 @@ lightning-apollo data calibrate videollama3-2b --stage multi_task_fine_tuning
 """
 
 
-def _complete_recipe(incomplete: str) -> list[str]:
-    return [name for name in recipe_names() if name.startswith(incomplete)]
-
-
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RECIPE",
-        help="Name of a recipe in conf/recipe, or the path of a .yaml file.",
-        autocompletion=_complete_recipe,
-        show_default=False,
-    ),
-]
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="Name of a recipe in conf/recipe, or the path of a .yaml file.",
-        autocompletion=_complete_recipe,
-        show_default=False,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values of the recipe.", show_default=False)
-]
 Stage = Annotated[
     str | None, typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False)
 ]
@@ -269,30 +244,9 @@ def _build(
     """The index, made under a progress bar."""
     import os
 
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from lightning_apollo.data.index_build import build_index
+    from lightning_apollo.preparation_progress import preparation_progress
 
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[errors]} broken"), TimeElapsedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks = {what: progress.add_task(what, total=None, errors=0) for what in ("rows", "files")}
-        return build_index(
-            sources,
-            folder,
-            len(os.sched_getaffinity(0)) if jobs is None else jobs,
-            deadline,
-            text,
-            progress=lambda what, done, total, errors: progress.update(
-                tasks[what], completed=done, total=total, errors=errors
-            ),
-        )
+    with preparation_progress() as report:
+        num_jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
+        return build_index(sources, folder, num_jobs, deadline, text, progress=report)

@@ -13,17 +13,13 @@ output/STAGE/  recipe.yaml         the resolved recipe
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -39,14 +35,21 @@ from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.stages import StageConfig, find_stage
-from lightning_apollo.training.callbacks.checkpoint import (
-    CheckpointFile,
-    StepCheckpoint,
-    checkpoint_step,
-    latest_checkpoint,
+from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.stage_state import (
+    CHECKPOINTS,
+    checkpoint_to_go_on_from,
+    clear,
+    digest_of_start,
+    fingerprint,
+    is_finished,
+    stage_folder,
+    start_file,
+    write_begun,
 )
-from lightning_apollo.training.callbacks.export import DONE, WEIGHTS, StageExport
+from lightning_apollo.stages import StageConfig, find_stage
+from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
+from lightning_apollo.training.callbacks.export import WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
 from lightning_apollo.training.callbacks.progress import StepProgress
@@ -57,13 +60,8 @@ from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.step_log import StepLog
 from lightning_apollo.training.verdict import DataSeconds
 
-CHECKPOINTS, BEGUN = "checkpoints", "begun.json"
-
-# Settings that change how fast a stage runs and not what it learns
-_WITHOUT_EFFECT = ("num_workers", "decoder_threads", "index", "supervision", "frame_cache")
-
 # Weights in these types are cast here: Lightning's plugins for them would also cast the batch, whose numbers are exact
-_WEIGHT_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+WEIGHT_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 
 _MATRIX_DTYPES = {  # of matrix products, by precision
     "32-true": torch.float32,
@@ -112,7 +110,7 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
 def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     """Trains one stage in this process and exports its weights; with `resume`, from its last checkpoint if it has one."""
     config, folder = recipe.stages[name], stage_folder(recipe, name)
-    checkpoint = _checkpoint_to_go_on_from(recipe, name, resume)
+    checkpoint = checkpoint_to_go_on_from(recipe, name, resume)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
     _silence_lightning()
@@ -122,10 +120,10 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None:
         _load_start(model, recipe, name)
-    model.to(_WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
+    model.to(WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
     if trainer.is_global_zero and checkpoint is None:
-        _clear(folder)
-        _write_begun(recipe, name)
+        clear(folder)
+        write_begun(recipe, name)
     if trainer.is_global_zero:
         save_recipe(recipe, folder / "recipe.yaml")
     stage = find_stage(config.kind)(model, config)
@@ -136,83 +134,6 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
             shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
 
 
-def stage_folder(recipe: Recipe, name: str) -> Path:
-    """The folder of a stage's results."""
-    return Path(recipe.output) / name
-
-
-def is_finished(recipe: Recipe, name: str) -> bool:
-    """Whether the stage's weights were trained with these very settings, from the weights that lie before it now."""
-    folder = stage_folder(recipe, name)
-    if not (folder / DONE).is_file() or not (folder / WEIGHTS).is_file():
-        return False
-    done = json.loads((folder / DONE).read_text())
-    return done["fingerprint"] == fingerprint(recipe, name) and done["started_from"] == _digest_of_start(recipe, name)
-
-
-def fingerprint(recipe: Recipe, name: str) -> str:
-    """A hash of all settings that the stage's weights depend on; the files of the data are not read."""
-    return hashlib.sha256(json.dumps(_settings(recipe, name), sort_keys=True).encode()).hexdigest()
-
-
-def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
-    """What the weights of a stage depend on. Machines are not part of it: a stage may go on with other ranks."""
-    data = asdict(recipe.data)
-    return {
-        "model": asdict(recipe.model),
-        "data": {key: value for key, value in data.items() if key not in _WITHOUT_EFFECT},
-        "stage": asdict(recipe.stages[name]),
-        "compat": recipe.compat,
-        "seed": recipe.seed,
-        "precision": recipe.trainer.precision,
-    }
-
-
-def _write_begun(recipe: Recipe, name: str) -> None:
-    """Notes with what a stage begins, for `--resume` to compare."""
-    folder = stage_folder(recipe, name) / CHECKPOINTS
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = {"settings": _settings(recipe, name), "started_from": _digest_of_start(recipe, name)}
-    (folder / BEGUN).write_text(json.dumps(begun, indent=2) + "\n")
-
-
-def _checkpoint_to_go_on_from(recipe: Recipe, name: str, resume: bool) -> Path | None:
-    """The last checkpoint of an unfinished stage; RecipeError where going on, or beginning anew, would be a mistake."""
-    folder = stage_folder(recipe, name) / CHECKPOINTS
-    checkpoint = latest_checkpoint(folder)
-    if checkpoint is None:
-        return None
-    if not resume:
-        raise RecipeError(
-            f"{folder} has a checkpoint of step {checkpoint_step(checkpoint)}: go on from it with --resume, or remove that "
-            "folder to train the stage from its start"
-        )
-    begun = json.loads((folder / BEGUN).read_text())
-    before, now = _flat(begun["settings"]), _flat(json.loads(json.dumps(_settings(recipe, name))))
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        shown = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed[:3])
-        raise RecipeError(
-            f"stage {name} was begun with other settings: {shown}{' ...' * (len(changed) > 3)}; set them as they were, or "
-            f"remove {folder} to train the stage from its start"
-        )
-    if begun["started_from"] != _digest_of_start(recipe, name):
-        raise RecipeError(
-            f"stage {name} was begun from other weights than those that lie before it now: remove {folder} to train it "
-            "from its start"
-        )
-    return checkpoint
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted keys, the keys that a recipe has for them."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
 def _said_finished(recipe: Recipe, name: str, say: Say) -> bool:
     if not is_finished(recipe, name):
         return False
@@ -220,28 +141,8 @@ def _said_finished(recipe: Recipe, name: str, say: Say) -> bool:
     return True
 
 
-def _start_file(recipe: Recipe, name: str) -> Path | None:
-    """The weights that the stage starts from; None for the model's own."""
-    init = recipe.stages[name].init
-    if init != "previous":
-        return Path(init) / WEIGHTS if Path(init).is_dir() else Path(init)
-    names = list(recipe.stages)
-    position = names.index(name)
-    return stage_folder(recipe, names[position - 1]) / WEIGHTS if position else None
-
-
-def _digest_of_start(recipe: Recipe, name: str) -> str | None:
-    """A hash that changes when the weights that the stage starts from are trained again; None without such weights."""
-    path = _start_file(recipe, name)
-    if path is None or not path.is_file():
-        return None
-    done = path.with_name(DONE)
-    facts = done.read_text() if done.is_file() else f"{path.stat().st_size} {path.stat().st_mtime_ns}"
-    return hashlib.sha256(facts.encode()).hexdigest()
-
-
 def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:
-    path = _start_file(recipe, name)
+    path = start_file(recipe, name)
     if path is None:
         load_pretrained(model, recipe.model)
     elif path.is_file():
@@ -268,7 +169,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
             StepLog(folder, num_steps_kept=done),
             TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
         ],
-        callbacks=[step_time, *_callbacks(recipe, name)],
+        callbacks=[step_time, *stage_callbacks(recipe, name)],
         profiler=step_time.profiler,
         plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,
@@ -284,9 +185,10 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
     return trainer
 
 
-def _callbacks(recipe: Recipe, name: str) -> list[Callback]:
+def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:
+    """What happens around the steps of a stage, in this order."""
     folder = stage_folder(recipe, name)
-    facts = {"fingerprint": fingerprint(recipe, name), "started_from": _digest_of_start(recipe, name)}
+    facts = {"fingerprint": fingerprint(recipe, name), "started_from": digest_of_start(recipe, name)}
     checkpoint = StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint)
     return [
         *([Sentinel(folder)] if recipe.trainer.sentinel else []),  # first: what others wait for in their hooks is seen
@@ -329,8 +231,10 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
         max_clips=stage.max_clips,
     )
     folder = stage_folder(recipe, name)
-    text = text_counter(recipe)
-    return VideoDataModule(recipe.data, batching, text, recipe.model.patch_size, folder, recipe.seed)
+    progress = preparation_progress if recipe.trainer.progress_bar else None
+    return VideoDataModule(
+        recipe.data, batching, text_counter(recipe), recipe.model.patch_size, folder, recipe.seed, progress
+    )
 
 
 def text_counter(recipe: Recipe) -> TextCounter:
@@ -351,14 +255,6 @@ def plan_config(stage: StageConfig, recipe: Recipe) -> PlanConfig:
         step_size=stage.packing.micro_batches,
         cost=recipe.data.cost,
     )
-
-
-def _clear(folder: Path) -> None:
-    """Removes what an earlier training of the stage left, so that nothing of it is taken for this one's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (DONE, WEIGHTS, "quarantine.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
 
 
 def _silence_lightning() -> None:

@@ -58,8 +58,8 @@ def read_notes(folder: Path) -> list[tuple[int, tuple[str, ...]]]:
 def with_notes(
     notes: Path, stop_after: int = 0, stop: Callable[[], None] = raise_stopped
 ) -> Callable[[Recipe, str], list[Callback]]:
-    """In the place of `fit._callbacks`: those of the stage and, after them, notes."""
-    of_stage = fit._callbacks
+    """In the place of `fit.stage_callbacks`: those of the stage and, after them, notes."""
+    of_stage = fit.stage_callbacks
 
     def callbacks(recipe: Recipe, name: str) -> list[Callback]:
         return [*of_stage(recipe, name), Notes(notes, stop_after, stop)]
@@ -69,7 +69,7 @@ def with_notes(
 
 def main() -> None:
     path, stage, notes, stop_after, how = sys.argv[1:]
-    fit._callbacks = with_notes(Path(notes), int(stop_after), kill_this_process)
+    fit.stage_callbacks = with_notes(Path(notes), int(stop_after), kill_this_process)
     fit.run_stage(load_recipe(path), stage, resume=how == "resume")
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
-from lightning_apollo.fit import fingerprint, is_finished, run_recipe, run_stage, stage_folder
+from lightning_apollo.fit import run_recipe, run_stage
+from lightning_apollo.stage_state import fingerprint, is_finished, stage_folder
 from tests.small_recipe import recipe
 
 

@@ -10,11 +10,12 @@ import torch
 from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.data import shapes
 from lightning_apollo.evaluation.benchmarks import ask, read_shapes
-from lightning_apollo.fit import is_finished, run_stage, stage_folder
+from lightning_apollo.fit import run_stage
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.models.checkpoints import load_weights
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lightning_apollo.config import Recipe, load_recipe, save_recipe
-from lightning_apollo.fit import stage_folder
+from lightning_apollo.stage_state import stage_folder
 from tests.stopped_runs import read_notes
 
 ROOT = Path(__file__).resolve().parent.parent

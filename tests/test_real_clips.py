@@ -9,10 +9,11 @@ import torch
 
 from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.data.media import probe
-from lightning_apollo.fit import build_data, run_stage, stage_folder
+from lightning_apollo.fit import build_data, run_stage
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.report import Exchange, read_losses, view_clip, write_report
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import VisualBatch
 from tests.small_data import turns, write_rows
 

@@ -16,7 +16,8 @@ import pytest
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import DataChanged
-from lightning_apollo.fit import run_stage, stage_folder
+from lightning_apollo.fit import run_stage
+from lightning_apollo.stage_state import checkpoint_to_go_on_from, stage_folder
 from tests.small_recipe import recipe
 from tests.stopped_runs import Stopped, read_notes, with_notes
 
@@ -55,7 +56,7 @@ def train(
     one: Recipe, notes: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: int = 0, resume: bool = False
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_callbacks", with_notes(notes, stop_after))
+        patch.setattr(fit, "stage_callbacks", with_notes(notes, stop_after))
         if stop_after:
             with pytest.raises(Stopped):
                 run_stage(one, STAGE, resume)
@@ -144,7 +145,7 @@ def test_other_settings_are_refused_and_named(stopped: Recipe, shapes: Path) -> 
     ):
         run_stage(other, STAGE, resume=True)
     elsewhere = small(output, f"data.root={shapes}", "trainer.devices=1", "data.num_workers=1", "trainer.threads=2")
-    assert fit._checkpoint_to_go_on_from(elsewhere, STAGE, resume=True) is not None  # machines are no settings
+    assert checkpoint_to_go_on_from(elsewhere, STAGE, resume=True) is not None  # machines are no settings
 
 
 def test_other_start_weights_are_refused(stopped: Recipe) -> None:

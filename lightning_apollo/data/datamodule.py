@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,7 @@ class DataConfig:
     on_error: str = "skip_and_refill"  # bad media: that, counted and listed; or "raise"
     max_error_share: float = 0.01  # share of bad samples, of any source, above which a run stops
     num_workers: int = 0  # loader processes on each rank; 0 loads in the training process
-    supervision: SupervisionConfig | None = field(
-        default_factory=SupervisionConfig
-    )  # null: media are read without limits
+    supervision: SupervisionConfig | None = field(default_factory=SupervisionConfig)  # null: no limits for a file
     frame_cache: FrameCacheConfig | None = None  # decoded frames kept on disk; null: none
     decoder_threads: int = 1  # FFmpeg threads for one video; 1 is right with several workers
     stream_max_frames: int = 400  # frames of a streaming row; messages after the last of them are dropped
@@ -115,19 +114,20 @@ class VideoDataModule(LightningDataModule):
         patch_size: int,
         run_folder: Path,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: Callable[[], AbstractContextManager[Progress]] | None = None,
     ) -> None:
+        """progress: opens what is told how far the index is, where packing has one made; None for nobody."""
         super().__init__()
         self.config = config
         self.batching = batching
         self.text = text
         self.run_folder = run_folder
         self.seed = seed
-        self.progress = progress
+        self.progress = progress or _nobody
         self.sources: list[Source] = []
         self.loader: MicroBatchLoader | None = None
         self._loader_state: dict[str, Any] | None = None  # from a checkpoint
-        self._known_fingerprint: str | None = None
+        self.fingerprint = ""  # of the data, once they are opened
         sampling = config.sampling
         if batching.max_clips is not None:
             sampling = replace(sampling, max_clips=batching.max_clips)
@@ -159,16 +159,20 @@ class VideoDataModule(LightningDataModule):
         if self.config.shapes is not None:
             shapes.render(self.config.shapes, Path(self.config.root))
         if self.batching.packing is not None:
-            self._costs(self._current_index(self._open()), jobs=os.cpu_count() or 1)
+            with self.progress() as report:
+                self._prepare_packing(report)
 
     def setup(self, stage: str) -> None:
         """Opens the sources of the mixture; files of other stages need not be there."""
         self.sources = self._open()
+        packs = self.batching.packing is not None  # then the index's, which covers media too; else of the manifests
+        self.fingerprint = Index(self.index_folder).fingerprint if packs else fingerprint_of_manifests(self.sources)
 
     def train_dataloader(self) -> MicroBatchLoader:
         if self.trainer is None:
             raise RuntimeError("a VideoDataModule gives its loader to a Trainer, which knows the ranks")
-        costs = None if self.batching.packing is None else self._costs(Index(self.index_folder))
+        packs = self.batching.packing is not None
+        costs = indexed_costs(Index(self.index_folder), self.preparer, self.text) if packs else None
         planner = self._counted_planner() if costs is None else self._packed_planner(costs)
         positions = Positions(
             planner, self._num_micro_batches(planner), rank=self.trainer.global_rank, world_size=self.trainer.world_size
@@ -187,7 +191,7 @@ class VideoDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What tells these data from any others, and where in them the stage is."""
         assert self.loader is not None  # a checkpoint is written while it is read
-        return {"fingerprint": self._fingerprint(), "loader": self.loader.state_dict()}
+        return {"fingerprint": self.fingerprint, "loader": self.loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises DataChanged where a run goes on with other data than it was begun with.
@@ -195,9 +199,9 @@ class VideoDataModule(LightningDataModule):
         Lightning restores a loader only if it is asked for after the checkpoint was read; the number of steps, which the
         schedule wants, asks for it before. So the position is restored here. Nothing has been read by then.
         """
-        if state_dict["fingerprint"] != self._fingerprint():
+        if state_dict["fingerprint"] != self.fingerprint:
             raise DataChanged(
-                f"the data are not those that this run was begun with (fingerprint {self._fingerprint()[:12]}, then "
+                f"the data are not those that this run was begun with (fingerprint {self.fingerprint[:12]}, then "
                 f"{state_dict['fingerprint'][:12]}): put them back, or train the stage again from its start"
             )
         self._loader_state = state_dict["loader"]
@@ -208,33 +212,17 @@ class VideoDataModule(LightningDataModule):
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
         return open_sources(wanted, self.config.outside_root)
 
-    def _fingerprint(self) -> str:
-        """Of the index where packing reads one, which covers media too; else of the manifests."""
-        if self._known_fingerprint is None:
-            packs = self.batching.packing is not None
-            self._known_fingerprint = (
-                Index(self.index_folder).fingerprint if packs else fingerprint_of_manifests(self.sources)
-            )
-        return self._known_fingerprint
-
-    def _current_index(self, sources: list[Source]) -> Index:
-        """The index of the sources; made, or brought up to date, where it is this stage's own."""
-        folder = self.index_folder
+    def _prepare_packing(self, report: Progress) -> None:
+        """Makes the index, or brings it up to date, where it is this stage's own; then what its samples cost."""
+        sources, folder, jobs = self._open(), self.index_folder, len(os.sched_getaffinity(0))
         if self.config.index is None:
-            jobs = os.cpu_count() or 1
-            return build_index(sources, folder, jobs, text=self.text, progress=self.progress)
-        index = Index(folder)
-        if not is_current(index, sources, self.text):
+            index = build_index(sources, folder, jobs, text=self.text, progress=report)
+        elif not is_current(index := Index(folder), sources, self.text):
             raise DataChanged(
                 f"{folder}: not an index of these manifests and media as they are now: bring it up to date with "
                 "`lightning-apollo data index --recipe RECIPE --output INDEX`"
             )
-        return index
-
-    def _costs(self, index: Index, jobs: int = 1) -> IndexedCosts:
-        progress = self.progress
-        report = None if progress is None else lambda done, total: progress("samples", done, total, 0)
-        return indexed_costs(index, self.preparer, self.text, jobs, report)
+        indexed_costs(index, self.preparer, self.text, jobs, lambda done, total: report("samples", done, total, 0))
 
     def _counted_planner(self) -> CountedPlanner:
         batching = self.batching
@@ -268,3 +256,8 @@ class VideoDataModule(LightningDataModule):
         if batching.packing is not None:
             return batching.max_steps * batching.packing.step_size
         return batching.max_steps * (batching.global_batch_size // batching.micro_batch_size)
+
+
+@contextmanager
+def _nobody() -> Iterator[Progress]:
+    yield lambda what, done, total, errors: None

@@ -16,6 +16,7 @@ import resource
 import signal
 import traceback
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -36,13 +37,12 @@ def fork_on_request(socket: int) -> None:
 
     Where the other end is closed, as it is when its process is killed, the forks end too, whatever they do.
     """
-    for stop in (
-        signal.SIGTERM,
-        signal.SIGUSR1,
-    ):  # reach all processes of a run, which needs this one till its last step
-        signal.signal(stop, signal.SIG_IGN)
+    for stop in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(
+            stop, signal.SIG_IGN
+        )  # they reach all processes of a run, which needs this one till its last step
     with suppress(ImportError, OSError, RuntimeError):  # where it does not load, a reader will say so
-        import torchcodec.decoders  # noqa: F401 (forks have it then)
+        import_module("torchcodec.decoders")  # the forks have it then
     control = Connection(socket)
     processes: set[int] = set()
     while True:

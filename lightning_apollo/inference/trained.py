@@ -7,10 +7,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.fit import build_data, stage_folder
+from lightning_apollo.fit import build_data
 from lightning_apollo.models.checkpoints import load_weights
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 

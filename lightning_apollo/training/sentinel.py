@@ -43,7 +43,7 @@ class Sentinel(Callback):
     The report goes to standard error and to `folder/sentinel.log`. One rank alone is not watched.
     """
 
-    def __init__(self, folder: Path, patience_seconds: float = 8.0, end_seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, patience_seconds: float = 7.0, end_seconds: float = 60.0) -> None:
         self.folder = folder
         self.patience_seconds = patience_seconds
         self.end_seconds = end_seconds

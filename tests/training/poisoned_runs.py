@@ -59,8 +59,8 @@ class Poison(Callback):
 
 def train_poisoned(one: Recipe, stage: str, poison: Poison, patch: Callable[[object, str, Any], None]) -> str | None:
     """Trains the stage; the words of the error that it stopped with."""
-    of_stage = fit._callbacks
-    patch(fit, "_callbacks", lambda recipe, name: [*of_stage(recipe, name), poison])
+    of_stage = fit.stage_callbacks
+    patch(fit, "stage_callbacks", lambda recipe, name: [*of_stage(recipe, name), poison])
     patch(base, "token_loss_sum", poison.loss_sum)
     try:
         fit.run_stage(one, stage)

@@ -36,8 +36,8 @@ class Strikes(Callback):
 
 
 def with_strikes(strikes: Sequence[Strike]) -> Callable[[Recipe, str], list[Callback]]:
-    """In the place of `fit._callbacks`: signals, and the stage's own."""
-    of_stage = fit._callbacks
+    """In the place of `fit.stage_callbacks`: signals, and the stage's own."""
+    of_stage = fit.stage_callbacks
 
     def callbacks(recipe: Recipe, name: str) -> list[Callback]:
         return [Strikes(strikes), *of_stage(recipe, name)]
@@ -51,7 +51,7 @@ def train(path: str, stage: str, how: str, *words: str) -> None:
         Strike(int(rank), int(batch), name, scope == "group")
         for rank, batch, name, scope in zip(*(words[place::4] for place in range(4)), strict=True)
     ]
-    fit._callbacks = with_strikes(strikes)
+    fit.stage_callbacks = with_strikes(strikes)
     fit.run_stage(load_recipe(path), stage, resume=how == "resume")
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, save_recipe
-from lightning_apollo.fit import run_stage, stage_folder
+from lightning_apollo.fit import run_stage
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
 from lightning_apollo.training.callbacks.preemption import EXIT_CODE, SIGNALS, Preempted, run_passing_signals_on
 from tests.launch import launch
@@ -70,7 +71,7 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def strike(one: Recipe, monkeypatch: pytest.MonkeyPatch, *strikes: Strike, resume: bool = False) -> int | str | None:
     """The exit code of a stage that is trained in this process with signals to it."""
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_callbacks", with_strikes(strikes))
+        patch.setattr(fit, "stage_callbacks", with_strikes(strikes))
         with pytest.raises(Preempted) as preempted:
             run_stage(one, STAGE, resume)
     return preempted.value.code
@@ -153,7 +154,7 @@ def test_a_stop_that_could_not_be_saved_is_an_error(
     shapes: Path, tmp_path: Path, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StepCheckpoint, "save", lambda self, trainer: None)
-    monkeypatch.setattr(fit, "_callbacks", with_strikes([Strike(0, 0, "SIGUSR1")]))
+    monkeypatch.setattr(fit, "stage_callbacks", with_strikes([Strike(0, 0, "SIGUSR1")]))
     with pytest.raises(CheckpointError, match="stopped by SIGUSR1 without a checkpoint of step 1"):
         run_stage(small(tmp_path, shapes), STAGE)
     assert not scontrol.exists()

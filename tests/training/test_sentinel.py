@@ -45,7 +45,7 @@ def test_a_rank_that_goes_around_a_component_is_named_and_the_run_ends(tmp_path:
 
 @pytest.mark.slow
 def test_one_ranks_own_collective_is_reported_within_ten_seconds(tmp_path: Path) -> None:
-    code, output = run(tmp_path, "extra", 8.0, 3.0)
+    code, output = run(tmp_path, "extra", 7.0, 3.0)  # as a recipe has it
     assert code == EXIT_CODE, output
     log = tmp_path / LOG
     first, *_, last = log.read_text().splitlines()
@@ -53,7 +53,7 @@ def test_one_ranks_own_collective_is_reported_within_ten_seconds(tmp_path: Path)
     assert f"with samples {samples(False)[4 + 2].sample_id}" in first
     assert "nothing has moved" in last
     written = log.stat().st_mtime - 3.0  # the last line came so much later
-    assert written - float((tmp_path / "stuck").read_text()) < 10.5  # two looks are half a second apart
+    assert written - float((tmp_path / "stuck").read_text()) < 10.0
 
 
 @pytest.mark.slow

@@ -117,7 +117,9 @@ class StepCheckpoint(Callback):
         strategy.barrier()
         trainer.save_checkpoint(unfinished, weights_only=False)
         writer = strategy if isinstance(strategy, CheckpointWriter) else strategy.checkpoint_io
-        assert isinstance(writer, CheckpointWriter)  # a ShardedStrategy, or the CheckpointFile that the Trainer was given
+        assert isinstance(
+            writer, CheckpointWriter
+        )  # a ShardedStrategy, or the CheckpointFile that the Trainer was given
         error = writer.write_error
         if error is None and trainer.is_global_zero:
             error = _publish(unfinished, path)

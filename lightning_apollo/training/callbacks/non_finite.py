@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -34,6 +35,12 @@ class NonFiniteConfig:
             raise ValueError(f"non_finite.max_skips must not be negative, it is {self.max_skips}")
 
 
+class _ChecksSteps(Protocol):
+    """What a Stage is to this callback."""
+
+    step_checks: list[Callable[[LightningModule, Tensor, Tensor], None]]
+
+
 class NonFinite(Callback):
     """Looks at each step of a Stage before its update, at its loss and gradient norm.
 
@@ -49,8 +56,7 @@ class NonFinite(Callback):
         self._losses: list[tuple[tuple[str, ...], Tensor]] = []  # samples and own loss of each micro-batch of the step
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        checks: list[Any] = getattr(pl_module, "step_checks")  # noqa: B009  a LightningModule's own getattr has no type
-        checks.append(self.check)
+        cast(_ChecksSteps, pl_module).step_checks.append(self.check)
 
     def state_dict(self) -> dict[str, int]:
         return {"num_skipped": self.num_skipped}

@@ -85,15 +85,8 @@ def build_index(
 def is_current(index: Index, sources: Sequence[Source], text: TextCounter | None) -> bool:
     """Whether the index holds these sources with their manifests as they are, its media are the files that were probed,
     and text was counted in this way. No file is opened but the manifests."""
-    if text is not None and index.text_identity != text.identity:
-        return False
-    known = index.manifest_digests
-    if any(known.get(name) != digest for name, digest in _manifest_digests(sources).items()):
-        return False
-    addresses = index.media.column("path").to_pylist()
-    sizes, times = index.media_column("file_bytes").tolist(), index.media_column("mtime_ns").tolist()
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a disk on the network answers many at a time
-        return all(map(operator.eq, pool.map(file_state, addresses), zip(sizes, times, strict=True)))
+    digests = _manifest_digests(sources)
+    return digests.items() <= index.manifest_digests.items() and _are_media_and_text_current(index, text)
 
 
 def fingerprint_of_manifests(sources: Sequence[Source]) -> str:
@@ -110,8 +103,17 @@ def _made_before(folder: Path) -> Index | None:
 
 def _is_index_of(index: Index, sources: Sequence[Source], text: TextCounter | None) -> bool:
     """Whether making the index again would change nothing."""
-    is_whole = list(index.manifest_digests) == list(_manifest_digests(sources))
-    return is_whole and bool(index.text_identity) == (text is not None) and is_current(index, sources, text)
+    is_whole = list(index.manifest_digests.items()) == list(_manifest_digests(sources).items())
+    return is_whole and bool(index.text_identity) == (text is not None) and _are_media_and_text_current(index, text)
+
+
+def _are_media_and_text_current(index: Index, text: TextCounter | None) -> bool:
+    if text is not None and index.text_identity != text.identity:
+        return False
+    addresses = index.media.column("path").to_pylist()
+    sizes, times = index.media_column("file_bytes").tolist(), index.media_column("mtime_ns").tolist()
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a disk on the network answers many at a time
+        return all(map(operator.eq, pool.map(file_state, addresses), zip(sizes, times, strict=True)))
 
 
 class _Rows:

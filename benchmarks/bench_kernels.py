@@ -1,6 +1,6 @@
 """The ops of `apollo_kernels`: Triton kernels against eager, compiled and looping PyTorch, or the CPU definitions against loops.
 
-    python benchmarks/bench_kernels.py [--quick] [--no-static]
+    python benchmarks/bench_kernels.py [--quick] [--no-static] [--no-tests] [--dtypes bfloat16]
 
 With a GPU: runs the kernels' tests compiled, then takes median times of every op forward, backward and both, at the shapes of the
 2B recipe, and writes results/kernels_gpu.csv. Without one: times the definitions against loops over items on one thread, writes
@@ -30,6 +30,7 @@ from torch.testing import assert_close
 ROOT = Path(__file__).parents[1]
 STATIC = ("codegen", "traffic")  # commands of tests/kernels
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 COPY_BYTES = 1 << 30  # of the buffer whose copy is the bandwidth that kernels are held against
 
 
@@ -51,12 +52,13 @@ def measure_cpu(quick: bool, rounds: int) -> Iterator[Measurement]:
         yield measurement("loop/definition", "time_ratio", "x", harness.ratios(seconds["loop"], seconds["definition"]))
 
 
-def measure_gpu(quick: bool, device: str = "cuda") -> Iterator[Measurement]:
+def measure_gpu(quick: bool, dtypes: Iterable[torch.dtype], device: str = "cuda") -> Iterator[Measurement]:
     """Milliseconds of every provider, and the kernel's share of the bandwidth of a plain copy, measured in the same run."""
     bandwidth = _copy_bandwidth()
     batch = mixed_batch(4, 2, 3) if quick else mixed_batch(8, 1, 180)  # a sample of the recipe: 9,000 tokens of video
-    for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float32):
+    for dtype in dtypes:
         for case in make_cases(batch, dtype, device):
+            print(f"{case.name}, {dtype}", file=sys.stderr, flush=True)  # torch.compile takes its time
             compiled = torch.compile(case.definition)
             providers = {"kernel": case.kernel, "loop": case.loop, "eager": case.definition, "compiled": compiled}
             require_equal(case, dtype, {name: run for name, run in providers.items() if name != "kernel"})
@@ -137,14 +139,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of the CPU benchmark")
     parser.add_argument("--output", type=Path, help="folder of the CSV files and the picture")
     parser.add_argument("--no-static", action="store_true", help="leave the static tables out")
+    parser.add_argument(
+        "--no-tests", action="store_true", help="on a GPU: leave out the kernels' tests, which ran before"
+    )
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="on a GPU (default: bfloat16 float32)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     output = arguments.output or (harness.CACHE / "quick" if arguments.quick else harness.RESULTS)
     output.mkdir(parents=True, exist_ok=True)
     if torch.cuda.is_available():
         name, device = "kernels_gpu", torch.cuda.get_device_name()
-        run_compiled_tests()
-        measurements = list(measure_gpu(arguments.quick))
+        if not arguments.no_tests:
+            run_compiled_tests()
+        names = arguments.dtypes or (["bfloat16"] if arguments.quick else ["bfloat16", "float32"])
+        measurements = list(measure_gpu(arguments.quick, [DTYPES[dtype] for dtype in names]))
     else:
         name, device = "kernels", None
         print("no GPU here: these are the CPU definitions against loops over items, on one thread", flush=True)

@@ -230,7 +230,7 @@ def _write(recipes: dict[str, Recipe], scores: Scores, clips: list[ClipView], ou
             "recipe": recipes["full"].name,
             "stages": ", ".join(f"{name} ({stage.max_steps} steps)" for name, stage in stages.items()),
             "baselines": "the same recipe and steps; single frame: one random frame as an image; blind: no media",
-            "hardware": "CPU; nothing of this project has run on a GPU yet",
+            "hardware": "CPU; no training of this project has run on a GPU yet",
         },
         clips=clips,
         score_head=list(TITLES.values()),

@@ -6,6 +6,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 TORCH := torch==2.14.1 torchvision==0.29.1
 CLIPS_WHEEL := absolutely-not-scikit-video==1.1.12
 REAL_CLIPS := .cache/real_clips
+# One process a core, each with files of its own: most tests keep one core busy
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # $(call apt_install,PACKAGE): installs a Debian package where we may, else says in one line what to do.
@@ -24,7 +26,7 @@ help: ## List the targets
 setup: $(VENV)/.installed ## Make .venv with the package in it, and FFmpeg's libraries where they are missing
 
 test: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the tests, but those that take minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 check: $(VENV)/.installed-test ## Check style, types and spelling
 	$(BIN)/ruff check .

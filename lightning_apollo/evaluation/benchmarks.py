@@ -13,6 +13,7 @@ from lightning_apollo.evaluation.metrics import ExactMatch, is_exact_match
 from lightning_apollo.evaluation.results import QuestionResult
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.structures import Sample
 
 SHAPES = "shapes"  # the name of the built-in set in files of results
 
@@ -71,15 +72,20 @@ def ask(
     advance: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Prediction]:
     """Yields the greedy answer to each question, in order; `advance` is told how many are done after every batch."""
-    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
-    assert isinstance(end_id, int)
     for start in range(0, len(questions), batch_size):
         group = questions[start : start + batch_size]
         prompts = [trained.preparer.prompt(question.conversation(), root) for question in group]
-        answers = generate(trained.model, prompts, end_id, max_new_tokens)
-        for question, ids in zip(group, answers, strict=True):
-            yield Prediction(question, str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip())
+        answers = answer_prompts(trained, prompts, max_new_tokens)
+        yield from map(Prediction, group, answers)
         advance(len(group))
+
+
+def answer_prompts(trained: TrainedModel, prompts: Sequence[Sample], max_new_tokens: int) -> list[str]:
+    """The greedy answer to each prompt, without special tokens and outer white space."""
+    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
+    assert isinstance(end_id, int)
+    answers = generate(trained.model, prompts, end_id, max_new_tokens)
+    return [str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
 
 def accuracy(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -1,0 +1,76 @@
+"""`lightning-apollo evaluate run` and `evaluate list`. Heavy packages are imported when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lightning_apollo.user_errors import Debug, errors_in_one_line
+
+app = typer.Typer(help="Ask benchmarks, and work with their results.", no_args_is_help=True, rich_markup_mode="rich")
+
+RUN_EPILOG = """[bold]Examples[/bold]
+
+lightning-apollo evaluate run runs/mine/video_centric_fine_tuning --benchmark mvbench --data benchmarks/MVBench
+
+lightning-apollo evaluate run runs/mine/video_centric_fine_tuning data.budget.token_budget=16384 --benchmark mlvu --data MLVU
+
+lightning-apollo evaluate run videollama3-tiny --benchmark shapes --data runs/demo/shapes --modes full,single_frame,blind
+
+torchrun --nproc-per-node 8 -m lightning_apollo.cli evaluate run CHECKPOINT --benchmark mlvu --data benchmarks/MLVU
+"""
+
+
+@app.command(epilog=RUN_EPILOG)
+def run(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Folder of a finished stage, or a recipe for its last stage.")
+    ],
+    benchmark: Annotated[str, typer.Option(metavar="NAME", help="One of `evaluate list`.")],
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the benchmark's published files lie.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where answers and tables go: evaluation/NAME in the stage's.", show_default=False
+        ),
+    ] = None,
+    modes: Annotated[
+        str, typer.Option(metavar="MODES", help="What the model sees: some of full,single_frame,blind.")
+    ] = "full",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Ask the first N questions.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered together.")] = 8,
+    debug: Debug = False,
+) -> None:
+    """Ask a trained model the questions of a benchmark, and show its scores beside those of the papers.
+
+    A run that was stopped goes on where it was when it is started again: only what has no answer yet is asked.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
+        from lightning_apollo.evaluation.run import EvaluationConfig
+
+        config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size)
+        evaluate_checkpoint(checkpoint, overrides or (), benchmark, data, output, config, Console())
+
+
+@app.command("list")
+def list_benchmarks() -> None:
+    """Show the benchmarks that can be asked, and what their folders hold."""
+    from lightning_apollo.evaluation.registry import BENCHMARKS
+
+    table = Table("name", "benchmark", "published files")
+    for benchmark in BENCHMARKS.values():
+        table.add_row(benchmark.name, benchmark.title, benchmark.files)
+    Console().print(table)

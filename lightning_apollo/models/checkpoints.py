@@ -1,13 +1,9 @@
 """Weights in and out of the model: our own safetensors files, and name tables to and from published checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
@@ -18,7 +14,10 @@ from lightning_apollo.models.llm import load_llm
 from lightning_apollo.models.towers import TowerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
+from lightning_apollo.models.weight_files import open_weights
 from lightning_apollo.structures import WeightsError
+
+Value = TypeVar("Value")  # what stands under a name: a tensor, or where it is stored
 
 # ours -> transformers' `video_llama_3` port; the rest of each name is the same in both
 PORT_PREFIXES = {
@@ -40,12 +39,12 @@ LANDMARKS = {
 PUBLISHED_NAMES = {"attention.q_bias": "attention.query.bias", "attention.v_bias": "attention.value.bias"}
 
 
-def to_port_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_port_names(state: Mapping[str, Value]) -> dict[str, Value]:
     """Our state dict under the names of transformers' `VideoLlama3ForConditionalGeneration`."""
     return _rename(state, PORT_PREFIXES)
 
 
-def from_port_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_port_names(state: Mapping[str, Value]) -> dict[str, Value]:
     """The port's state dict under our names."""
     return _rename(state, {theirs: ours for ours, theirs in PORT_PREFIXES.items()})
 
@@ -147,18 +146,14 @@ def read_part(name_or_path: str, landmark: str) -> dict[str, Tensor]:
 
     `landmark` is a name inside the part that nothing else ends with: what stands before it is the prefix.
     """
-    path = Path(name_or_path)
-    if not path.exists():
-        path = _download(name_or_path)
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        files = sorted(file for ending in ("pt", "pth", "bin") for file in path.glob(f"*.{ending}"))
-    tensors = {name: read for file in files for name, read in _tensors(file)}
+    tensors = open_weights(name_or_path)
     prefixes = {name.removesuffix(landmark) for name in tensors if name.endswith(landmark)}
     if len(prefixes) != 1:
-        raise WeightsError(f"{name_or_path}: {len(prefixes)} parts with a {landmark} in {len(files)} files, not one")
+        raise WeightsError(
+            f"{name_or_path}: {len(prefixes)} parts with a {landmark} among {len(tensors)} tensors, not one"
+        )
     prefix = prefixes.pop()
-    return {name.removeprefix(prefix): read() for name, read in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor.read() for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _fitting_positions(table: Tensor, tower: InternVideo2, weights: str) -> Tensor:
@@ -173,15 +168,7 @@ def _fitting_positions(table: Tensor, tower: InternVideo2, weights: str) -> Tens
     return resize_positions(table.float(), tower.grid, num_frames)
 
 
-def _download(name: str) -> Path:
-    """The folder in the cache that holds the weights of a hub name."""
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.pt", "*.pth", "*.bin", "*.json"]))
-    except (OSError, HFValidationError) as error:  # what the hub's own errors are, and no file of that name
-        raise WeightsError(f"{name}: no such file or folder, and the hub says: {str(error).splitlines()[0]}") from error
-
-
-def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+def _rename(state: Mapping[str, Value], prefixes: Mapping[str, str]) -> dict[str, Value]:
     renamed = {}
     for name, tensor in state.items():
         matches = [(old, new) for old, new in prefixes.items() if name.startswith(old)]
@@ -190,24 +177,6 @@ def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[st
         old, new = max(matches)  # the longest of matching prefixes
         renamed[new + name.removeprefix(old)] = tensor
     return renamed
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Names in a file and how to read each; of a safetensors file, nothing is read before it is asked for."""
-    if file.suffix == ".safetensors":
-        opened = safe_open(file, framework="pt")
-        for name in opened.keys():  # noqa: SIM118  safe_open is no mapping
-            yield name, partial(opened.get_tensor, name)
-        return
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("module", "model", "state_dict"):  # what training code wraps weights in
-        state = state.get(wrapper, state)
-    for name, tensor in state.items():
-        yield name, partial(_same, tensor)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _is_first_rank() -> bool:

@@ -1,0 +1,97 @@
+"""A trained stage as a folder that travels: for plain transformers where it has the class, else for our own loader.
+
+model.safetensors       weights, in several files above a size, then with model.safetensors.index.json
+lightning_apollo.json   what our own loader needs (exported.py)
+config.json ...         what transformers needs (port.py); an Apollo has the tokenizer's files alone
+README.md               the run card
+fixture/                two small files and what the model makes of them (fixture.py)
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import split_state_dict_into_shards_factory
+
+from lightning_apollo.config import Recipe, RecipeError, load_recipe
+from lightning_apollo.fit import build_data, stage_folder
+from lightning_apollo.models.checkpoints import to_port_names
+from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.weight_files import StoredTensor, open_weights, write_stored
+from lightning_apollo.structures import WeightsError
+from lightning_apollo.training.callbacks.export import WEIGHTS
+from lightning_apollo.weights.expected import check_shapes, shapes_of_recipe
+from lightning_apollo.weights.exported import PORT, describe, load_exported, write_settings
+from lightning_apollo.weights.fixture import FOLDER, write_fixture
+from lightning_apollo.weights.layouts import PARTS
+from lightning_apollo.weights.port import check_portable, write_port_files
+from lightning_apollo.weights.run_card import run_card
+
+MAX_SHARD_BYTES = 5_000_000_000  # as the hub's own tools split
+
+
+def find_stage_weights(target: str, stage: str | None = None) -> tuple[Recipe, str, Path]:
+    """The recipe, the name of the stage and the file of its weights, from a stage's folder or a recipe's name or file.
+
+    A folder may have been moved since it was trained. Of a recipe it is the last stage, or the one named.
+    """
+    folder = Path(target)
+    if folder.is_dir():
+        if not (folder / "recipe.yaml").is_file() or not (folder / WEIGHTS).is_file():
+            raise RecipeError(f"{target}: no folder of a finished stage: recipe.yaml or {WEIGHTS} is missing")
+        recipe, name = load_recipe(folder / "recipe.yaml"), stage or folder.resolve().name
+        weights = folder / WEIGHTS
+    else:
+        recipe = load_recipe(target)
+        name = stage or list(recipe.stages)[-1]
+        weights = stage_folder(recipe, name) / WEIGHTS
+    if name not in recipe.stages:
+        raise RecipeError(f"{target}: no stage {name}: name one of {', '.join(recipe.stages)} with --stage")
+    if not weights.is_file():
+        raise RecipeError(f"{weights} is not there: train it first with `lightning-apollo fit`")
+    return recipe, name, weights
+
+
+def export_stage(
+    recipe: Recipe, stage: str, weights: Path, output: Path, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Writes the folder `output`, all or nothing; WeightsError where it is there already and for what cannot be exported."""
+    if output.exists():
+        raise WeightsError(f"{output} is there already: name a folder that is not")
+    tensors = open_weights(str(weights))
+    check_shapes(tensors, shapes_of_recipe(recipe.model, PARTS["all"]), str(weights))
+    preparer, reducer = build_data(recipe, stage).preparer, recipe.stages[stage].reducer
+    config = describe(recipe.model, reducer, preparer)
+    if config.format == PORT:
+        check_portable(recipe.model, reducer, preparer)
+        tensors = to_port_names(tensors)
+    unfinished = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what an export that was stopped left
+    unfinished.mkdir(parents=True)
+    write_shards(tensors, unfinished, max_shard_bytes)
+    write_settings(config, unfinished)
+    placeholders = None
+    if config.format == PORT:
+        dtype = next(iter(tensors.values())).dtype
+        placeholders = write_port_files(recipe.model, reducer, preparer, dtype, unfinished)
+    else:
+        load_tokenizer(recipe.model.llm.tokenizer).save_pretrained(unfinished)
+    (unfinished / "README.md").write_text(run_card(recipe, stage, config, preparer, weights.parent))
+    write_fixture(load_exported(unfinished), unfinished / FOLDER, placeholders)
+    unfinished.replace(output)
+
+
+def write_shards(tensors: Mapping[str, StoredTensor], folder: Path, max_shard_bytes: int) -> None:
+    """Writes one file, or several with an index where it would be larger than `max_shard_bytes`; tensor by tensor."""
+    split = split_state_dict_into_shards_factory(
+        {name: tensors[name] for name in sorted(tensors)},
+        get_storage_size=lambda tensor: tensor.num_bytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_bytes,
+    )
+    for file, names in split.filename_to_tensors.items():
+        write_stored({name: tensors[name] for name in names}, folder / file)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -29,6 +29,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.data.manifest import ManifestError
     from lightning_apollo.data.order import TooFewSamples
     from lightning_apollo.data.quarantine import TooManyBadSamples
+    from lightning_apollo.data.rows import RowError
     from lightning_apollo.data.storage import StorageError
     from lightning_apollo.evaluation.results import ResultsError
     from lightning_apollo.layers import RecipeError
@@ -37,6 +38,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from lightning_apollo.training.callbacks.non_finite import NonFiniteLoss
 
     return (
-        *(RecipeError, ManifestError, MediaError, WeightsError, ResultsError, IndexFileError),
+        *(RecipeError, ManifestError, RowError, MediaError, WeightsError, ResultsError, IndexFileError),
         *(TooFewSamples, TooManyBadSamples, PlanError, DataChanged, CheckpointError, NonFiniteLoss, StorageError),
     )

@@ -22,7 +22,10 @@ def run(*words: str) -> Any:
     return CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["evaluate", "curate", "--help"], ["--version"], []])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["fit", "--help"], ["evaluate", "curate", "--help"], ["generate", "--help"], ["--version"], []],
+)
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom lightning_apollo.cli import app\n"
@@ -34,7 +37,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 
 def test_help_names_the_commands_and_shows_examples() -> None:
     text = run("--help").stdout
-    assert all(command in text for command in ("fit", "explain", "demo", "evaluate", "doctor"))
+    assert all(command in text for command in ("fit", "explain", "demo", "generate", "evaluate", "doctor"))
     examples = run("fit", "--help").stdout
     assert "lightning-apollo fit videollama3-2b data.manifests=[train.jsonl,more.json] data.root=videos" in examples
     assert run("--version").stdout == f"lightning-apollo {__version__}\n"

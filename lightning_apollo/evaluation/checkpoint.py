@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.evaluation.benchmarks import answer_prompts
-from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
 from lightning_apollo.fit import stage_folder
-from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.inference.trained import find_stage_of, load_trained
 from lightning_apollo.training.callbacks.export import WEIGHTS
-
-
-def find_stage_of(checkpoint: str, overrides: Sequence[str] = ()) -> tuple[Recipe, str]:
-    """The recipe and stage of a stage's folder, wherever it was moved to, or the last stage of a recipe.
-
-    `overrides` are `key=value` words, as `fit` takes them.
-    """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        recipe = load_recipe(checkpoint, overrides)
-        return recipe, list(recipe.stages)[-1]
-    if not (folder / "recipe.yaml").is_file():
-        raise BenchmarkError(f"{folder} has no recipe.yaml: name the folder of a stage that `fit` has finished")
-    folder = folder.resolve()
-    recipe = load_recipe(folder / "recipe.yaml", overrides)
-    if folder.name not in recipe.stages:
-        raise BenchmarkError(
-            f"{folder} is called like no stage of its recipe: {', '.join(recipe.stages)}: rename it back"
-        )
-    return replace(recipe, output=str(folder.parent)), folder.name
 
 
 def evaluate_checkpoint(

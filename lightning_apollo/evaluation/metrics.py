@@ -14,8 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text import edit_distance, squad
 
-from lightning_apollo.evaluation.answers import find_choice, find_numbers, find_span
 from lightning_apollo.evaluation.question import Question
+from lightning_apollo.inference.parsers import find_choice, find_numbers, find_span
 
 ANLS_THRESHOLD = 0.5  # of the normalised distance; farther answers score nothing (ANLS, arXiv 1905.13648, section 3)
 RELAXED_SHARE = 0.05  # how far a number may be off (ChartQA, arXiv 2203.10244, section 5.1)

@@ -6,23 +6,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
-from typing import NamedTuple
 
 from lightning_apollo.data.rows import MediaPart, TextPart
 from lightning_apollo.evaluation.results import ResultsError
+from lightning_apollo.inference.parsers import Choice
 
 PLACEMENTS = ("above", "between")  # subtitles in front of the question, or each between the frames where it is spoken
 
 
 class BenchmarkError(ResultsError):
     """A benchmark that cannot be read or gone on with; the message is one line with what to do."""
-
-
-class Choice(NamedTuple):
-    """One of the answers that the prompt offers."""
-
-    label: str  # how the prompt calls it: "A"; "" where it is offered by its text alone
-    text: str
 
 
 @dataclass(frozen=True)

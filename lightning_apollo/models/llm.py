@@ -4,7 +4,7 @@ T text tokens of all samples · S samples · H heads · E width of the LLM
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_apollo.models.attention import packed_attention
+from lightning_apollo.models.key_value_cache import KeyValueCache
 from lightning_apollo.structures import WeightsError
 
 LanguageModel = PreTrainedModel  # what the rest of the package calls it: a causal LM of transformers
@@ -97,11 +98,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def run_decoder(llm: LanguageModel, inputs_embeds: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def run_decoder(
+    llm: LanguageModel,
+    inputs_embeds: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    cache: KeyValueCache | None = None,
+) -> Tensor:
     """Returns the last hidden states (T, E) of samples packed into one sequence, each attending to itself alone.
 
     inputs_embeds: (T, E); cu_seqlens: (S+1,) int32. Positions restart at 0 with every sample. `use_cache=False` is needed: with
-    its default cache transformers attends across samples in eval mode.
+    its default cache transformers attends across samples in eval mode. An empty `cache` is filled, for `run_next_tokens`.
     """
     num_tokens = inputs_embeds.shape[0]
     token = torch.arange(num_tokens, device=inputs_embeds.device)
@@ -112,7 +119,22 @@ def run_decoder(llm: LanguageModel, inputs_embeds: Tensor, cu_seqlens: Tensor, m
         use_cache=False,
         cu_seqlens=cu_seqlens,
         max_seqlen=max_seqlen,
+        cache=cache,
     )
+    return output.last_hidden_state[0]
+
+
+def run_next_tokens(llm: LanguageModel, inputs_embeds: Tensor, cache: KeyValueCache) -> Tensor:
+    """Returns the last hidden states (S, E) of one more token (S, E) of each sample in the cache, which then holds it."""
+    output = llm.base_model(
+        inputs_embeds=inputs_embeds[None],  # (1, S, E)
+        position_ids=torch.tensor([cache.lengths], device=inputs_embeds.device),
+        use_cache=False,
+        cu_seqlens=None,
+        max_seqlen=max(cache.lengths) + 1,
+        cache=cache,
+    )
+    cache.advance()
     return output.last_hidden_state[0]
 
 
@@ -130,19 +152,29 @@ def _packed_attention_interface(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    cu_seqlens: Tensor,
+    cu_seqlens: Tensor | None,
     max_seqlen: int,
+    cache: KeyValueCache | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: query (1, H, T, D) in, (1, T, H, D) out."""
+    """What transformers calls in every layer: query (1, H, T, D) in, (1, T, H, D) out.
+
+    Without `cu_seqlens` the T tokens are the next one of each sample in the cache.
+    """
     if attention_mask is not None:
         raise ValueError("packed attention takes cu_seqlens, not an attention mask")
     if sliding_window is not None and max_seqlen > sliding_window:
         raise ValueError(f"a sample of {max_seqlen} tokens is longer than the sliding window of {sliding_window}")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
+    layer = cast("int", module.layer_idx)  # every attention of transformers' decoders knows its place
+    if cu_seqlens is None:
+        assert cache is not None  # run_next_tokens, the only one to ask so, gives it
+        return cache.attend(layer, q, k, v, scaling)[None], None
+    if cache is not None:
+        cache.fill(layer, k, v)
     out = packed_attention(q, k, v, cu_seqlens, max_seqlen, causal=True, scale=scaling, dropout=dropout)
     return out[None], None
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from apollo_kernels import Layout, pack_patches
 from lightning_apollo.models.connector import FRAME_KINDS, ConnectorConfig, build_connector
 from lightning_apollo.models.fused_encoder import FusedEncoder, FusedEncoderConfig
+from lightning_apollo.models.key_value_cache import KeyValueCache
 from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce, select
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
@@ -132,10 +133,10 @@ class VideoLMM(nn.Module):
         """Returns the kept visual tokens (K, E) of all items, and which they are; an empty batch takes the same way."""
         raise NotImplementedError  # FrameLMM and ClipLMM each have their own way
 
-    def decode(self, inputs_embeds: Tensor, lengths: list[int]) -> Tensor:
-        """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths."""
+    def decode(self, inputs_embeds: Tensor, lengths: list[int], cache: KeyValueCache | None = None) -> Tensor:
+        """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths; fills a cache."""
         cu_seqlens = cumulative_lengths(lengths, inputs_embeds.device)
-        return run_decoder(self.llm, inputs_embeds, cu_seqlens, max(lengths))
+        return run_decoder(self.llm, inputs_embeds, cu_seqlens, max(lengths), cache)
 
     def components(self) -> dict[str, nn.Module]:
         """The parts that a stage names."""

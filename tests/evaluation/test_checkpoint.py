@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.config import Recipe, save_recipe
+from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.shapes import render
-from lightning_apollo.evaluation.checkpoint import find_stage_of
 from lightning_apollo.evaluation.cli import app
-from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.registry import BENCHMARKS
 from lightning_apollo.evaluation.results import read_results
 from lightning_apollo.fit import stage_folder
+from lightning_apollo.inference.trained import find_stage_of
 from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.training.callbacks.export import WEIGHTS
@@ -75,7 +74,7 @@ def test_errors_are_one_line(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_folder_of_another_name_is_no_stage(recipe: Recipe, tmp_path: Path) -> None:
     renamed = tmp_path / "other"
     shutil.copytree(stage_folder(recipe, "videos"), renamed)
-    with pytest.raises(BenchmarkError, match="is called like no stage of its recipe: adapt, videos"):
+    with pytest.raises(RecipeError, match="is called like no stage of its recipe: adapt, videos"):
         find_stage_of(str(renamed))
 
 

@@ -10,7 +10,8 @@ from torch import distributed
 from lightning_apollo.data.rows import MediaPart, TextPart
 from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction, accuracy
 from lightning_apollo.evaluation.metrics import SCORES, ExactMatch, MeanOfCategories, MmeScore, score_of
-from lightning_apollo.evaluation.question import Choice, Question, lettered
+from lightning_apollo.evaluation.question import Question, lettered
+from lightning_apollo.inference.parsers import Choice
 from tests.launch import launch
 
 

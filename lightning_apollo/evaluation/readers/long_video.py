@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.question import Choice, Question, Subtitle, lettered, listed
+from lightning_apollo.evaluation.question import Question, Subtitle, lettered, listed
 from lightning_apollo.evaluation.readers.files import (
     find_media,
     read_json,
@@ -23,6 +23,7 @@ from lightning_apollo.evaluation.readers.files import (
     read_srt,
 )
 from lightning_apollo.evaluation.readers.prompts import BEST_LETTER, LETTER, with_options
+from lightning_apollo.inference.parsers import Choice
 
 MLVU_TASKS = {  # the multiple-choice tasks: file and folder
     "plot QA": "1_plotQA",

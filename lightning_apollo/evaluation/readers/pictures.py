@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.question import Choice, Question, lettered, listed
+from lightning_apollo.evaluation.question import Question, lettered, listed
 from lightning_apollo.evaluation.readers.files import find_files, find_media, read_json, read_parquet
 from lightning_apollo.evaluation.readers.prompts import LETTER, WORD_OR_PHRASE
+from lightning_apollo.inference.parsers import Choice
 
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 BLINK_CAUTION = (  # BLINK's own prefix to three tasks, for models that decline questions about people

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_apollo.evaluation.question import Choice, listed
+from lightning_apollo.evaluation.question import listed
+from lightning_apollo.inference.parsers import Choice
 
 BEST_LETTER = "Answer with the option's letter from the given choices directly and only give the best option."
 LETTER = "Answer with the option's letter from the given choices directly."

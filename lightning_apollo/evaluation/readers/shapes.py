@@ -5,8 +5,9 @@ from pathlib import Path
 
 from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS
 from lightning_apollo.evaluation.benchmarks import read_shapes
-from lightning_apollo.evaluation.question import Choice, Question
+from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.readers.files import find_files
+from lightning_apollo.inference.parsers import Choice
 
 
 def shapes(folder: Path) -> Iterator[Question]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.question import Choice, Question, lettered, listed
+from lightning_apollo.evaluation.question import Question, lettered, listed
 from lightning_apollo.evaluation.readers.files import (
     find_files,
     find_media,
@@ -22,6 +22,7 @@ from lightning_apollo.evaluation.readers.files import (
 )
 from lightning_apollo.evaluation.readers.frames import frames_as_video
 from lightning_apollo.evaluation.readers.prompts import BEST_LETTER, WORD_OR_PHRASE, with_options
+from lightning_apollo.inference.parsers import Choice
 
 MVBENCH_FOLDERS = {  # of each task's videos, below video/; the task is also the name of its file
     "action_sequence": "star/Charades_v1_480",

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.question import Choice, Subtitle
+from lightning_apollo.evaluation.question import Subtitle
 from lightning_apollo.evaluation.readers.long_video import (
     long_video_bench,
     lvbench,
@@ -11,6 +11,7 @@ from lightning_apollo.evaluation.readers.long_video import (
     video_mme,
     video_mme_subtitles,
 )
+from lightning_apollo.inference.parsers import Choice
 from tests.evaluation import published
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.question import Choice, Question
+from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.readers import short_video
+from lightning_apollo.inference.parsers import Choice
 from tests.evaluation import published
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightning_apollo.evaluation.answers import find_choice, find_numbers, find_span
-from lightning_apollo.evaluation.question import Choice, lettered
+from lightning_apollo.evaluation.question import lettered
+from lightning_apollo.inference.parsers import Box, Choice, find_boxes, find_choice, find_numbers, find_span
 
 LETTERED = lettered(["walking", "running fast", "running", "2"])
 YES_NO = (Choice("", "yes"), Choice("", "no"))
@@ -80,3 +80,16 @@ def test_the_span_of_an_answer(answer: str, span: tuple[float, float] | None) ->
 
 def test_the_numbers_of_an_answer() -> None:
     assert find_numbers("-1,200.5 and 3e2, not x5") == [-1200.5, 300.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "boxes"),
+    [
+        ("The dog is at [10, 20, 110, 220].", [Box(10, 20, 110, 220)]),
+        ("(0.1,0.2,0.5,0.75)", [Box(0.1, 0.2, 0.5, 0.75)]),
+        ("[110, 220, 10, 20] and <1, 2, 3, 4>", [Box(10, 20, 110, 220), Box(1, 2, 3, 4)]),
+        *[("[1, 2, 3]", []), ("[1, 2, 3, 4, 5]", []), ("1, 2, 3, 4", []), ("", [])],
+    ],
+)
+def test_the_boxes_of_an_answer(answer: str, boxes: list[Box]) -> None:
+    assert find_boxes(answer) == boxes

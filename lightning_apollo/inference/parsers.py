@@ -1,15 +1,32 @@
-"""What an answer in words means: which of the choices it names, which time span, which numbers."""
+"""What an answer in words means: which of the choices it names, which time span, which boxes, which numbers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-from lightning_apollo.evaluation.question import Choice
+from typing import NamedTuple
 
 _LEAD = r"(?:the\s+)?(?:(?:best|correct|right)\s+)?(?:answer|option|choice|caption|sentence)(?:\s+is)?\s*:?\s*"
 _NUMBER = r"\d+(?:\.\d+)?"
 _SPAN = re.compile(rf"({_NUMBER})\s*(?:s|sec|seconds)?\s*(?:-|–|to|and)\s*({_NUMBER})")
+
+_BOX = re.compile(r"[\[(<]\s*" + r"\s*,\s*".join([rf"({_NUMBER})"] * 4) + r"\s*[\])>]")
+
+
+class Choice(NamedTuple):
+    """One of the answers that a prompt offers."""
+
+    label: str  # how the prompt calls it: "A"; "" where it is offered by its text alone
+    text: str
+
+
+class Box(NamedTuple):
+    """A rectangle in the unit of the answer: pixels, thousandths or shares of the picture, as the model was taught."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 def find_choice(answer: str, choices: Sequence[Choice]) -> int | None:
@@ -75,6 +92,15 @@ def find_span(answer: str) -> tuple[float, float] | None:
         return None
     first, second = (float(number) for number in numbers)
     return min(first, second), max(first, second)
+
+
+def find_boxes(answer: str) -> list[Box]:
+    """All boxes that the answer writes as four numbers in brackets, "[10, 20, 110, 220]", whichever corners they name."""
+    boxes: list[Box] = []
+    for match in _BOX.finditer(answer):
+        x, y, other_x, other_y = (float(number) for number in match.groups())
+        boxes.append(Box(min(x, other_x), min(y, other_y), max(x, other_x), max(y, other_y)))
+    return boxes
 
 
 def find_numbers(answer: str) -> list[float]:

@@ -14,8 +14,8 @@ from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
-from lightning_apollo.fit import stage_folder
 from lightning_apollo.inference.trained import find_stage_of, load_trained
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from huggingface_hub import split_state_dict_into_shards_factory
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe
-from lightning_apollo.fit import build_data, stage_folder
+from lightning_apollo.fit import build_data
 from lightning_apollo.models.checkpoints import to_port_names
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.weight_files import StoredTensor, open_weights, write_stored
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.expected import check_shapes, shapes_of_recipe

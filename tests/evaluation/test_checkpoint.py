@@ -14,10 +14,10 @@ from lightning_apollo.data.shapes import render
 from lightning_apollo.evaluation.cli import app
 from lightning_apollo.evaluation.registry import BENCHMARKS
 from lightning_apollo.evaluation.results import read_results
-from lightning_apollo.fit import stage_folder
 from lightning_apollo.inference.trained import find_stage_of
 from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from tests.small_recipe import recipe as small_recipe
 

@@ -15,13 +15,13 @@ from lightning_apollo.config import Recipe, save_recipe
 from lightning_apollo.data.rows import MediaPart, RowError, TextPart
 from lightning_apollo.data.shapes import render
 from lightning_apollo.data.template import IM_END
-from lightning_apollo.fit import stage_folder
 from lightning_apollo.inference.answer import answer, question, stream_answer
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
 from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import MediaError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from tests.small_recipe import recipe as small_recipe

@@ -108,7 +108,9 @@ def test_a_name_that_is_nowhere_is_said_in_one_line(name: str) -> None:
 
 def test_a_file_without_the_tower_is_said(tmp_path: Path) -> None:
     save_file({"other.weight": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"other.safetensors: 0 parts with a patch_embed.proj.weight among 1 tensors"):
+    with pytest.raises(
+        WeightsError, match=r"other.safetensors: 0 parts with a patch_embed.proj.weight among 1 tensors"
+    ):
         internvideo2(tmp_path / "other.safetensors")
 
 

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lightning_apollo.fit import stage_folder
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.weights.cli import export_command, import_command
 from lightning_apollo.weights.verify import Verified
 from tests.weights import stages

@@ -15,9 +15,10 @@ from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.data import shapes
 from lightning_apollo.data.resize import target_sizes
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.fit import build_data, stage_folder
+from lightning_apollo.fit import build_data
 from lightning_apollo.models.checkpoints import load_weights
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.check_fixture import check

@@ -13,7 +13,14 @@ from lightning_apollo.evaluation.cli import app as evaluate
 from lightning_apollo.inference.cli import GENERATE_EPILOG, generate_command
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
-from lightning_apollo.weights.cli import EXPORT_EPILOG, IMPORT_EPILOG, export_command, import_command
+from lightning_apollo.weights.cli import (
+    EXPORT_EPILOG,
+    IMPORT_EPILOG,
+    MERGE_EPILOG,
+    export_command,
+    import_command,
+    merge_command,
+)
 
 app = typer.Typer(
     name="lightning-apollo",
@@ -28,6 +35,7 @@ app.add_typer(data, name="data")
 app.command("import", epilog=IMPORT_EPILOG)(import_command)
 app.command("generate", epilog=GENERATE_EPILOG)(generate_command)
 app.command("export", epilog=EXPORT_EPILOG)(export_command)
+app.command("merge", epilog=MERGE_EPILOG)(merge_command)
 
 FIT_EPILOG = """[bold]Examples[/bold]
 

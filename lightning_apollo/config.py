@@ -113,6 +113,8 @@ class Recipe:
         elif stage.max_clips is not None:
             raise ValueError(f"stages.{name}: max_clips is for encoders of clips")
         self._check_packing(name, stage)
+        if stage.is_quantized and (self.trainer.strategy == "fsdp" or self.trainer.precision == "64-true"):
+            raise ValueError(f"stages.{name}.lora: quantize goes with neither strategy fsdp nor precision 64-true")
         try:
             find_stage(stage.kind).check(stage)
         except ValueError as error:

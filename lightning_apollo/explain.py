@@ -15,15 +15,17 @@ from lightning_apollo.data.dataset import SourceConfig
 from lightning_apollo.data.manifest import MissingManifest
 from lightning_apollo.data.mixture import share_out
 from lightning_apollo.data.order import epoch_size
+from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stages.config import StageConfig
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
+NF4_BYTES = 0.5 + (1 + 4 / 256) / 64  # a weight; its block of 64 has a scale of 8 bit, and 256 of those have one of 32
 NUM_ADAMW_STATES = 2  # running means of the gradient and of its square
 MEMORY_FORMULA = (
     "bytes a value × (parameters + 1 gradient and 2 AdamW means of what is trained), a rank, over the ranks with fsdp; "
-    "activations come on top"
+    "adapters stand for the component that they train; activations come on top"
 )
 
 
@@ -79,15 +81,31 @@ def count_steps(
     return num_samples // stage.global_batch_size * stage.epochs  # the rest of an epoch is dropped
 
 
-def stage_memory(stage: StageConfig, trainer: TrainerConfig, parameters: Mapping[str, int]) -> StageMemory:
-    """Returns the bytes on one rank: see MEMORY_FORMULA."""
-    num_trained = sum(parameters[name] for name in stage.trains)
+def count_adapters(recipe: Recipe, stage: StageConfig) -> dict[str, AdapterSizes]:
+    """Returns the sizes of the adapters of each component that has them. Takes no memory."""
+    with torch.device("meta"):
+        return adapter_sizes(build_model(recipe.model, ReducerConfig()).components(), stage.lora)
+
+
+def stage_memory(
+    stage: StageConfig,
+    trainer: TrainerConfig,
+    parameters: Mapping[str, int],
+    adapters: Mapping[str, AdapterSizes] | None = None,
+) -> StageMemory:
+    """Returns the bytes on one rank: see MEMORY_FORMULA. `adapters` are those of `count_adapters`."""
+    adapters = adapters or {}
     num_holders = count_ranks(trainer) if trainer.strategy == "fsdp" else 1  # ranks that share each value
     size = BYTES_PER_VALUE[trainer.precision] / num_holders
+    trained = size * sum(parameters[name] for name in stage.trains if name not in adapters)
+    of_adapters = sum(sizes.num_parameters for sizes in adapters.values()) * max(
+        size, 4 / num_holders
+    )  # never bfloat16
+    packed = sum(adapters[name].num_linear for name, config in stage.lora.items() if config.quantize == "nf4")
     return StageMemory(
-        weights=size * sum(parameters.values()),
-        gradients=size * num_trained,
-        optimizer=size * num_trained * NUM_ADAMW_STATES,
+        weights=size * (sum(parameters.values()) - packed) + packed * NF4_BYTES + of_adapters,
+        gradients=trained + of_adapters,
+        optimizer=(trained + of_adapters) * NUM_ADAMW_STATES,
     )
 
 
@@ -103,26 +121,32 @@ def _stage_table(
     recipe: Recipe, name: str, parameters: Mapping[str, int], rows: Mapping[str, int | None]
 ) -> RenderableType:
     stage = recipe.stages[name]
+    adapters = count_adapters(recipe, stage) if stage.lora else {}
     table = Table(title=f"\n{name} ({stage.kind})", title_justify="left", title_style="bold", min_width=72)
     for column in ("component", "parameters", "", "peak rate"):
         table.add_column(column, justify="right" if column in ("parameters", "peak rate") else "left")
     for component, number in parameters.items():
         rate = stage.trains.get(component)
-        state = ("frozen", "") if rate is None else ("[green]trained[/green]", f"{rate:g}")
-        table.add_row(component, f"{number:,}", *state)
+        trained = ("frozen", "") if rate is None else ("[green]trained[/green]", f"{rate:g}")
+        if component not in adapters:
+            table.add_row(component, f"{number:,}", *trained)
+            continue
+        lora = stage.lora[component]
+        table.add_row(
+            component, f"{number:,}", "frozen" if lora.quantize == "none" else f"frozen, in {lora.quantize}", ""
+        )
+        table.add_row(f"  adapters, rank {lora.rank}", f"{adapters[component].num_parameters:,}", *trained)
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 1))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    for label, value in _facts(recipe, stage, parameters, rows).items():
+    memory = stage_memory(stage, recipe.trainer, parameters, adapters)
+    for label, value in _facts(recipe, stage, memory, rows).items():
         facts.add_row(label, Text(value))
     return Group(table, facts)
 
 
-def _facts(
-    recipe: Recipe, stage: StageConfig, parameters: Mapping[str, int], rows: Mapping[str, int | None]
-) -> dict[str, str]:
+def _facts(recipe: Recipe, stage: StageConfig, memory: StageMemory, rows: Mapping[str, int | None]) -> dict[str, str]:
     """What stands below a stage's table: label to value."""
-    memory = stage_memory(stage, recipe.trainer, parameters)
     optimizer = stage.optimizer
     clip = (
         f"gradients clipped at norm {optimizer.gradient_clip:g}" if optimizer.gradient_clip else "no gradient clipping"

@@ -8,6 +8,7 @@ output/STAGE/  recipe.yaml         the resolved recipe
                checkpoints/        the last of them, and begun.json: with what settings; gone once the stage is finished
                index/              what packing plans with, where a stage packs
                model.safetensors   the weights, written when the stage is finished
+               adapter.safetensors what a stage with `lora` trained; merged into the weights as well
                done.json           steps, loss, and what they were trained from
 """
 
@@ -19,6 +20,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,9 +33,12 @@ from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.plan import PlanConfig
+from lightning_apollo.models.adapter_file import AdapterOrigin
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
 from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
+from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
 from lightning_apollo.stage_state import (
@@ -47,7 +52,7 @@ from lightning_apollo.stage_state import (
     start_file,
     write_begun,
 )
-from lightning_apollo.stages import StageConfig, find_stage
+from lightning_apollo.stages import Stage, StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
 from lightning_apollo.training.callbacks.export import WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
@@ -118,15 +123,15 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     data = build_data(recipe, name)
     trainer = _build_trainer(recipe, name, data, checkpoint)
     model = build_model(recipe.model, config.reducer)
-    if checkpoint is None:
+    if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
     model.to(WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
+    stage = _build_stage(model, recipe, name)
     if trainer.is_global_zero and checkpoint is None:
         clear(folder)
         write_begun(recipe, name)
     if trainer.is_global_zero:
         save_recipe(recipe, folder / "recipe.yaml")
-    stage = find_stage(config.kind)(model, config)
     try:
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
@@ -139,6 +144,14 @@ def _said_finished(recipe: Recipe, name: str, say: Say) -> bool:
         return False
     say(f"stage {name} is finished and not trained again: {stage_folder(recipe, name) / WEIGHTS}")
     return True
+
+
+def _build_stage(model: VideoLMM, recipe: Recipe, name: str) -> Stage:
+    config = recipe.stages[name]
+    try:
+        return find_stage(config.kind)(model, config)
+    except ValueError as error:  # the model has no module of the name that lora gives, or an extra is not installed
+        raise RecipeError(f"stages.{name}: {error}") from error
 
 
 def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:
@@ -196,9 +209,14 @@ def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:
         ExactResume(),
         NonFinite(recipe.trainer.non_finite),
         checkpoint,
-        StageExport(folder, facts),
+        StageExport(folder, facts, _adapters(recipe, name)),
         Preemption(checkpoint, recipe.trainer.preemption, _print_line),  # a stage that is finished is exported first
     ]
+
+
+def _adapters(recipe: Recipe, name: str) -> AdapterOrigin | None:
+    stage = recipe.stages[name]
+    return AdapterOrigin(recipe.name, name, stage.trains, stage.lora) if stage.lora else None
 
 
 def _step_time(recipe: Recipe, name: str, data: VideoDataModule) -> StepTime:
@@ -208,8 +226,15 @@ def _step_time(recipe: Recipe, name: str, data: VideoDataModule) -> StepTime:
     def seconds() -> DataSeconds:
         return DataSeconds(0.0, 0.0) if data.loader is None else DataSeconds(*data.loader.cost[:2])
 
+    @cache
+    def adapters() -> dict[str, AdapterSizes]:
+        if not stage.lora:
+            return {}
+        with torch.device("meta"):
+            return adapter_sizes(build_model(recipe.model, ReducerConfig()).components(), stage.lora)
+
     def flops(sizes: BatchSizes) -> float:
-        return count_flops(recipe.model, sizes, stage.trains).total
+        return count_flops(recipe.model, sizes, stage.trains, adapters=adapters()).total
 
     return StepTime(seconds, flops, _MATRIX_DTYPES[recipe.trainer.precision], _print_line)
 

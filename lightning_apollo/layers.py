@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 Tree = dict[str, Any]
 
-WRITTEN_WHOLE = ("trains", "mixture", "shares")
+WRITTEN_WHOLE = ("trains", "lora", "mixture", "shares")
 MAX_SHOWN = 9  # known names in an error message
 
 
@@ -123,6 +123,8 @@ def _read_yaml(path: Path) -> Tree:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise RecipeError(f"{short_path(path)}: {line}{error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{short_path(path)}: no YAML in UTF-8: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{short_path(path)}: a mapping of keys to values is expected")
     return {str(key): value for key, value in content.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_apollo.config import Recipe, RecipeError
+from lightning_apollo.models.weight_files import ADAPTER
 from lightning_apollo.training.callbacks.checkpoint import checkpoint_step, latest_checkpoint
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS
 
@@ -120,6 +121,6 @@ def digest_of_start(recipe: Recipe, name: str) -> str | None:
 def clear(folder: Path) -> None:
     """Removes what an earlier training of the stage left, so that nothing of it is taken for this one's."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (DONE, WEIGHTS, "quarantine.jsonl"):
+    for name in (DONE, WEIGHTS, ADAPTER, "quarantine.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)

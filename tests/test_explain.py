@@ -18,7 +18,15 @@ from transformers import (
 )
 
 from lightning_apollo.config import Recipe, load_recipe
-from lightning_apollo.explain import count_parameters, count_ranks, count_rows, count_steps, explain, stage_memory
+from lightning_apollo.explain import (
+    count_adapters,
+    count_parameters,
+    count_ranks,
+    count_rows,
+    count_steps,
+    explain,
+    stage_memory,
+)
 
 SIGLIP = {  # config.json of siglip-so400m-patch14-384
     "hidden_size": 1152,
@@ -157,6 +165,30 @@ def test_memory_follows_its_formula() -> None:
     assert halved.total == memory.total / 2
     sliced = stage_memory(stage, replace(trainer, strategy="fsdp"), parameters)
     assert sliced.total == memory.total / 8
+
+
+def test_adapters_are_counted_and_take_memory_in_the_place_of_what_they_train() -> None:
+    recipe = load_recipe("finetune-lora")
+    stage, parameters = recipe.stages["fine_tuning"], count_parameters(recipe)
+    adapters = count_adapters(recipe, stage)
+    vision = 27 * 16 * (4 * (1152 + 1152) + 2 * (1152 + 4304))  # layers, rank, q k v out and the MLP's two
+    llm = 28 * 16 * (2 * (1536 + 1536) + 2 * (1536 + 256) + 3 * (1536 + 8960))
+    assert {name: sizes.num_parameters for name, sizes in adapters.items()} == {"vision": vision, "llm": llm}
+    lines = [" ".join(line.split()) for line in print_to_text(recipe).splitlines()]
+    for number in (vision, llm):
+        assert f"│ adapters, rank 16 │ {number:,} │ trained │ 0.0001 │" in lines
+    trained = vision + llm + parameters["connector"]
+    memory = stage_memory(stage, recipe.trainer, parameters, adapters)
+    whole = sum(parameters.values())
+    assert (memory.weights, memory.gradients, memory.optimizer) == (
+        4 * (whole + vision + llm),
+        4 * trained,
+        8 * trained,
+    )
+    small = replace(stage, lora={name: replace(config, quantize="nf4") for name, config in stage.lora.items()})
+    linear = 27 * (4 * 1152**2 + 2 * 1152 * 4304) + 28 * (2 * 1536**2 + 2 * 1536 * 256 + 3 * 1536 * 8960)
+    saved = memory.weights - stage_memory(small, recipe.trainer, parameters, adapters).weights
+    assert saved == pytest.approx((4 - 0.516) * linear, rel=1e-3)
 
 
 def test_packed_batches_are_said() -> None:

@@ -29,6 +29,7 @@ ALSO = {
     "lightning_apollo/models/llm.py": {"transformers"},
     "lightning_apollo/models/towers.py": {"transformers"},
     "lightning_apollo/models/checkpoints.py": {"transformers"},
+    "lightning_apollo/models/lora.py": {"peft", "bitsandbytes"},
     "lightning_apollo/training/callbacks/progress.py": {"rich"},
     "lightning_apollo/training/callbacks/resume.py": {"numpy"},
 }

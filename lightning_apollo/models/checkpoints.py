@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
@@ -81,15 +82,18 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
 
 
 def tied_names(model: nn.Module) -> set[str]:
-    """Names of the state dict that stand for the same tensor as an earlier one."""
+    """Names of parameters that stand for the same one as an earlier name."""
     first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    return {name for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if first.setdefault(id(parameter), name) != name}
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fills the model from a file of `save_weights`; a missing or an unknown name is an error that lists them."""
-    state = load_file(path)
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}): train or fetch it again") from error
     result = model.load_state_dict(state, strict=False)
     tied = tied_names(model)
     missing = [name for name in result.missing_keys if name not in tied]

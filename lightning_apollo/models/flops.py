@@ -10,7 +10,9 @@ There are two ways to count, which differ in attention and in what is computed t
 
 The backward pass is autograd's: a linear layer costs its forward once for the gradient of its weights, where they are
 trained, and once for that of its input, where anything before it is. So a frozen encoder has no backward pass, and a
-frozen language model behind a trained connector has half of one.
+frozen language model behind a trained connector has half of one. A component with adapters is a frozen one whose layers
+all have a gradient of their input, with adapters that are trained; that the first layer of an encoder has no use for that
+gradient is left out (less than 1 % of 27 layers), as is that its last adapter is not computed again to its end.
 
 N patches · K visual tokens that reach the connector · T tokens of a sample · L labelled tokens · D width of the encoder
 E width of the LLM · P places of a clip
@@ -19,13 +21,14 @@ E width of the LLM · P places of a clip
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lightning_apollo.models.connector import ConnectorConfig
 from lightning_apollo.models.fused_encoder import FusedEncoderConfig
 from lightning_apollo.models.llm import LLMConfig
+from lightning_apollo.models.lora import AdapterSizes
 from lightning_apollo.models.towers import TowerConfig
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.models.vision_encoder import VisionEncoderConfig
@@ -77,12 +80,14 @@ def count_flops(
     sizes: BatchSizes,
     trains: Collection[str],
     *,
+    adapters: Mapping[str, AdapterSizes] | None = None,
     activation_checkpointing: bool = False,
     hardware: bool = False,
 ) -> Flops:
     """FLOPs of forward and backward where the components in `trains` (vision, connector, llm) are trained.
 
-    `hardware` chooses the way of counting, see above; only there does `activation_checkpointing` make a difference.
+    Of those in `adapters` their adapters alone are. `hardware` chooses the way of counting, see above; only there does
+    `activation_checkpointing` make a difference.
     """
     if config.fused is None:
         assert config.vision is not None  # ModelConfig has one of them
@@ -96,14 +101,19 @@ def count_flops(
     is_trained = {name: name in trains for name in ("vision", "connector", "llm")}
     before_connector = is_trained["vision"]
     before_llm = any(is_trained.values())  # the LLM's own embeddings come before its layers
+    products = {"vision": vision, "connector": connector, "llm": llm, "head": head}
+    shares = {name: sizes.num_parameters / sizes.num_linear for name, sizes in (adapters or {}).items()}
+    is_whole = {name: is_trained[name] and name not in shares for name in is_trained}
+    options = (hardware, activation_checkpointing)
     backward = {
-        "vision": vision.backward(is_trained["vision"], False, hardware, activation_checkpointing),
-        "connector": connector.backward(is_trained["connector"], before_connector, hardware, activation_checkpointing),
-        "llm": llm.backward(is_trained["llm"], before_llm, hardware, activation_checkpointing),
-        "head": head.backward(is_trained["llm"], before_llm, hardware, activation_checkpointing),
+        "vision": vision.backward(is_whole["vision"], False, *options),
+        "connector": connector.backward(is_trained["connector"], before_connector, *options),
+        "llm": llm.backward(is_whole["llm"], before_llm, *options),
+        "head": head.backward(is_whole["llm"], before_llm, *options),
     }
-    forward = {"vision": vision, "connector": connector, "llm": llm, "head": head}
-    return Flops({name: products.forward for name, products in forward.items()}, backward)
+    for name, share in shares.items():
+        products[name], backward[name] = _adapted(products[name], share, *options)
+    return Flops({name: one.forward for name, one in products.items()}, backward)
 
 
 class _Products(NamedTuple):
@@ -131,6 +141,20 @@ class _Products(NamedTuple):
             + (2.5 if hardware else 2.0) * self.attention
             + (self.checkpointed if hardware and activation_checkpointing else 0.0)
         )
+
+
+def _adapted(
+    products: _Products, share: float, hardware: bool, activation_checkpointing: bool
+) -> tuple[_Products, float]:
+    """A component whose adapters have `share` times the weights of the linear layers inside its layers, and so cost that
+    share of what those do: its forward with them, and the FLOPs of its backward."""
+    # the layers: what comes before them has no backward; the last adapter of a layer wants all of it computed again
+    behind = products._replace(first=0.0, checkpointed=products.linear + products.attention)
+    added = _Products(linear=share * products.linear, checkpointed=share * products.linear)
+    options = (True, hardware, activation_checkpointing)
+    return products._replace(linear=products.linear + added.linear), sum(
+        part.backward(is_trained, *options) for part, is_trained in ((behind, False), (added, True))
+    )
 
 
 def _sum(parts: Iterable[_Products]) -> _Products:

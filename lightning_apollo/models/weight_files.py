@@ -37,6 +37,7 @@ DTYPE_CODES = {
 }
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 _HUB_FILES = ["*.safetensors", "*.pt", "*.pth", "*.bin", "*.json"]
+ADAPTER = "adapter.safetensors"  # lies beside the weights of a stage with adapters, and is none (adapter_file.py)
 # What lies in a folder, the first kind that is there: safe files, then those that transformers wrote before, then others
 _PATTERNS = (("*.safetensors",), ("pytorch_model*.bin",), ("*.bin", "*.pt", "*.pth"))
 _INDEXES = ("*.safetensors.index.json", "pytorch_model*.bin.index.json")
@@ -115,7 +116,7 @@ def weight_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for patterns in _PATTERNS:
-        found = sorted(file for pattern in patterns for file in path.glob(pattern))
+        found = sorted(file for pattern in patterns for file in path.glob(pattern) if file.name != ADAPTER)
         if found:
             _check_shards(path, found)
             return found

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from lightning_apollo.models.checkpoints import tied_names
+from lightning_apollo.models.lora import add_adapters, packed_names
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.stages.config import StageConfig
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
@@ -29,6 +30,8 @@ StepCheck = Callable[[LightningModule, Tensor, Tensor], None]
 
 class Stage(LightningModule):
     """Trains the components that its config names, each at its own rate, and keeps the others bit for bit.
+
+    Where the config has `lora` for a component, adapters are put into it here and train in its place.
 
     The loss of an optimizer step is the sum over labelled tokens divided by their number over all ranks and all
     accumulated micro-batches. `training_step` returns the plain sum; Lightning divides its gradient by the number of
@@ -45,6 +48,7 @@ class Stage(LightningModule):
         self.config = config
         for name, component in model.components().items():
             component.requires_grad_(name in config.trains)
+        add_adapters(model.components(), config.lora)
         model.set_activation_checkpointing(config.activation_checkpointing)
         self.train()
         # Loss sum, labels, text tokens, visual tokens, kept ones, samples of each modality: float64, a row a micro-batch
@@ -75,12 +79,24 @@ class Stage(LightningModule):
             shard(self.model, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`)."""
+        """Notes which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`).
+
+        Weights in 4 bit are left out: a stage that goes on makes them again from those that it started from.
+        """
         checkpoint[TIED] = sorted(tied_names(self.model))
         checkpoint["num_seen"] = self._seen.cpu()
+        if self.config.is_quantized:
+            state = checkpoint["state_dict"]
+            packed = packed_names(state)
+            checkpoint["state_dict"] = {
+                name: tensor for name, tensor in state.items() if not any(name.startswith(weight) for weight in packed)
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seen = checkpoint["num_seen"]
+        if self.config.is_quantized:
+            own = self.state_dict()
+            checkpoint["state_dict"] |= {name: own[name] for name in packed_names(own)}
 
     def on_train_start(self) -> None:
         self._step_ended = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lightning_apollo.models.lora import LoraConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import COMPONENTS
 from lightning_apollo.training.optim import OptimizerConfig
@@ -39,6 +40,9 @@ class StageConfig:
     mixture: dict[str, float]  # source of data.sources -> passes over it in an epoch; fractions are allowed
     image_merge_size: int  # side of the square of patches that becomes one visual token, for images
     video_merge_size: int  # the same for videos; both are 1 where the encoder takes clips
+    lora: dict[str, LoraConfig] = field(
+        default_factory=dict
+    )  # vision, llm -> adapters that train in the place of its weights
     shares: dict[str, float] = field(default_factory=dict)  # text, image, multi_image, video -> share of the samples
     reducer: ReducerConfig = field(default_factory=ReducerConfig)  # which visual tokens reach the LLM
     max_clips: int | None = None  # clips of one video, at most; None leaves it to data.sampling
@@ -58,6 +62,7 @@ class StageConfig:
         for name, rate in self.trains.items():
             if rate <= 0.0:
                 raise ValueError(f"trains.{name} is {rate}: a rate is positive; leave the component out to freeze it")
+        self._check_lora()
         if any(passes < 0.0 for passes in self.mixture.values()) or sum(self.mixture.values()) <= 0.0:
             raise ValueError(f"mixture needs at least one source and no negative passes, not {dict(self.mixture)}")
         for name in ("image_merge_size", "video_merge_size", "epochs", "global_batch_size", "micro_batch_size"):
@@ -73,6 +78,18 @@ class StageConfig:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
             )
+
+    def _check_lora(self) -> None:
+        for name in self.lora:
+            if name not in COMPONENTS or name == "connector":
+                raise ValueError(f"lora.{name}: adapters go on vision and llm; a connector is small and trains whole")
+            if name not in self.trains:
+                raise ValueError(f"lora.{name}: trains gives no rate for its adapters: add {name} to trains")
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether a component's frozen weights are held in fewer bits than they are stored in."""
+        return any(config.quantize != "none" for config in self.lora.values())
 
     @property
     def micro_batches(self) -> int:

@@ -32,6 +32,8 @@ def consolidate(checkpoint: Path, output: Path) -> int:
     weights = {name: tensor for name, tensor in state.items() if name not in tied}
     if not weights:
         raise WeightsError(f"{checkpoint}: holds no weights of a stage's model")
+    if any(".lora_A." in name for name in weights):
+        raise WeightsError(f"{checkpoint}: has adapters: end the stage with `fit --resume`, which merges them")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_weights(weights, output)
     return len(weights)

@@ -1,4 +1,4 @@
-"""`lightning-apollo import` and `lightning-apollo export`. What they call is imported when they run: `--help` loads no torch."""
+"""`lightning-apollo import`, `export` and `merge`. What they call is imported when they run: `--help` loads no torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +21,10 @@ EXPORT_EPILOG = """[bold]Examples[/bold]
 lightning-apollo export runs/mine/video_centric_fine_tuning exported --verify
 
 lightning-apollo export videollama3-tiny exported --stage multi_task_fine_tuning
+"""
+MERGE_EPILOG = """[bold]Example[/bold]
+
+lightning-apollo merge runs/mine/fine_tuning/adapter.safetensors merged.safetensors --base videollama3-2b.safetensors
 """
 
 
@@ -83,3 +87,26 @@ def export_command(
                 f"logits differ by {found.max_logit_difference:.1e} at most",
                 markup=False,
             )
+
+
+def merge_command(
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="adapter.safetensors of a finished stage, or the stage's folder.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.safetensors", help="The file to write.")],
+    base: Annotated[
+        str,
+        typer.Option(metavar="WEIGHTS", help="What the stage started from: what its `init` names.", show_default=False),
+    ],
+    debug: Debug = False,
+) -> None:
+    """Put what a stage with adapters trained onto the weights that it started from.
+
+    The stage's own model.safetensors is that already: this is for an adapter that travels alone.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo.models.adapter_file import merge_files
+        from lightning_apollo.models.weight_files import ADAPTER
+
+        path = adapter / ADAPTER if adapter.is_dir() else adapter
+        Console().print(f"{output}: {merge_files(base, path, output)} tensors", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from lightning_apollo.models.connector import ConnectorConfig
 from lightning_apollo.models.flops import BatchSizes, Flops, count_flops
 from lightning_apollo.models.fused_encoder import FusedEncoderConfig
+from lightning_apollo.models.lora import LoraConfig, adapter_sizes, add_adapters
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
 from lightning_apollo.structures import PackedBatch
@@ -170,6 +171,30 @@ CLIP_VARIANTS = {
 @pytest.mark.parametrize("variant", CLIP_VARIANTS)
 def test_towers_and_connectors(variant: str, trains: tuple[str, ...], checkpointing: bool) -> None:
     check(CLIP_VARIANTS[variant], clip_batch(), trains, checkpointing)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("adapted", [("llm",), ("vision", "llm")], ids="+".join)
+def test_adapters(adapted: tuple[str, ...], checkpointing: bool) -> None:
+    """To the last one, but for the gradients that the first layer's q, k and v would give to the frozen patch embedding."""
+    lora = {name: LoraConfig(rank=3, dropout=0.0) for name in adapted}
+    trains = ("vision", "connector", "llm") if "vision" in adapted else ("connector", "llm")
+    batch = mixed_batch()
+    model, lengths = model_and_lengths(MODEL, ReducerConfig(), trains, batch, checkpointing)
+    adapters = adapter_sizes(model.components(), lora)
+    add_adapters(model.components(), lora)
+    forward, backward = measured(model, batch)
+    sizes = BatchSizes.of(batch).reduced(lengths)
+    counted = count_flops(
+        MODEL, sizes, trains, adapters=adapters, activation_checkpointing=checkpointing, hardware=True
+    )
+    assert counted.forward.pop("llm") == pytest.approx(forward.pop("llm"), rel=0.01)  # the angles of RoPE are left out
+    assert counted.forward == pytest.approx(forward)
+    unused = 3 * 2 * sum(sizes.frame_lengths) * 32 * (32 + 3) if "vision" in adapted else 0
+    found = sum(counted.backward.values()) - unused
+    assert found == pytest.approx(backward, rel=0.01 if checkpointing else 1e-9)
+    whole = count_flops(MODEL, sizes, trains, activation_checkpointing=checkpointing, hardware=True)
+    assert found < 0.9 * sum(whole.backward.values())  # frozen weights have no gradient
 
 
 def test_what_the_mathematics_needs_is_less_than_what_the_hardware_does() -> None:

@@ -116,3 +116,6 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
     torch.save({"state_dict": {"other.weight": torch.ones(1)}}, tmp_path / "other.ckpt")
     with pytest.raises(WeightsError, match="holds no weights"):
         consolidate(tmp_path / "other.ckpt", tmp_path / WEIGHTS)
+    torch.save({"state_dict": {"model.llm.q_proj.lora_A.default.weight": torch.ones(1)}}, tmp_path / "adapted.ckpt")
+    with pytest.raises(WeightsError, match="has adapters"):
+        consolidate(tmp_path / "adapted.ckpt", tmp_path / WEIGHTS)

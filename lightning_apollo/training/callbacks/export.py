@@ -6,7 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_apollo.models.adapter_file import AdapterOrigin, save_adapted
 from lightning_apollo.models.checkpoints import save_weights
+from lightning_apollo.models.weight_files import ADAPTER
 
 WEIGHTS = "model.safetensors"
 DONE = "done.json"
@@ -15,18 +17,23 @@ DONE = "done.json"
 class StageExport(Callback):
     """Writes the weights and then `done.json` into the stage's folder, each all or nothing, when training ends.
 
+    Of a stage with adapters the weights are merged, so that all that reads weights reads them, and `adapter.safetensors`
+    has what was trained.
     `done.json` has the number of steps, the loss of the last one, the time, and `facts` that a later run compares.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, str | None]) -> None:
+    def __init__(self, folder: Path, facts: dict[str, str | None], adapters: AdapterOrigin | None = None) -> None:
         self.folder = folder
         self.facts = facts
+        self.adapters = adapters
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_weights(
-            pl_module.get_submodule("model"), self.folder / WEIGHTS
-        )  # every rank: each may hold slices of them
+        model = pl_module.get_submodule("model")
+        if self.adapters is None:  # every rank, here and below: each may hold slices of the weights
+            save_weights(model, self.folder / WEIGHTS)
+        else:
+            save_adapted(model, self.adapters, self.folder / WEIGHTS, self.folder / ADAPTER)
         if not trainer.is_global_zero:
             return
         done = {

@@ -59,6 +59,7 @@ from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
@@ -118,7 +119,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     checkpoint = checkpoint_to_go_on_from(recipe, name, resume)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
-    _silence_lightning()
+    silence_lightning()
     seed_everything(recipe.seed, verbose=False)
     data = build_data(recipe, name)
     trainer = _build_trainer(recipe, name, data, checkpoint)
@@ -170,6 +171,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
     config, stage, folder = recipe.trainer, recipe.stages[name], stage_folder(recipe, name)
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
     step_time = _step_time(recipe, name, data)
+    sight = [Sight(start_file(recipe, name) is not None, _print_line)] if config.sight else []
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
@@ -182,7 +184,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
             StepLog(folder, num_steps_kept=done),
             TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
         ],
-        callbacks=[step_time, *stage_callbacks(recipe, name)],
+        callbacks=[*sight, step_time, *stage_callbacks(recipe, name)],  # what sight runs is no part of a step's time
         profiler=step_time.profiler,
         plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,
@@ -282,7 +284,7 @@ def plan_config(stage: StageConfig, recipe: Recipe) -> PlanConfig:
     )
 
 
-def _silence_lightning() -> None:
+def silence_lightning() -> None:
     """Hides what Lightning says on every start and a user of a recipe can do nothing about."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")

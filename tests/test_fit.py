@@ -20,7 +20,7 @@ from tests.small_recipe import recipe
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     with (folder / "metrics.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from lightning_apollo.data_cli import app as data
 from lightning_apollo.evaluation.cli import app as evaluate
 from lightning_apollo.inference.cli import GENERATE_EPILOG, generate_command
 from lightning_apollo.inspection.cli import INSPECT_EPILOG, inspect_command
+from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 from lightning_apollo.weights.cli import (
@@ -34,6 +35,7 @@ app.add_typer(evaluate, name="evaluate")
 app.add_typer(study, name="study")
 app.add_typer(data, name="data")
 app.command("inspect", epilog=INSPECT_EPILOG)(inspect_command)
+app.command("new", epilog=NEW_EPILOG)(new_command)
 app.command("import", epilog=IMPORT_EPILOG)(import_command)
 app.command("generate", epilog=GENERATE_EPILOG)(generate_command)
 app.command("export", epilog=EXPORT_EPILOG)(export_command)

@@ -26,6 +26,8 @@ from lightning_apollo.structures import MediaError
 
 MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shards is a row
 
+_UNREADABLE = "nested too deeply, or with a number too long"
+
 
 class ManifestError(ValueError):
     """A manifest that cannot be used: its file, the line (.jsonl) or row (.json), what is wrong, and the fix."""
@@ -202,6 +204,8 @@ def _load(raw: bytes) -> object:
         raise RowError(f"not JSON ({error.msg} at character {error.pos + 1}): write one object on one line") from None
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from None
+    except (RecursionError, ValueError) as error:  # JSON that Python does not read: too deep, a number too long
+        raise RowError(f"{_UNREADABLE} ({error}): correct or remove the row") from None
 
 
 def _line_spans(address: str) -> tuple[array[int], array[int]]:
@@ -243,6 +247,9 @@ def _list_spans(address: str, local: str) -> tuple[array[int], array[int]]:
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
         except json.JSONDecodeError as error:
             reason = f"not JSON ({error.msg} on line {error.lineno}): correct the file there"
+            raise ManifestError(address, f"row {len(starts) + 1}", reason) from None
+        except (RecursionError, ValueError) as error:
+            reason = f"{_UNREADABLE} ({error}): correct or remove the row"
             raise ManifestError(address, f"row {len(starts) + 1}", reason) from None
     return starts, ends
 

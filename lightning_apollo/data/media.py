@@ -22,6 +22,8 @@ from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
     from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
 
+MAX_FRAME_PIXELS = 2**26  # of a video, 8192×8192: a decoder holds several frames at once
+
 _CHUNK_BYTES = 8 * 2**20  # frames held at native size at one time, while they wait to be resized
 _CLOCK_SECONDS = 1e-3  # containers round times, to a millisecond at worst: a frame due within it counts as playing
 _END_SLACK_SECONDS = 0.5  # how far outside the frames that can be decoded a moment may lie, see _read_in_order
@@ -94,6 +96,10 @@ def _probe_video(path: str, file: Readable) -> MediaInfo:
     height, width, fps = metadata.height, metadata.width, metadata.average_fps
     if not (metadata.num_frames and duration and height and width and fps):
         raise MediaError(path, "no frames in the video stream")
+    if height * width > MAX_FRAME_PIXELS:
+        raise MediaError(
+            path, f"a video with frames of more than {MAX_FRAME_PIXELS} pixels, the limit: make them smaller"
+        )
     if promised is not None and promised - duration > max(0.05 * promised, 2 / fps):
         raise MediaError(path, f"truncated: {duration:.2f} s of video where the header promises {promised:.2f} s")
     return MediaInfo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -16,6 +16,15 @@ MAX_PICTURE_PIXELS = 2**27  # 134 megapixels; decoded, 400 MB
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")  # the several pictures of a phone's JPEG are no animation
 _ORIENTATION_TAG = 0x0112  # of EXIF
+_TO_UPRIGHT = {  # orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ROTATIONS = {
     3: 180,
     4: 180,
@@ -61,7 +70,8 @@ def load_picture(path: str) -> Tensor:
         if picture.mode.startswith("I"):
             raise MediaError(path, "a picture of 16 bits a channel: convert it to 8 bits")
         try:
-            upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
+            orientation = _orientation(picture)
+            upright = picture if orientation == 1 else picture.transpose(_TO_UPRIGHT[orientation])
             if upright.mode == "P":
                 upright = upright.convert("RGBA")  # Pillow warns on the direct way where the palette has transparency
             return pil_to_tensor(upright.convert("RGB")).unsqueeze(0)
@@ -75,6 +85,7 @@ def _open(path: str, file: Readable) -> Image.Image | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            warnings.simplefilter("ignore", UserWarning)  # of an EXIF that ends too early
             picture = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError:
         return None
@@ -89,7 +100,14 @@ def _open(path: str, file: Readable) -> Image.Image | None:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 is upright. A PNG that tells it only after its pixels counts as upright."""
+    """EXIF's orientation from 1, upright, to 8. Upright also where it is none of these, the EXIF cannot be read, or a PNG
+    has it only after its pixels."""
     if picture.format == "PNG" and "exif" not in picture.info:
         return 1
-    return picture.getexif().get(_ORIENTATION_TAG, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an EXIF that ends too early
+            orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except _ERRORS:
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in _TO_UPRIGHT else 1

@@ -3,12 +3,20 @@
 T text tokens of all samples · S samples · H heads · E width of the LLM
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_apollo.models.attention import packed_attention
@@ -20,6 +28,13 @@ LanguageModel = PreTrainedModel  # what the rest of the package calls it: a caus
 ATTENTION = "lightning_apollo_packed"  # the name our attention has in transformers' registry
 # VideoLLaMA 3's three tokens, then Apollo's two; the order gives them their ids
 ADDED_TOKENS = ("<image>", "<|stream_start|>", "<|stream_end|>", "<|vid_start|>", "<|vid_end|>")
+# What changes a model's output and leaves its shapes alone: transformers' name -> the recipe's
+_COMPARED = {
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "rms_norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,12 @@ def load_llm(config: LLMConfig) -> LanguageModel:
     """Returns the LLM with the weights that `config.weights` names, checked against the sizes of the recipe."""
     if config.weights is None:
         return build_llm(config)
-    llm = AutoModelForCausalLM.from_pretrained(config.weights, attn_implementation=ATTENTION, dtype=torch.float32)
+    try:
+        llm = AutoModelForCausalLM.from_pretrained(
+            config.weights, attn_implementation=ATTENTION, dtype=torch.float32, trust_remote_code=False
+        )
+    except ValueError as error:  # what transformers says of a model with code of its own, and of one it does not know
+        raise WeightsError(f"{config.weights}: {str(error).splitlines()[0]}") from error
     for ours, theirs in (
         ("hidden_size", "hidden_size"),
         ("num_layers", "num_hidden_layers"),
@@ -84,13 +104,35 @@ def load_llm(config: LLMConfig) -> LanguageModel:
             raise WeightsError(
                 f"model.llm.{ours} is {getattr(config, ours)}, but {config.weights} has {getattr(llm.config, theirs)}"
             )
+    check_llm(config, llm.config, config.weights)
     return llm
+
+
+def check_llm(llm: LLMConfig, theirs: PreTrainedConfig, source: str) -> None:
+    """Raises WeightsError where the recipe would run these weights with other numbers than they were trained with."""
+    ours = _numbers(config_of_recipe(llm))
+    for name, value in _numbers(theirs).items():
+        if value is not None and not math.isclose(ours[name], value, rel_tol=1e-6):
+            raise WeightsError(
+                f"{source}: {name} is {value:g}: set model.llm.{_COMPARED[name]}, which is {ours[name]:g}"
+            )
+
+
+def config_of_recipe(llm: LLMConfig) -> PreTrainedConfig:
+    """What transformers makes of the recipe's numbers."""
+    with torch.device("meta"):
+        return build_llm(llm).config
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Returns the tokenizer with ADDED_TOKENS added where it lacks them, in their order: those of VideoLLaMA 3 get the
     next ids, 151665 to 151667 on Qwen2.5 (papers.md 2.5), and the bounds of a clip (Apollo, Table 2) the two after."""
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:  # what transformers says of a tokenizer with code of its own, and of one it cannot read
+        raise WeightsError(
+            f"{name}: no tokenizer that transformers itself has: {str(error).splitlines()[0]}"
+        ) from error
     known = tokenizer.get_vocab()
     missing = [token for token in ADDED_TOKENS if token not in known]
     if missing:
@@ -177,6 +219,11 @@ def _packed_attention_interface(
         cache.fill(layer, k, v)
     out = packed_attention(q, k, v, cu_seqlens, max_seqlen, causal=True, scale=scaling, dropout=dropout)
     return out[None], None
+
+
+def _numbers(config: PreTrainedConfig) -> dict[str, Any]:
+    rope = getattr(config, "rope_parameters", None) or {}
+    return {name: rope.get(name) if name == "rope_theta" else getattr(config, name, None) for name in _COMPARED}
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _packed_attention_interface)

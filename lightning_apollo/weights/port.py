@@ -19,10 +19,10 @@ from transformers import (
 
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.template import IM_END
+from lightning_apollo.models.llm import config_of_recipe
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.structures import Modality, WeightsError
-from lightning_apollo.weights.llm_files import config_of_recipe
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"  # where we have <image> for both
 GREY, CONTRAST = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]  # mean and deviation of pixels, as fractions of white

@@ -142,3 +142,5 @@ def test_a_language_model_of_another_size_is_named(tmp_path: Path) -> None:
     assert load_llm(config).config.hidden_size == config.hidden_size
     with pytest.raises(WeightsError, match=r"model.llm.num_layers is 3, but .* has 2"):
         load_llm(replace(config, num_layers=3))
+    with pytest.raises(WeightsError, match=r"rope_theta is 1e\+06: set model\.llm\.rope_theta, which is 10000"):
+        load_llm(replace(config, rope_theta=10_000.0))

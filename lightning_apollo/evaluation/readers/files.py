@@ -103,6 +103,14 @@ def find_media(folder: Path, places: Sequence[str], name: str, endings: Sequence
     return next((path for path in candidates if (folder / path).is_file()), candidates[0])
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file that an annotation names; BenchmarkError where it leads out of the folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise BenchmarkError(f"{name!r} leads out of {folder}: fetch the benchmark's files again")
+    return path
+
+
 def read_srt(path: Path) -> tuple[Subtitle, ...]:
     """The subtitles of a SubRip file without their formatting, empty ones aside; none where there is no file."""
     if not path.is_file():

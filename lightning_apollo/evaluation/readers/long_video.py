@@ -17,6 +17,7 @@ from lightning_apollo.data.rows import MediaPart, TextPart
 from lightning_apollo.evaluation.question import Question, Subtitle, lettered, listed
 from lightning_apollo.evaluation.readers.files import (
     find_media,
+    inside,
     read_json,
     read_json_lines,
     read_parquet,
@@ -110,7 +111,7 @@ def long_video_bench(folder: Path) -> Iterator[Question]:
                 ("level", row["level"]),
                 ("category", row["question_category"]),
             ),
-            subtitles=_json_subtitles(folder / "subtitles" / row["subtitle_path"], row),
+            subtitles=_json_subtitles(inside(folder / "subtitles", row["subtitle_path"]), row),
             subtitle_placement="between",
         )
 

@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.question import Subtitle
+from lightning_apollo.evaluation.question import BenchmarkError, Subtitle
 from lightning_apollo.evaluation.readers.long_video import (
     long_video_bench,
     lvbench,
@@ -79,6 +80,15 @@ def test_long_video_bench(tmp_path: Path) -> None:
     assert subtitle.text == "hello"
     (subtitle,) = third.subtitles
     assert (subtitle.begin_seconds, subtitle.end_seconds) == pytest.approx((2.0, 50.0))
+
+
+def test_subtitles_of_another_folder_are_refused(tmp_path: Path) -> None:
+    published.long_video_bench(tmp_path)
+    rows = json.loads((tmp_path / "lvb_val.json").read_text())
+    rows[0]["subtitle_path"] = "../../secret.json"
+    (tmp_path / "lvb_val.json").write_text(json.dumps(rows))
+    with pytest.raises(BenchmarkError, match=r"'\.\./\.\./secret\.json' leads out of"):
+        list(long_video_bench(tmp_path))
 
 
 def test_lvbench(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def read_gguf(source: str) -> GGUFSource | None:
         )
     except (OSError, ValueError) as error:
         raise WeightsError(f"{source}: no GGUF that can be read: {str(error).splitlines()[0]}") from error
+    vars(model.config).pop("quantization_config", None)  # true of the file, not of what is written from here
     is_tied = model.config.tie_word_embeddings
     state = {name: tensor for name, tensor in model.state_dict().items() if not (is_tied and name == "lm_head.weight")}
     return GGUFSource(files[0], {name: stored(tensor) for name, tensor in state.items()}, model.config)

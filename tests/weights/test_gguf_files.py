@@ -1,5 +1,6 @@
 """A GGUF file written with the gguf package, against transformers' class with the weights that went into it."""
 
+import json
 from pathlib import Path
 
 import gguf
@@ -102,9 +103,8 @@ def test_a_gguf_becomes_a_folder_with_equal_logits_and_its_tokenizer(name: str, 
     report = import_weights(str(tmp_path / "package" / name), tmp_path / "ours", "llm")
     assert report.layout == "language model, dequantised from GGUF"
     assert (len(report.used), report.unused) == (2 + LAYERS * len(NAMES), {})
-    config = LLMConfig(
-        WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, len(TOKENS), "none", "llama", weights=str(tmp_path / "ours")
-    )
+    sizes = (WIDTH, LAYERS, HEADS, KV_HEADS, HIDDEN, len(TOKENS))
+    config = LLMConfig(*sizes, "none", "llama", rope_theta=10_000.0, rms_norm_eps=1e-5, weights=str(tmp_path / "ours"))
     ours, ids = load_llm(config).eval(), torch.arange(20)
     hidden = run_decoder(ours, ours.get_input_embeddings()(ids), torch.tensor([0, 20], dtype=torch.int32), 20)
     tolerance = MODEL[torch.float32]
@@ -112,6 +112,7 @@ def test_a_gguf_becomes_a_folder_with_equal_logits_and_its_tokenizer(name: str, 
     tokenizer = load_tokenizer(str(tmp_path / "ours"))
     assert tokenizer.encode("abc ba", add_special_tokens=False) == [TOKENS.index(t) for t in ("abc", "Ġ", "b", "a")]
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") == 2
+    assert "quantization_config" not in json.loads((tmp_path / "ours" / "config.json").read_text())
 
 
 def test_a_broken_file_and_a_missing_package_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

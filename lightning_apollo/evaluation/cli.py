@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
-app = typer.Typer(help="Ask benchmarks, and work with their results.", no_args_is_help=True, rich_markup_mode="rich")
+
+class _RunByDefault(TyperGroup):
+    """A group in which `evaluate CHECKPOINT ...` means `evaluate run CHECKPOINT ...`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        is_command = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if is_command else ["run", *args])
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    help="Ask benchmarks, and work with their results. [bold]run[/bold] may be left out: evaluate CHECKPOINT ...",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
 
 RUN_EPILOG = """[bold]Examples[/bold]
 
-lightning-apollo evaluate run runs/mine/video_centric_fine_tuning --benchmark mvbench --data benchmarks/MVBench
+lightning-apollo evaluate runs/mine/video_centric_fine_tuning --benchmark mvbench --data benchmarks/MVBench
 
 lightning-apollo evaluate run runs/mine/video_centric_fine_tuning data.budget.token_budget=16384 --benchmark mlvu --data MLVU
 

@@ -34,13 +34,15 @@ class DrawConfig:
 GREEDY = DrawConfig()
 
 
-def generate(model: VideoLMM, prompts: Sequence[Sample], end_id: int, max_new_tokens: int = 64) -> list[list[int]]:
-    """Returns the token ids of each answer, without `end_id`, by always taking the likeliest next token.
+def generate(
+    model: VideoLMM, prompts: Sequence[Sample], end_id: int, max_new_tokens: int = 64, draw: DrawConfig = GREEDY
+) -> list[list[int]]:
+    """Returns the token ids of each answer, without `end_id`.
 
     An answer that does not end within `max_new_tokens` is returned as far as it got.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    for tokens in stream_tokens(model, prompts, end_id, max_new_tokens):
+    for tokens in stream_tokens(model, prompts, end_id, max_new_tokens, draw):
         for prompt, token in tokens.items():
             answers[prompt].append(token)
     return answers

@@ -10,7 +10,7 @@ from lightning_apollo import __version__
 from lightning_apollo.cli_options import Overrides, RecipeArgument, complete_recipe
 from lightning_apollo.data_cli import app as data
 from lightning_apollo.evaluation.cli import app as evaluate
-from lightning_apollo.inference.cli import GENERATE_EPILOG, generate_command
+from lightning_apollo.inference.cli import CHAT_EPILOG, GENERATE_EPILOG, chat_command, generate_command
 from lightning_apollo.inspection.cli import INSPECT_EPILOG, inspect_command
 from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
 from lightning_apollo.study.cli import app as study
@@ -38,6 +38,7 @@ app.command("inspect", epilog=INSPECT_EPILOG)(inspect_command)
 app.command("new", epilog=NEW_EPILOG)(new_command)
 app.command("import", epilog=IMPORT_EPILOG)(import_command)
 app.command("generate", epilog=GENERATE_EPILOG)(generate_command)
+app.command("chat", epilog=CHAT_EPILOG)(chat_command)
 app.command("export", epilog=EXPORT_EPILOG)(export_command)
 app.command("merge", epilog=MERGE_EPILOG)(merge_command)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO, StringIO
@@ -24,14 +24,25 @@ DROPPED_GREY, DROPPED_OPACITY = 235, 0.8  # how a dropped block is painted over
 
 
 @dataclass(frozen=True)
-class FrameView:
+class PaintedFrame:
     """One frame as the model got it, dropped blocks painted over."""
 
-    png: str  # base64
+    pixels: Tensor  # (3, H, W) uint8
     seconds: float | None  # None for an image
     num_kept: int
     num_tokens: int
     clip: int | None = None  # number of the clip that the frame belongs to, from 1; its tokens count at its first frame
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """A `PaintedFrame` for a page."""
+
+    png: str  # base64
+    seconds: float | None
+    num_kept: int
+    num_tokens: int
+    clip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,23 @@ class ScoreRow:
     is_summary: bool = False
 
 
-def view_clip(title: str, sample: Sample, keep_mask: Tensor | None, exchanges: Sequence[Exchange]) -> ClipView:
+def paint_frames(sample: Sample, keep_mask: Tensor | None) -> list[PaintedFrame]:
     """All frames of a sample's media with the blocks painted over that `keep_mask` (M,) drops; None keeps all."""
     counts = [item.num_visual_tokens(sample.patch_size) for item in sample.visuals]
-    keep = torch.ones(sum(counts), dtype=torch.bool) if keep_mask is None else keep_mask
-    frames = [
+    keep = torch.ones(sum(counts), dtype=torch.bool) if keep_mask is None else keep_mask.cpu()
+    return [
         frame
         for item, mask in zip(sample.visuals, keep.split(counts), strict=True)
-        for frame in _view_frames(item, mask, sample.patch_size)
+        for frame in _paint_item(item, mask, sample.patch_size)
     ]
+
+
+def view_clip(title: str, sample: Sample, keep_mask: Tensor | None, exchanges: Sequence[Exchange]) -> ClipView:
+    """The painted frames of a sample and what was said about them."""
+    frames = (
+        FrameView(_png(frame.pixels), frame.seconds, frame.num_kept, frame.num_tokens, frame.clip)
+        for frame in paint_frames(sample, keep_mask)
+    )
     return ClipView(title, tuple(frames), tuple(exchanges))
 
 
@@ -132,35 +151,33 @@ def write_report(
     path.write_text(template.render(values))
 
 
-def _view_frames(item: VisualItem, keep_mask: Tensor, patch_size: int) -> list[FrameView]:
+def _paint_item(item: VisualItem, keep_mask: Tensor, patch_size: int) -> Iterator[PaintedFrame]:
     num_frames = len(item.frames)
     seconds = item.frames.pts_seconds.tolist() if item.modality == "video" else [None] * num_frames
     if item.clip is not None:
-        whole = torch.ones(1, 1, dtype=torch.bool)
-        views = []
         for i, (pixels, time) in enumerate(zip(item.frames.pixels, seconds, strict=True)):
             number, position = divmod(i, item.clip.num_frames)
             num_tokens = 0 if position else item.clip.num_tokens
-            png = _png(pixels, whole, side=max(pixels.shape[1:]))
-            views.append(FrameView(png, time, num_tokens, num_tokens, clip=number + 1))
-        return views
+            yield PaintedFrame(pixels, time, num_tokens, num_tokens, clip=number + 1)
+        return
     _, rows, columns = item.grid(patch_size)
     m = item.merge_size
     masks = keep_mask.view(num_frames, rows // m, columns // m)
-    return [
-        FrameView(_png(pixels, mask, patch_size * m), time, int(mask.sum()), mask.numel())
-        for pixels, mask, time in zip(item.frames.pixels, masks, seconds, strict=True)
-    ]
+    for pixels, mask, time in zip(item.frames.pixels, masks, seconds, strict=True):
+        yield PaintedFrame(_paint(pixels, mask, patch_size * m), time, int(mask.sum()), mask.numel())
 
 
-def _png(pixels: Tensor, mask: Tensor, side: int) -> str:
-    """A frame (3, H, W) as base64 PNG; `mask` (R, K) is False where the block of side×side pixels was dropped."""
-    height, width = pixels.shape[1:]
-    dropped = ~mask.repeat_interleave(side, dim=0).repeat_interleave(side, dim=1)[:height, :width]
+def _paint(pixels: Tensor, mask: Tensor, side: int) -> Tensor:
+    """A frame (3, H, W) uint8; `mask` (R, K) is False where the block of side×side pixels was dropped."""
+    dropped = ~mask.repeat_interleave(side, dim=0).repeat_interleave(side, dim=1)
     faded = (1 - DROPPED_OPACITY) * pixels + DROPPED_OPACITY * DROPPED_GREY
-    painted = torch.where(dropped, faded, pixels.float()).round().to(torch.uint8)
-    scale = max(1, FRAME_PIXELS // painted.shape[1])
-    painted = painted.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    return torch.where(dropped, faded, pixels.float()).round().to(torch.uint8)
+
+
+def _png(pixels: Tensor) -> str:
+    """A frame (3, H, W) uint8 as base64 PNG, enlarged by a whole number up to FRAME_PIXELS of height."""
+    scale = max(1, FRAME_PIXELS // pixels.shape[1])
+    pixels = pixels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
     file = BytesIO()
-    Image.fromarray(painted.permute(1, 2, 0).numpy()).save(file, format="PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, format="PNG")
     return b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""`lightning-apollo generate`. What it calls is imported when it runs: `--help` loads no torch."""
+"""`lightning-apollo generate` and `chat`. What they call is imported when they run: `--help` loads no torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,22 +17,40 @@ lightning-apollo generate videollama3-tiny --image a.png --image b.png --prompt 
 
 lightning-apollo generate CHECKPOINT data.budget.token_budget=4096 --video v.mp4 --prompt "Tell it." --temperature 0.7 --top-p 0.9
 """
+CHAT_EPILOG = """[bold]Examples[/bold]
+
+lightning-apollo chat runs/mine/video_centric_fine_tuning
+
+lightning-apollo chat exported --examples clips --port 8000
+
+lightning-apollo chat videollama3-tiny output=runs/demo/full data.root=runs/demo/shapes --examples runs/demo/shapes/clips
+"""
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="Folder of a finished stage or of an export, or a recipe for its last stage."
+    ),
+]
+RecipeValues = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False),
+]
+MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens after which it ends.")]
+Temperature = Annotated[float, typer.Option(metavar="T", min=0, help="0 takes the likeliest token, more draws.")]
+TopP = Annotated[
+    float, typer.Option(metavar="P", min=1e-6, max=1, help="Draw from the likeliest that together reach this.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of the draws.")]
 
 
 def generate_command(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder of a finished stage, or a recipe for its last stage.")
-    ],
+    checkpoint: Checkpoint,
     prompt: Annotated[
         str,
         typer.Option(metavar="TEXT", help="The question; <video> and <image> in it say where the media go, in order."),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False
-        ),
-    ] = None,
+    overrides: RecipeValues = None,
     video: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A video; may be given again.", show_default=False)
     ] = None,
@@ -46,14 +64,10 @@ def generate_command(
     end_seconds: Annotated[
         float | None, typer.Option("--to", metavar="SECONDS", help="Show the video up to here.", show_default=False)
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens after which it ends.")] = 256,
-    temperature: Annotated[
-        float, typer.Option(metavar="T", min=0, help="0 takes the likeliest token, more draws.")
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(metavar="P", min=1e-6, max=1, help="Draw from the likeliest that together reach this.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the draws.")] = 0,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
     """Ask a trained model about videos and images; the answer appears as it is written.
@@ -73,3 +87,63 @@ def generate_command(
         for text in stream_answer(trained, asked, max_new_tokens, DrawConfig(temperature, top_p, seed)):
             typer.echo(text, nl=False)
         typer.echo()
+
+
+def chat_command(
+    checkpoint: Checkpoint,
+    overrides: RecipeValues = None,
+    host: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets other machines in, without a password."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=65535, help="The first free one from 7860 on.", show_default=False),
+    ] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="A public address through gradio's servers: anyone who has it can ask.")
+    ] = False,
+    max_upload_mb: Annotated[int, typer.Option(metavar="MB", min=1, help="What may be uploaded at once.")] = 200,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            exists=True,
+            file_okay=False,
+            help="Videos and images that the page offers.",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Ask a trained model in the browser: upload, ask, and see the frames that it saw.
+
+    Uploads are deleted when the page ends, with Ctrl-C.
+    """
+    with errors_in_one_line(debug):
+        from lightning_apollo.layers import RecipeError
+
+        try:
+            from lightning_apollo.inference.chat import ChatConfig, run
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise RecipeError("the page needs gradio: pip install 'lightning-apollo[chat]'") from error
+        import torch
+
+        from lightning_apollo.inference.generate import DrawConfig
+        from lightning_apollo.inference.trained import load_checkpoint
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        trained = load_checkpoint(checkpoint, overrides or (), device)
+        draw = DrawConfig(temperature, top_p, seed)
+        title = f"lightning-apollo · {Path(checkpoint).name}"
+        config = ChatConfig(title, host, port, share, max_upload_mb, examples, max_new_tokens, draw)
+        try:
+            run(trained, config, typer.echo)
+        except OSError as error:
+            raise RecipeError(f"the page cannot listen there, choose another --host or --port: {error}") from error

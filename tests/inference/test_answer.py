@@ -6,43 +6,25 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import lightning_apollo.inference.answer as module
 from lightning_apollo.cli import app
-from lightning_apollo.config import Recipe, save_recipe
+from lightning_apollo.config import Recipe
 from lightning_apollo.data.rows import MediaPart, RowError, TextPart
-from lightning_apollo.data.shapes import render
 from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.answer import answer, question, stream_answer
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
-from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.llm import load_tokenizer
-from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import MediaError
-from lightning_apollo.training.callbacks.export import WEIGHTS
-from tests.small_recipe import recipe as small_recipe
+from tests.small_recipe import answering_stage
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A recipe with rendered clips, and its last stage with random weights so large that answers are long and mixed."""
-    recipe = small_recipe(tmp_path_factory.mktemp("runs"))
-    assert recipe.data.shapes is not None
-    render(recipe.data.shapes, Path(recipe.data.root))
-    folder = stage_folder(recipe, "videos")
-    folder.mkdir(parents=True)
-    model = build_model(recipe.model, recipe.stages["videos"].reducer)
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = noise * 0.3 + (1.0 if parameter.ndim == 1 else 0.0)
-    save_weights(model, folder / WEIGHTS)
-    save_recipe(recipe, folder / "recipe.yaml")
-    return recipe
+    return answering_stage(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -93,12 +93,14 @@ class SupervisedReader:
         return answer
 
     def _fit_child(self) -> _Child:
-        """The child of this process: the one there is, or a new one where it belongs to another, died or has grown.
+        """The child of this process: the one there is, or a new one where it belongs to another, died, has grown, or
+        works in a folder that this process has left.
 
         One that keeps half of what a file may take would make the next file pay for those before it.
         """
         child = self._child
-        if child is not None and child.is_alive and child.grown_bytes() <= self.config.max_memory_bytes // 2:
+        is_fit = child is not None and child.is_alive and child.folder == _working_folder()
+        if child is not None and is_fit and child.grown_bytes() <= self.config.max_memory_bytes // 2:
             return child
         if child is not None:
             child.end()
@@ -109,7 +111,8 @@ class _Child:
     """A decoding process and the line to it. Dropped while idle, it ends by itself: the line is closed."""
 
     def __init__(self, reader: MediaReader, deadline_seconds: float) -> None:
-        first_message = pickle.dumps((reader, deadline_seconds, torch.get_num_threads()))
+        self.folder = _working_folder()
+        first_message = pickle.dumps((reader, deadline_seconds, torch.get_num_threads(), self.folder))
         self.server = _ForkServer.of_this_process()
         self.connection, theirs = Pipe()
         with theirs:
@@ -158,6 +161,11 @@ class _Child:
         if exit_code is None:
             return "cause unknown"
         return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+
+
+def _working_folder() -> str:
+    """What relative paths start from; also where it was removed, which os.getcwd does not survive."""
+    return os.readlink("/proc/self/cwd")
 
 
 class _ForkServer:

@@ -124,6 +124,16 @@ def _error(call: Callable[[], object]) -> Exception:
     return caught.value
 
 
+def test_relative_paths_start_where_the_process_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook changes its folder while a child for the one before is there."""
+    reader = SupervisedReader(DirectReader(), SupervisionConfig())
+    for width, name in ((8, "one"), (12, "two")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (width, 8)).save(tmp_path / name / "picture.png")
+        monkeypatch.chdir(tmp_path / name)
+        assert reader.probe("picture.png", None).width == width
+
+
 def test_a_broken_installation_is_not_taken_for_broken_data(folder: Path) -> None:
     reader = SupervisedReader(WithoutTorchcodec(), LIMITS)
     with pytest.raises(RuntimeError, match="torchcodec does not load: install FFmpeg"):

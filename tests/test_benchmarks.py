@@ -200,7 +200,7 @@ def test_the_benchmark_of_a_gpu_compares_all_providers(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "compile", lambda run: run)  # minutes of a compiler that a GPU does not use
     monkeypatch.setattr(bench_kernels, "_milliseconds", lambda _: Spread(2.0, 1.0, 3.0))
     monkeypatch.setattr(bench_kernels, "_copy_bandwidth", lambda: 1e9)
-    measurements = list(bench_kernels.measure_gpu(quick=True, device="cpu"))
+    measurements = list(bench_kernels.measure_gpu(quick=True, dtypes=[torch.bfloat16], device="cpu"))
     modes = {measurement.mode for measurement in measurements}
     assert len(modes) == 2 + 3 * 3  # two ops without a gradient, three with one
     providers = {m.provider for m in measurements if m.metric == "milliseconds"}

@@ -32,11 +32,11 @@ from torchvision.transforms.v2.functional import resize
 
 from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.data.rows import Conversation, TextPart
-from lightning_apollo.data.template import IM_END
+from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.evaluation.metrics import is_exact_match
 from lightning_apollo.fit import build_data
-from lightning_apollo.inference.generate import generate
-from lightning_apollo.inference.trained import TrainedModel, load_trained
+from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import Frames, Sample, VisualItem
 from lightning_apollo.training.step_log import FILE_NAME
@@ -232,12 +232,9 @@ def _answers(
     trained: TrainedModel, shown: str, asked: Sequence[tuple[Question, Question | None, Sample]]
 ) -> Iterator[Answer]:
     """`asked`: the question, the one whose clip gives the pixels and the right answer (None: grey), and the prompt."""
-    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
-    assert isinstance(end_id, int)
-    said = generate(trained.model, [prompt for _, _, prompt in asked], end_id, MAX_NEW_TOKENS)
-    for (own, other, _), ids in zip(asked, said, strict=True):
+    said = answer_prompts(trained, [prompt for _, _, prompt in asked], MAX_NEW_TOKENS)
+    for (own, other, _), answer in zip(asked, said, strict=True):
         expected = (other or own).expected
-        answer = str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip()
         pixels = other.clip if other else ""
         yield Answer(shown, own.clip, pixels, own.text, expected, answer, is_exact_match(answer, expected))
 

@@ -20,7 +20,8 @@ from lightning_apollo.config import load_recipe
 from lightning_apollo.data.conversation import render, render_prompt
 from lightning_apollo.data.rows import Conversation, parse_row
 from lightning_apollo.fit import build_data, run_stage
-from lightning_apollo.inference.trained import TrainedModel, load_trained
+from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.llm import ADDED_TOKENS, load_llm, load_tokenizer, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
@@ -157,10 +158,12 @@ def test_the_controls_tell_who_looks(
         pixels = item.frames.pixels[0].numpy().tobytes()
         return words, {"pixels": pixels, "times": tuple(item.frames.pts_seconds.tolist()), "words": None}[looks_at]
 
-    known: dict[object, list[int]] = {}
+    known: dict[object, str] = {}
     for question in questions:
-        known.setdefault(clue(question.prompt), trained.tokenizer.encode(question.expected))
-    monkeypatch.setattr(bench_smol, "generate", lambda _, prompts, *rest: [known.get(clue(one), []) for one in prompts])
+        known.setdefault(clue(question.prompt), question.expected)
+    monkeypatch.setattr(
+        bench_smol, "answer_prompts", lambda _, prompts, *rest: [known.get(clue(p), "") for p in prompts]
+    )
     answers = list(bench_smol.ask(trained, questions))
     found = [bench_smol.num_right(answers, shown) for shown in ("clip", "blank", "other")]
     assert found == list(zip(right, (10, 10, 14), strict=True))

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.data.template import IM_END
 from lightning_apollo.evaluation.metrics import ExactMatch, is_exact_match
 from lightning_apollo.evaluation.results import QuestionResult
-from lightning_apollo.inference.generate import generate
-from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.inference.generate import GREEDY, DrawConfig, generate
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.structures import Sample
 
 SHAPES = "shapes"  # the name of the built-in set in files of results
@@ -80,11 +79,11 @@ def ask(
         advance(len(group))
 
 
-def answer_prompts(trained: TrainedModel, prompts: Sequence[Sample], max_new_tokens: int) -> list[str]:
-    """The greedy answer to each prompt, without special tokens and outer white space."""
-    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
-    assert isinstance(end_id, int)
-    answers = generate(trained.model, prompts, end_id, max_new_tokens)
+def answer_prompts(
+    trained: TrainedModel, prompts: Sequence[Sample], max_new_tokens: int, draw: DrawConfig = GREEDY
+) -> list[str]:
+    """The answer to each prompt, without special tokens and outer white space."""
+    answers = generate(trained.model, prompts, trained.end_id, max_new_tokens, draw)
     return [str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
 

@@ -22,8 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, Role, TextPart
-from lightning_apollo.data.template import IM_END
-from lightning_apollo.inference.generate import DrawConfig, generate
+from lightning_apollo.evaluation.benchmarks import answer_prompts
+from lightning_apollo.inference.generate import DrawConfig
 from lightning_apollo.inference.trained import load_checkpoint
 from lightning_apollo.structures import Sample
 
@@ -73,13 +73,9 @@ class TrainedForLmmsEval(lmms):
 
     def _answer(self, requests: Sequence[Instance]) -> list[str]:
         settings = requests[0].args[2]
-        end_id = self._trained.tokenizer.convert_tokens_to_ids(IM_END)
-        assert isinstance(end_id, int)
         prompts = [self._prompt(request) for request in requests]
-        max_new_tokens = int(settings.get("max_new_tokens", 1024))
-        ids = generate(self._trained.model, prompts, end_id, max_new_tokens, _draw(settings))
-        texts = [str(self._trained.tokenizer.decode(answer, skip_special_tokens=True)) for answer in ids]
-        return [_cut(text, settings.get("until") or ()).strip() for text in texts]
+        texts = answer_prompts(self._trained, prompts, int(settings.get("max_new_tokens", 1024)), _draw(settings))
+        return [_cut(text, settings.get("until") or ()) for text in texts]
 
     def _prompt(self, request: Instance) -> Sample:
         _, messages_of, _, number, task, split = request.args
@@ -98,7 +94,7 @@ def _draw(settings: Mapping[str, Any]) -> DrawConfig:
 
 def _cut(text: str, until: str | Sequence[str]) -> str:
     stops = [until] if isinstance(until, str) else until
-    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))].rstrip()
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from lightning_apollo.data.roots import MediaRoot
 from lightning_apollo.data.rows import Conversation, RowError, parse_row
-from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.generate import GREEDY, DrawConfig, stream_tokens
-from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.inference.trained_model import TrainedModel
 
 _UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character whose others are to come
 
@@ -66,10 +65,8 @@ def stream_answer(
 
     MediaError for media that cannot be read, ValueError for media that cannot be shown.
     """
-    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
-    assert isinstance(end_id, int)
     prompt = trained.preparer.prompt(conversation, root)
-    steps = stream_tokens(trained.model, [prompt], end_id, max_new_tokens, draw)
+    steps = stream_tokens(trained.model, [prompt], trained.end_id, max_new_tokens, draw)
     return _texts(trained, (tokens[0] for tokens in steps))
 
 

@@ -29,7 +29,7 @@ from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
 from lightning_apollo.inference.chat_guard import UploadGuard
 from lightning_apollo.inference.chat_session import Chat, ChatError, Reply, Seen, read_question, stream_reply
 from lightning_apollo.inference.generate import GREEDY, DrawConfig
-from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.inference.uploads import is_known_media
 from lightning_apollo.report import PaintedFrame
 

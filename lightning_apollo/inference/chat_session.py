@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from lightning_apollo.data.rows import Conversation, Message, TextPart
-from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.answer import question
 from lightning_apollo.inference.generate import GREEDY, DrawConfig, stream_tokens
-from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.inference.uploads import probe_upload
 from lightning_apollo.report import PaintedFrame, paint_frames
 from lightning_apollo.structures import MediaError, Sample, VisualBatch
@@ -82,12 +81,10 @@ def stream_reply(
     """Yields the answer as it grows, after each token and at least once. ChatError where it cannot be asked."""
     begin = time.perf_counter()
     prompt = _prompt(trained, Conversation("the chat", "asked", (*chat.messages, asked)))
-    end_id = trained.tokenizer.convert_tokens_to_ids(IM_END)
-    assert isinstance(end_id, int)
     ids: list[int] = []
     reply: Reply | None = None
     drawing_seconds = 0.0
-    for tokens in stream_tokens(trained.model, [prompt], end_id, max_new_tokens, draw):
+    for tokens in stream_tokens(trained.model, [prompt], trained.end_id, max_new_tokens, draw):
         ids.append(tokens[0])
         seconds = time.perf_counter() - begin - drawing_seconds
         text = str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip().rstrip("\ufffd")

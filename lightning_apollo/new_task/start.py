@@ -16,8 +16,7 @@ from lightning_apollo.paths import conf_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.expected import shapes_of_recipe
 from lightning_apollo.weights.exported import is_exported
-
-_PARTS = ("vision_encoder", "connector", "llm")  # of the names of weights
+from lightning_apollo.weights.layouts import PARTS
 
 Compose = Callable[..., Recipe]  # files of conf/ on top of the template -> the recipe
 
@@ -70,7 +69,7 @@ def _model_of(path: Path, compose: Compose) -> ModelConfig:
         raise RecipeError(f"{file}: training starts from safetensors: convert it with `lightning-apollo import`")
     shapes = {name: tensor.shape for name, tensor in open_weights(str(file)).items()}
     for model in _models(compose):
-        if shapes_of_recipe(model, _PARTS) == shapes:
+        if shapes_of_recipe(model, PARTS["all"]) == shapes:
             return model
     raise RecipeError(
         f"{path}: its shapes are those of no whole model of conf/model: start from the folder of a finished stage, or "

@@ -74,10 +74,12 @@ def export_command(
     An Apollo, for which transformers has no class, is written for our own loader.
     """
     with errors_in_one_line(debug):
-        from lightning_apollo.weights.exporting import export_stage, find_stage_weights
+        from lightning_apollo.inference.trained import find_stage_of, trained_weights
+        from lightning_apollo.weights.exporting import export_stage
         from lightning_apollo.weights.verify import verify as check
 
-        export_stage(*find_stage_weights(target, stage), output)
+        recipe, name = find_stage_of(target, stage=stage)
+        export_stage(recipe, name, trained_weights(recipe, name), output)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"{output}: written", markup=False)
         if verify:

@@ -11,7 +11,7 @@ from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
-from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.layers import build
 from lightning_apollo.models.checkpoints import from_port_names, tied_names
 from lightning_apollo.models.llm import load_tokenizer

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from huggingface_hub import split_state_dict_into_shards_factory
 
-from lightning_apollo.config import Recipe, RecipeError, load_recipe
+from lightning_apollo.config import Recipe
 from lightning_apollo.fit import build_data
 from lightning_apollo.models.checkpoints import to_port_names
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.weight_files import StoredTensor, open_weights, write_stored
-from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.expected import check_shapes, shapes_of_recipe
@@ -30,28 +29,6 @@ from lightning_apollo.weights.port import check_portable, write_port_files
 from lightning_apollo.weights.run_card import run_card
 
 MAX_SHARD_BYTES = 5_000_000_000  # as the hub's own tools split
-
-
-def find_stage_weights(target: str, stage: str | None = None) -> tuple[Recipe, str, Path]:
-    """The recipe, the name of the stage and the file of its weights, from a stage's folder or a recipe's name or file.
-
-    A folder may have been moved since it was trained. Of a recipe it is the last stage, or the one named.
-    """
-    folder = Path(target)
-    if folder.is_dir():
-        if not (folder / "recipe.yaml").is_file() or not (folder / WEIGHTS).is_file():
-            raise RecipeError(f"{target}: no folder of a finished stage: recipe.yaml or {WEIGHTS} is missing")
-        recipe, name = load_recipe(folder / "recipe.yaml"), stage or folder.resolve().name
-        weights = folder / WEIGHTS
-    else:
-        recipe = load_recipe(target)
-        name = stage or list(recipe.stages)[-1]
-        weights = stage_folder(recipe, name) / WEIGHTS
-    if name not in recipe.stages:
-        raise RecipeError(f"{target}: no stage {name}: name one of {', '.join(recipe.stages)} with --stage")
-    if not weights.is_file():
-        raise RecipeError(f"{weights} is not there: train it first with `lightning-apollo fit`")
-    return recipe, name, weights
 
 
 def export_stage(

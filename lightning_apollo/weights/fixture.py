@@ -24,7 +24,7 @@ from lightning_apollo.data.resize import max_frames_in_budget
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.generate import generate
-from lightning_apollo.inference.trained import TrainedModel
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.llm import predict
 from lightning_apollo.structures import Modality, Sample
 from lightning_apollo.weights import check_fixture

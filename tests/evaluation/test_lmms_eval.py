@@ -13,9 +13,10 @@ import lightning_apollo
 from lightning_apollo.config import Recipe
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.evaluation.benchmarks import answer_prompts
-from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
+from lightning_apollo.inference.trained import load_checkpoint
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.stage_state import stage_folder
-from tests.small_recipe import answering_stage
+from tests.weights.stages import videollama3_with_clips
 
 PROJECT = Path(lightning_apollo.__file__).parents[1]
 PYTHON = PROJECT / ".cache/lmms_eval/bin/python"  # made by the Makefile
@@ -47,8 +48,8 @@ def score(row, results):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, TrainedModel]:
-    recipe = answering_stage(tmp_path_factory.mktemp("runs"))
-    return recipe, load_checkpoint(str(stage_folder(recipe, "videos")))
+    recipe, folder = videollama3_with_clips(tmp_path_factory.mktemp("runs"))
+    return recipe, load_checkpoint(str(folder))
 
 
 @pytest.mark.slow

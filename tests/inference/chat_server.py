@@ -10,11 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.data.shapes import render
-from lightning_apollo.stage_state import stage_folder
-from tests.weights import stages
-
 BOUNDARY = "boundary"
 COMMAND = "import typer; from lightning_apollo.inference.cli import chat_command; typer.run(chat_command)"
 
@@ -71,14 +66,6 @@ class ChatServer:
     def heard(self) -> str:
         """What the queue says to this session until the event is over."""
         return self.ask("GET", "/gradio_api/queue/data?session_hash=session").body.decode()
-
-
-def finished_stage(folder: Path) -> tuple[Recipe, Path]:
-    """A model with random weights, its clips and the folder of its last stage."""
-    recipe = stages.videollama3(folder)
-    assert recipe.data.shapes is not None
-    render(recipe.data.shapes, Path(recipe.data.root))
-    return recipe, stage_folder(recipe, "videos")
 
 
 def environment() -> dict[str, str]:

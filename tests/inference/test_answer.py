@@ -12,19 +12,19 @@ import lightning_apollo.inference.answer as module
 from lightning_apollo.cli import app
 from lightning_apollo.config import Recipe
 from lightning_apollo.data.rows import MediaPart, RowError, TextPart
-from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.answer import answer, question, stream_answer
 from lightning_apollo.inference.generate import generate
-from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
+from lightning_apollo.inference.trained import load_checkpoint
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import MediaError
-from tests.small_recipe import answering_stage
+from tests.weights.stages import videollama3_with_clips
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return answering_stage(tmp_path_factory.mktemp("runs"))
+    return videollama3_with_clips(tmp_path_factory.mktemp("runs"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,7 @@ def test_function_stream_and_command_say_what_the_tokens_say(
     asked = question("Which colour came first?", clips)
     prompt = trained.preparer.prompt(asked, Path())
     assert [item.modality for item in prompt.visuals] == ["video", "video"]
-    end_id = cast("int", trained.tokenizer.convert_tokens_to_ids(IM_END))
-    ids = generate(trained.model, [prompt], end_id, 12)[0]
+    ids = generate(trained.model, [prompt], trained.end_id, 12)[0]
     expected = str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip()
     assert expected
     assert answer(trained, "Which colour came first?", videos=clips, max_new_tokens=12) == expected
@@ -118,7 +117,7 @@ def test_a_character_of_several_tokens_comes_whole(monkeypatch: pytest.MonkeyPat
 
         monkeypatch.setattr(module, "stream_tokens", steps)
         preparer = SimpleNamespace(prompt=lambda *_: None)
-        stub = cast("TrainedModel", SimpleNamespace(model=None, tokenizer=tokenizer, preparer=preparer))
+        stub = cast("TrainedModel", SimpleNamespace(model=None, tokenizer=tokenizer, preparer=preparer, end_id=0))
         return list(stream_answer(stub, question("What?")))
 
     pieces = streamed(ids)

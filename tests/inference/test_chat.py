@@ -11,7 +11,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from lightning_apollo.inference.cli import chat_command
-from tests.inference.chat_server import BOUNDARY, COMMAND, ChatServer, environment, finished_stage, served
+from tests.inference.chat_server import BOUNDARY, COMMAND, ChatServer, environment, served
+from tests.weights.stages import videollama3_with_clips
 
 FILE_META = {"_type": "gradio.FileData"}
 MEGABYTE = 10**6
@@ -20,7 +21,7 @@ PAGE = "lightning_apollo.inference.chat"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
-    recipe, stage = finished_stage(tmp_path_factory.mktemp("runs"))
+    recipe, stage = videollama3_with_clips(tmp_path_factory.mktemp("runs"))
     with served(stage, "--max-upload-mb", 1, "--examples", Path(recipe.data.root) / "clips") as server:
         yield server
     assert not server.folder.exists()  # all uploads are gone with it
@@ -163,7 +164,7 @@ def test_a_machine_without_gradio_is_told_what_to_install(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_port_that_is_taken_is_one_line(server: ChatServer, tmp_path: Path) -> None:
-    stage = finished_stage(tmp_path)[1]
+    stage = videollama3_with_clips(tmp_path)[1]
     port = server.address.rstrip("/").rsplit(":", 1)[1]
     command = [sys.executable, "-c", COMMAND, str(stage), "--port", port]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)

@@ -13,8 +13,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from lightning_apollo.inference.answer import answer, question
-from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
-from tests.inference.chat_server import ChatServer, finished_stage, served
+from lightning_apollo.inference.trained import load_checkpoint
+from lightning_apollo.inference.trained_model import TrainedModel
+from tests.inference.chat_server import ChatServer, served
+from tests.weights.stages import videollama3_with_clips
 
 pytestmark = pytest.mark.slow
 T = TypeVar("T")
@@ -70,7 +72,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_stage(tmp_path_factory.mktemp("runs"))[1]
+    return videollama3_with_clips(tmp_path_factory.mktemp("runs"))[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,20 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
 
 from apollo_kernels import Layout
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart, parse_row
-from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.answer import answer
 from lightning_apollo.inference.chat_session import Chat, ChatError, Reply, read_question, stream_reply
 from lightning_apollo.inference.generate import generate
-from lightning_apollo.inference.trained import TrainedModel, load_checkpoint
+from lightning_apollo.inference.trained import load_checkpoint
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.reduce import select
 from lightning_apollo.structures import VisualBatch
-from tests.inference.chat_server import finished_stage
+from tests.weights.stages import videollama3_with_clips
 
 QUESTION, NEXT = "Which colour came first?", "And then?"
 
@@ -29,7 +28,7 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(uploads: Path) -> TrainedModel:
-    return load_checkpoint(str(finished_stage(uploads)[1]))
+    return load_checkpoint(str(videollama3_with_clips(uploads)[1]))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,7 @@ def test_the_second_turn_sees_the_first(trained: TrainedModel, uploads: Path, cl
         ],
     }
     prompt = trained.preparer.prompt(Conversation("row", "row", parse_row(row)), Path())
-    end_id = cast("int", trained.tokenizer.convert_tokens_to_ids(IM_END))
-    (ids,) = generate(trained.model, [prompt], end_id, 8)
+    (ids,) = generate(trained.model, [prompt], trained.end_id, 8)
     assert second[-1].text == finished(str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip())
     assert second[-1].text != finished(answer(trained, NEXT, max_new_tokens=8))
     assert [message.role for message in chat.messages] == ["user", "assistant"] * 2

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning_apollo.config import Recipe, load_recipe, save_recipe
+from lightning_apollo.data.shapes import render
 from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stage_state import stage_folder
@@ -20,6 +21,14 @@ def videollama3(folder: Path, *words: str, system_prompt: str = "") -> Recipe:
     recipe = replace(recipe, data=replace(recipe.data, system_prompt=system_prompt))
     finish(recipe)
     return recipe
+
+
+def videollama3_with_clips(folder: Path) -> tuple[Recipe, Path]:
+    """The same with its clips, and the folder of its last stage."""
+    recipe = videollama3(folder)
+    assert recipe.data.shapes is not None
+    render(recipe.data.shapes, Path(recipe.data.root))
+    return recipe, stage_folder(recipe, "videos")
 
 
 def apollo(folder: Path) -> Recipe:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lightning_apollo.config import Recipe, RecipeError
+from lightning_apollo.config import Recipe
 from lightning_apollo.data import shapes
 from lightning_apollo.data.resize import target_sizes
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
@@ -23,7 +23,7 @@ from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.check_fixture import check
 from lightning_apollo.weights.exported import load_exported
-from lightning_apollo.weights.exporting import export_stage, find_stage_weights
+from lightning_apollo.weights.exporting import export_stage
 from lightning_apollo.weights.fixture import CHECK, FOLDER, read_fixture
 from lightning_apollo.weights.importing import import_weights
 from lightning_apollo.weights.port import chat_template
@@ -276,17 +276,3 @@ def test_what_the_port_cannot_do_is_refused(recipe: Recipe, tmp_path: Path) -> N
     (tmp_path / "there").mkdir()
     with pytest.raises(WeightsError, match="is there already"):
         export(recipe, tmp_path / "there")
-
-
-def test_a_stage_is_found_by_its_folder_or_its_recipe(recipe: Recipe, tmp_path: Path) -> None:
-    folder = stage_folder(recipe, "videos")
-    moved = Path(shutil.copytree(folder, tmp_path / "videos"))
-    assert find_stage_weights(str(moved)) == (recipe, "videos", moved / WEIGHTS)
-    file = str(folder / "recipe.yaml")
-    assert find_stage_weights(file, "adapt")[1:] == ("adapt", stage_folder(recipe, "adapt") / WEIGHTS)
-    assert find_stage_weights(file)[1] == "videos"
-    with pytest.raises(RecipeError, match="no stage adap: name one of adapt, videos"):
-        find_stage_weights(file, "adap")
-    (moved / WEIGHTS).unlink()
-    with pytest.raises(RecipeError, match="no folder of a finished stage"):
-        find_stage_weights(str(moved))

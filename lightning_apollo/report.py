@@ -137,8 +137,6 @@ def write_report(
     loss_svg: str = "",
 ) -> None:
     """Writes the page. Every text from data is escaped; nothing is loaded from elsewhere."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("lightning_apollo").joinpath("report.html").read_text())
     values: dict[str, Any] = {
         "title": title,
         "facts": facts,
@@ -147,8 +145,14 @@ def write_report(
         "scores": scores,
         "loss_svg": loss_svg,
     }
+    write_html(path, files("lightning_apollo").joinpath("report.html").read_text(), values)
+
+
+def write_html(path: Path, template: str, values: Mapping[str, Any]) -> None:
+    """Writes a page from a jinja template, in which every value is escaped; a name that has no value is an error."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.render(values))
+    path.write_text(environment.from_string(template).render(values), encoding="utf-8")
 
 
 def _paint_item(item: VisualItem, keep_mask: Tensor, patch_size: int) -> Iterator[PaintedFrame]:

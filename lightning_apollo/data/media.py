@@ -113,6 +113,7 @@ def _probe_video(path: str, file: Readable) -> MediaInfo:
         fps=float(fps),
         codec=metadata.codec or "unknown",
         rotation_degrees=round(metadata.rotation or 0.0) % 360,
+        clock_start_seconds=float(metadata.begin_stream_seconds or 0.0),
     )
 
 

@@ -144,6 +144,7 @@ def write_large(folder: Path, num_rows: int) -> None:
         "height": 720,
         "fps": 25.0,
         "rotation_degrees": 0,
+        "clock_start_seconds": 0.0,
     }
     columns = {
         "path": [f"videos/some/longer/folder/{n:09d}.mp4" for n in numbers],

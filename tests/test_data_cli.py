@@ -76,6 +76,17 @@ def test_scan_says_what_is_broken_and_fails_above_the_share(made: Path, folder: 
     assert run("scan", folder / "films.jsonl", "--root", folder, "--jobs", 0).exit_code == 0
 
 
+def test_scan_finds_corrupt_pixels_unless_headers_alone_are_asked_for(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    whole = (tmp_path / "001.png").read_bytes()
+    (tmp_path / "001.png").write_bytes(whole[: len(whole) // 2])
+    words = ["scan", tmp_path / "pictures.jsonl", "--root", tmp_path, "--jobs", 0]
+    result = run(*words)
+    assert result.exit_code == 1
+    assert "001.png: truncated or corrupt picture" in result.stdout
+    assert run(*words, "--headers-only").exit_code == 0
+
+
 def test_show_says_what_the_sources_hold(made: Path) -> None:
     text = run("show", made).stdout
     assert re.search(r"pictures +│ +20 │ +1 │ +19 │ +0 │ +0\.00 │", text)

@@ -23,8 +23,8 @@ from lightning_apollo.data.index_scan import SourceReport, SourceSummary, summar
 from lightning_apollo.data.index_tokens import TextCounter, TokenCounts, tokens
 from lightning_apollo.data.mixture import share_out
 from lightning_apollo.data.plan import Plan, make_plan
+from lightning_apollo.errors import suggestion
 from lightning_apollo.fit import plan_config, text_counter
-from lightning_apollo.layers import suggestion
 
 _NUM_FAULTS = 3  # of each source that are shown
 _BAR_WIDTH = 50

@@ -1,5 +1,36 @@
 """Errors that a user can put right: one line on the terminal and exit code 2."""
 
+import difflib
+from collections.abc import Iterable
+
+_MAX_SHOWN = 9  # known names in an error message
+
 
 class UserError(Exception):
     """Base of every error whose message names what is wrong and the fix, in one line."""
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be used."""
+
+
+class MediaError(UserError):
+    """Media that cannot be read: `path` as the annotation names it, `reason` in one line."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args, so that the error survives pickling out of a loader worker
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns the end of an error message: the known name that was probably meant, or what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f", did you mean {close[0]}?"
+    rest = f" and {len(known) - _MAX_SHOWN} more" if len(known) > _MAX_SHOWN else ""
+    return f", known: {', '.join(known[:_MAX_SHOWN])}{rest}" if known else ""

@@ -5,8 +5,6 @@ Mappings merge key by key, except those of WRITTEN_WHOLE: a layer that writes on
 trains can be read in one place. Every layer is checked by itself, so that an error names the file it stands in.
 """
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -16,14 +14,11 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_apollo.errors import RecipeError, suggestion
+
 Tree = dict[str, Any]
 
 WRITTEN_WHOLE = ("trains", "lora", "mixture", "shares")
-MAX_SHOWN = 9  # known names in an error message
-
-
-class RecipeError(Exception):
-    """A recipe that cannot be used; the message is one line."""
 
 
 def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
@@ -99,16 +94,6 @@ def check(tree: Tree, kind: type, label: str) -> None:
         OmegaConf.merge(OmegaConf.structured(kind), tree)
     except OmegaConfBaseException as error:
         raise _translated(error, label) from error
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message: the known name that was probably meant, or what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f", did you mean {close[0]}?"
-    rest = f" and {len(known) - MAX_SHOWN} more" if len(known) > MAX_SHOWN else ""
-    return f", known: {', '.join(known[:MAX_SHOWN])}{rest}" if known else ""
 
 
 def short_path(path: Path) -> str:

@@ -19,6 +19,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_apollo.errors import MediaError as MediaError
+from lightning_apollo.errors import UserError
+
 IGNORE_INDEX = -100  # the label of a token that no loss is taken on (PyTorch's own default)
 
 Modality = Literal["image", "video"]
@@ -26,19 +29,7 @@ SampleModality = Literal["text", "image", "multi_image", "video"]
 SAMPLE_MODALITIES: tuple[SampleModality, ...] = get_args(SampleModality)
 
 
-class MediaError(Exception):
-    """Media that cannot be read: `path` as the annotation names it, `reason` in one line."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)  # both in args, so that the error survives pickling out of a loader worker
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that are not there or do not fit the recipe's model; one line that names them."""
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_apollo.errors import UserError
+
 _RESOLUTION = 2**30  # steps between nothing and the dearest sample
 
 
-class PlanError(ValueError):
+class PlanError(UserError, ValueError):
     """A mixture, a limit or a sample with which no epoch can be planned."""
 
 

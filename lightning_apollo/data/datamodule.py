@@ -31,6 +31,7 @@ from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.shapes import ShapesConfig
 from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
+from lightning_apollo.errors import UserError
 from lightning_apollo.structures import ClipShape
 
 
@@ -99,7 +100,7 @@ class Batching:
     max_clips: int | None = None  # clips of one video, in the place of sampling.max_clips; None: that one
 
 
-class DataChanged(ValueError):
+class DataChanged(UserError, ValueError):
     """Data that is another one than that with which a run was begun."""
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lightning_apollo.errors import UserError
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, Modality, SampleModality
 
 FORMAT_VERSION = "4"
@@ -73,7 +74,7 @@ SAMPLE_SCHEMA = pa.schema(
 SCHEMAS = {MEDIA: MEDIA_SCHEMA, SAMPLES: SAMPLE_SCHEMA}
 
 
-class IndexFileError(ValueError):
+class IndexFileError(UserError, ValueError):
     """An index that is not there or cannot be used; one line that says what to do."""
 
 

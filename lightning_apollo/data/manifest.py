@@ -22,6 +22,7 @@ from lightning_apollo.data import storage
 from lightning_apollo.data.roots import FolderRoot, MediaRoot, ShardRoot
 from lightning_apollo.data.rows import Conversation, MediaPart, RowError, parse_row
 from lightning_apollo.data.shards import ShardTable
+from lightning_apollo.errors import UserError
 from lightning_apollo.structures import MediaError
 
 MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shards is a row
@@ -29,7 +30,7 @@ MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shar
 _UNREADABLE = "nested too deeply, or with a number too long"
 
 
-class ManifestError(ValueError):
+class ManifestError(UserError, ValueError):
     """A manifest that cannot be used: its file, the line (.jsonl) or row (.json), what is wrong, and the fix."""
 
     def __init__(self, path: str, place: str, reason: str) -> None:

@@ -18,8 +18,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from lightning_apollo.errors import UserError
 
-class TooFewSamples(ValueError):
+
+class TooFewSamples(UserError, ValueError):
     """An epoch that does not fill one optimizer step."""
 
 

@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 from lightning_apollo.data.dataset import BadSample, PreparedBatch
+from lightning_apollo.errors import UserError
 from lightning_apollo.structures import MediaError, PackedBatch
 
 MIN_BAD_SAMPLES = 10  # fewer never end a run: the share of a few means nothing
 
 
-class TooManyBadSamples(RuntimeError):
+class TooManyBadSamples(UserError, RuntimeError):
     """A source whose share of bad samples is above the limit."""
 
 

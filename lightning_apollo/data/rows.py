@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_apollo.errors import UserError
 from lightning_apollo.structures import Modality
 
 Role = Literal["system", "user", "assistant", "stream"]
 
 
-class RowError(ValueError):
+class RowError(UserError, ValueError):
     """What is wrong with a row and how to correct it, in one line; the manifest adds the file and the place."""
 
 

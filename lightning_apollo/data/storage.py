@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lightning_apollo.errors import UserError
 from lightning_apollo.structures import MediaError
 
 Readable = str | io.BufferedReader  # a path, or an open file where there is none
@@ -29,7 +30,7 @@ Readable = str | io.BufferedReader  # a path, or an open file where there is non
 _MEMBER = re.compile(r"(?P<shard>.+?\.tar)::(?P<name>.+)@(?:\?|(?P<begin>\d+)\+(?P<num_bytes>\d+))", re.DOTALL)
 
 
-class StorageError(ValueError):
+class StorageError(UserError, ValueError):
     """What keeps the data cannot be used; one line that says what to do."""
 
 

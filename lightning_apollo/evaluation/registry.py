@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 import torch
 from torchmetrics import MeanMetric
 
+from lightning_apollo.errors import suggestion
 from lightning_apollo.evaluation import bootstrap
 from lightning_apollo.evaluation.metrics import MeanOfCategories, MmeScore
 from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.readers import documents, long_video, pictures, short_video
 from lightning_apollo.evaluation.readers.shapes import shapes
-from lightning_apollo.layers import suggestion
 
 HEADLINES = {  # what a benchmark reports -> how its interval is drawn
     "questions": bootstrap.over_questions,

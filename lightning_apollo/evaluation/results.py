@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from lightning_apollo.errors import UserError
+
 MODES = ("full", "single_frame", "blind")  # what the model saw: the video, one frame of it, the text alone
 
 
-class ResultsError(Exception):
+class ResultsError(UserError):
     """Results that cannot be used; the message is one line with the place and what to do."""
 
 

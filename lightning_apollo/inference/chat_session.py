@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from lightning_apollo.data.rows import Conversation, Message, TextPart
+from lightning_apollo.errors import UserError
 from lightning_apollo.inference.answer import question
 from lightning_apollo.inference.generate import GREEDY, DrawConfig, stream_tokens
 from lightning_apollo.inference.trained_model import TrainedModel
@@ -18,7 +19,7 @@ from lightning_apollo.report import PaintedFrame, paint_frames
 from lightning_apollo.structures import MediaError, Sample, VisualBatch
 
 
-class ChatError(Exception):
+class ChatError(UserError):
     """Why a question cannot be answered: one line for whoever asked it, without a path of this machine."""
 
 

@@ -125,7 +125,7 @@ def chat_command(
     Uploads are deleted when the page ends, with Ctrl-C.
     """
     with errors_in_one_line(debug):
-        from lightning_apollo.layers import RecipeError
+        from lightning_apollo.errors import RecipeError
 
         try:
             from lightning_apollo.inference.chat import ChatConfig, run

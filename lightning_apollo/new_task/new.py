@@ -17,8 +17,8 @@ from huggingface_hub import try_to_load_from_cache
 from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.data.index_build import Progress
 from lightning_apollo.data.index_tokens import TextCounter
+from lightning_apollo.errors import suggestion
 from lightning_apollo.fit import text_counter
-from lightning_apollo.layers import suggestion
 from lightning_apollo.new_task.choose import TEMPLATES, Chosen, choose, choose_template
 from lightning_apollo.new_task.start import Start, find_start
 from lightning_apollo.new_task.survey import Survey, survey

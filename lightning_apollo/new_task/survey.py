@@ -17,8 +17,8 @@ from lightning_apollo.data.index_build import Progress, build_index
 from lightning_apollo.data.index_scan import BrokenRow, broken_rows
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
+from lightning_apollo.errors import RecipeError
 from lightning_apollo.inference.parsers import find_span
-from lightning_apollo.layers import RecipeError
 from lightning_apollo.structures import SAMPLE_MODALITIES
 
 MAX_BROKEN_SHOWN = 5

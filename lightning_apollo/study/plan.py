@@ -16,8 +16,9 @@ from pathlib import Path
 
 from lightning_apollo.config import Recipe, load_recipes
 from lightning_apollo.data.shapes_scene import QUESTIONS
+from lightning_apollo.errors import suggestion
 from lightning_apollo.explain import count_parameters
-from lightning_apollo.layers import build, read_layers, short_path, suggestion, with_defaults
+from lightning_apollo.layers import build, read_layers, short_path, with_defaults
 from lightning_apollo.paths import conf_folder, study_names
 from lightning_apollo.stage_state import fingerprint
 from lightning_apollo.study.analysis import THRESHOLD

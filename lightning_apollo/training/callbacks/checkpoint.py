@@ -22,6 +22,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
+from lightning_apollo.errors import UserError
+
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 # What writing to a file raises: the system's own error, or that of PyTorch's writer, which reports one
 WRITE_ERRORS = (OSError, RuntimeError)
@@ -29,7 +31,7 @@ WRITE_ERRORS = (OSError, RuntimeError)
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that had to be written and could not be."""
 
 

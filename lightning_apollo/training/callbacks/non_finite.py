@@ -12,12 +12,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_apollo.errors import UserError
+
 _NUM_SHOWN = 8  # sample ids in a message
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(UserError, ArithmeticError):
     """A step whose loss or gradient is not finite, where the recipe does not leave it out."""
 
 

@@ -9,9 +9,7 @@ index_build.py writes them, index_tokens.py does arithmetic on them.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.files import lock, write_atomically
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, Modality, SampleModality
 
 FORMAT_VERSION = "4"
@@ -180,8 +179,10 @@ def write_tables(folder: Path, tables: dict[str, pa.Table]) -> None:
     for name in tables:  # first, so that what is mapped is never older than the Parquet file
         (folder / f"{name}.arrow").unlink(missing_ok=True)
     for name, table in tables.items():
-        _replace(folder / f"{name}.parquet", lambda path, table=table: pq.write_table(table, path, compression="zstd"))
-        _replace(folder / f"{name}.arrow", lambda path, table=table: _write_arrow(table, path))
+        with write_atomically(folder / f"{name}.parquet") as partial:
+            pq.write_table(table, partial, compression="zstd")
+        with write_atomically(folder / f"{name}.arrow") as partial:
+            _write_arrow(table, partial)
 
 
 def _map(folder: Path, name: str) -> pa.Table:
@@ -195,9 +196,8 @@ def _map(folder: Path, name: str) -> pa.Table:
     if written.get(b"format_version") != FORMAT_VERSION.encode():
         raise IndexFileError(f"{folder}: an index of another version: remove it and make it anew")
     if not path.is_file() or _fingerprint(path) != written[b"fingerprint"]:
-        with (folder / "lock").open("w") as lock:  # processes that open it at once wait for the first of them
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            _replace(path, lambda temporary: _write_arrow(_read_parquet(parquet, name), temporary))
+        with lock(folder / "lock"), write_atomically(path) as partial:  # those that open it at once wait for the first
+            _write_arrow(_read_parquet(parquet, name), partial)
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
@@ -224,12 +224,6 @@ def _write_arrow(table: pa.Table, path: Path) -> None:
     table = table.combine_chunks()  # one chunk, so that a column is one piece of memory
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> Any:

@@ -6,7 +6,6 @@ call probes the files that neither it nor the tables know, or whose size or time
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import operator
@@ -41,6 +40,7 @@ from lightning_apollo.data.roots import MediaRoot
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
 from lightning_apollo.data.storage import file_state
+from lightning_apollo.files import lock
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, SampleModality
 
 Progress = Callable[[str, int, int, int], None]  # "rows" or "files", done, in all, errors among the done
@@ -67,8 +67,7 @@ def build_index(
     same folder wait for each other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system even when the process is killed
+    with lock(folder / "lock"):
         made = _made_before(folder)
         if made is not None and _is_index_of(made, sources, text):
             return made

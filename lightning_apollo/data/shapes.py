@@ -17,7 +17,6 @@ Rows are in the format of VideoLLaMA 3 (LLaVA's `conversations`, and `conversati
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +39,7 @@ from lightning_apollo.data.shapes_scene import (
     describe,
     describe_image,
 )
+from lightning_apollo.files import lock
 
 FORMAT_VERSION = 5  # raised when the same configuration renders other files
 HELD_OUT_QUESTIONS = "held_out_questions.jsonl"
@@ -88,8 +88,7 @@ def render(config: ShapesConfig, folder: Path, progress: Progress | None = None)
     facts = {"format_version": FORMAT_VERSION, "config": asdict(config), "manifests": sorted(_manifests(config))}
     folder = folder.absolute()  # "." has no name to put a lock beside
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system even when the process is killed
+    with lock(folder.with_name(f"{folder.name}.lock")):
         if folder.exists():
             _check_holds(folder, facts)
             return facts

@@ -5,11 +5,9 @@ The table is an Arrow file in the cache folder, under a name made from the shard
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
-import os
 import posixpath
 import re
 import tarfile
@@ -24,6 +22,7 @@ import pyarrow.compute as pc
 
 from lightning_apollo.data import storage
 from lightning_apollo.data.storage import StorageError
+from lightning_apollo.files import lock, write_atomically
 from lightning_apollo.structures import MediaError
 
 _FORMAT_VERSION = "1"
@@ -52,8 +51,7 @@ def open_shards(pattern: str) -> ShardTable:
             raise StorageError(f"{shard}: no such shard, or it cannot be read: correct the root {pattern}")
     key = hashlib.sha256(json.dumps([_FORMAT_VERSION, shards, states]).encode()).hexdigest()
     path = storage.cache_folder() / f"shards-{key}.arrow"
-    with (storage.cache_folder() / "shards.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that ask for it at once wait for the first of them
+    with lock(storage.cache_folder() / "shards.lock"):  # ranks that ask for it at once wait for the first of them
         if not path.is_file():
             _write_table(path, shards)
     return ShardTable(path)
@@ -117,10 +115,13 @@ def _write_table(path: Path, shards: Sequence[str]) -> None:
     _refuse_repeated((members[member] for member in order.tolist()), shards)
     arrays = [pa.array(values, field.type) for values, field in zip((names, *places), _SCHEMA, strict=False)]
     schema = _SCHEMA.with_metadata({"shards": json.dumps(list(shards))})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch([*arrays, pa.array(hashes[order]), pa.array(order)], schema=schema))
-    temporary.replace(path)
+    batch = pa.record_batch([*arrays, pa.array(hashes[order]), pa.array(order)], schema=schema)
+    with (
+        write_atomically(path) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
+        writer.write_batch(batch)
 
 
 def _members(number: int, shard: str) -> Iterator[_Member]:

@@ -17,12 +17,12 @@ import os
 import posixpath
 import re
 import shutil
-import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.files import write_atomically
 from lightning_apollo.structures import MediaError
 
 Readable = str | io.BufferedReader  # a path, or an open file where there is none
@@ -119,10 +119,8 @@ def local_copy(address: str) -> str:
         key = hashlib.sha256(repr((address, file_state(address))).encode()).hexdigest()
         copy = cache_folder() / f"{key}-{name_of(address)}"
         if not copy.is_file():
-            temporary = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}")  # several machines may share the folder
-            with temporary.open("wb") as target:
+            with write_atomically(copy) as partial, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**20)
-            temporary.replace(copy)
     return str(copy)
 
 

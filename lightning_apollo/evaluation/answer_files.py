@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lightning_apollo.evaluation.question import BenchmarkError
+from lightning_apollo.files import write_atomically
 
 SETTINGS = "settings.json"
 
@@ -114,9 +115,8 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(settings))
     if not path.is_file():
         output.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{SETTINGS}.partial")
-        partial.write_text(json.dumps(now, indent=2) + "\n")
-        partial.replace(path)
+        with write_atomically(path) as partial:
+            partial.write_text(json.dumps(now, indent=2) + "\n")
         return
     before = json.loads(path.read_text())
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.files import write_atomically
 
 MODES = ("full", "single_frame", "blind")  # what the model saw: the video, one frame of it, the text alone
 
@@ -41,9 +42,8 @@ class QuestionResult:
 def write_results(results: Iterable[QuestionResult], path: Path) -> None:
     """Writes one line for every result, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
-    partial.replace(path)
+    with write_atomically(path) as partial:
+        partial.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
 
 
 def read_results(path: Path) -> list[QuestionResult]:

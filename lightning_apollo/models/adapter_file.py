@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lightning_apollo.files import write_atomically
 from lightning_apollo.models.checkpoints import whole_weights
 from lightning_apollo.models.lora import DOWN, PREFIXES, UP, LoraConfig, merge, split_weights, through_nf4
 from lightning_apollo.models.weight_files import ADAPTER, StoredTensor, open_weights, stored, write_stored
@@ -60,9 +61,8 @@ def save_adapted(model: nn.Module, origin: AdapterOrigin, weights: Path, adapter
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in frozen.values() if tensor.dtype.is_floating_point}
     assert len(dtypes) == 1  # fit casts the whole model to one
     facts = AdapterFacts(origin, dtypes.pop(), split.quantized, digest(frozen))
-    unfinished = adapter.with_suffix(".partial")
-    save_file(split.trained, unfinished, metadata={_FORMAT: json.dumps(asdict(facts))})
-    unfinished.replace(adapter)
+    with write_atomically(adapter) as partial:
+        save_file(split.trained, partial, metadata={_FORMAT: json.dumps(asdict(facts))})
     write_stored(merged(frozen, {name: stored(tensor) for name, tensor in split.trained.items()}, origin.lora), weights)
 
 

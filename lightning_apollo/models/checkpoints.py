@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
+from lightning_apollo.files import write_atomically
 from lightning_apollo.models.fused_encoder import FusedEncoder
 from lightning_apollo.models.internvideo2 import RELEASED_PATCHES, InternVideo2, resize_positions
 from lightning_apollo.models.llm import load_llm
@@ -76,9 +77,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
     """Writes tensors to a safetensors file, all or nothing."""
-    unfinished = path.with_suffix(".partial")
-    save_file(state, unfinished, metadata={"format": "pt"})
-    unfinished.replace(path)
+    with write_atomically(path) as partial:
+        save_file(state, partial, metadata={"format": "pt"})
 
 
 def tied_names(model: nn.Module) -> set[str]:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lightning_apollo.files import write_atomically
 from lightning_apollo.structures import WeightsError
 
 # The format's code of each dtype, in the order in which the safetensors library lays out a file: from the last to the first
@@ -91,12 +92,10 @@ def write_stored(tensors: Mapping[str, StoredTensor], path: Path) -> None:
         header[name] = {"dtype": codes[name], "shape": tensors[name].shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    unfinished = path.with_name(f"{path.name}.partial")
-    with unfinished.open("wb") as file:
+    with write_atomically(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             file.write(tensors[name].read().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    unfinished.replace(path)
 
 
 def local_path(name_or_path: str) -> Path:

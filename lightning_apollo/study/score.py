@@ -9,14 +9,13 @@ output/RUN/  STAGE/ ...      what `fit` writes
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_apollo.files import is_locked, lock, write_atomically
 from lightning_apollo.study.table import StudyError
 
 if TYPE_CHECKING:
@@ -43,9 +42,8 @@ class Score:
 def write_score(run: Run, score: Score) -> None:
     """Writes score.json, all or nothing: from then on the run is finished."""
     path = run.folder / _SCORE
-    partial = path.with_name(f"{_SCORE}.partial")
-    partial.write_text(json.dumps(asdict(score), indent=2) + "\n")
-    partial.replace(path)
+    with write_atomically(path) as partial:
+        partial.write_text(json.dumps(asdict(score), indent=2) + "\n")
 
 
 def remove_score(run: Run) -> None:
@@ -69,7 +67,7 @@ def status(run: Run) -> str:
     """done, running, stale (the recipe has changed since), failed (it has a log but no score) or missing."""
     if read_score(run) is not None:
         return "done"
-    if _is_locked(run.folder):
+    if is_locked(run.folder / _LOCK):
         return "running"
     if (run.folder / _SCORE).is_file():
         return "stale"
@@ -85,19 +83,7 @@ def last_line(run: Run) -> str:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Holds the run, after waiting for a process that does; the system lets go when a process is killed."""
+    """Holds the run, after waiting for a process that does."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(run.folder / _LOCK):
         yield
-
-
-def _is_locked(folder: Path) -> bool:
-    if not (folder / _LOCK).is_file():
-        return False
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lightning_apollo.evaluation.question import BenchmarkError, Subtitle
+from lightning_apollo.files import write_atomically
 
 EXTRACTED = "extracted"  # folder below the benchmark's own, for pictures that were inside of Parquet files
 VIDEO_ENDINGS = ("mp4", "mkv", "webm", "avi", "mov", "MP4")
@@ -84,9 +84,8 @@ def _extracted(picture: Row | None, folder: Path) -> str | None:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_bytes(picture["bytes"])
-            partial.replace(path)
+            with write_atomically(path) as partial:
+                partial.write_bytes(picture["bytes"])
         except OSError as error:
             raise BenchmarkError(f"{path}: {error.strerror}: pictures of Parquet files are written there") from error
     return path.relative_to(folder).as_posix()

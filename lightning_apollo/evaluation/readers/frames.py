@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from lightning_apollo.data.media import decode, probe
 from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.readers.files import EXTRACTED
+from lightning_apollo.files import write_atomically
 
 _ENDINGS = (".jpg", ".jpeg", ".png")
 _QUALITY = 12  # constant rate factor: no difference to the pictures can be seen
@@ -39,9 +39,9 @@ def _encode(names: list[Path], path: Path, frames_per_second: float) -> None:
 
     frames = torch.cat([_pixels(name) for name in names])  # (F, 3, H, W) uint8
     frames = frames[..., : frames.shape[-2] // 2 * 2, : frames.shape[-1] // 2 * 2]  # H.264 takes even sizes
-    partial = path.with_suffix(f".{os.getpid()}.mp4")
-    VideoEncoder(frames, frame_rate=frames_per_second).to_file(partial, crf=_QUALITY)
-    partial.replace(path)
+    encoded = VideoEncoder(frames, frame_rate=frames_per_second).to_tensor(format="mp4", crf=_QUALITY)
+    with write_atomically(path) as partial:
+        partial.write_bytes(encoded.numpy().data)
 
 
 def _pixels(path: Path) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_apollo.files import write_atomically
 from lightning_apollo.models.adapter_file import AdapterOrigin, save_adapted
 from lightning_apollo.models.checkpoints import save_weights
 from lightning_apollo.models.weight_files import ADAPTER
@@ -42,6 +43,5 @@ class StageExport(Callback):
             "finished": datetime.now(UTC).isoformat(),  # tells these weights from any others of the same recipe
             **self.facts,
         }
-        partial = self.folder / f"{DONE}.partial"
-        partial.write_text(json.dumps(done, indent=2) + "\n")
-        partial.replace(self.folder / DONE)
+        with write_atomically(self.folder / DONE) as partial:
+            partial.write_text(json.dumps(done, indent=2) + "\n")

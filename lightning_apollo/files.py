@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all, and locks between processes."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; what lies there at the end takes the place of `path` in one step.
+
+    The name is no other writer's, in whatever process or on whatever machine. After an error, `path` is as it was and
+    nothing is left beside it.
+    """
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds the lock of this file, made where it is missing, after waiting for a process that has it.
+
+    The system gives it back when the process ends, even when it is killed.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of this file at this moment."""
+    if not path.is_file():
+        return False
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -12,20 +12,24 @@ BROWSER := /usr/bin/chromium /usr/bin/chromedriver
 PARALLEL := --numprocesses $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2))) --maxprocesses 8 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# $(call apt_install,PACKAGE): installs a Debian package where we may, else says in one line what to do.
-apt_install = { if ! command -v apt-get >/dev/null; then sudo=no; elif [ "$$(id -u)" = 0 ]; then sudo=; \
-	elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else sudo=no; fi; \
-	if [ "$$sudo" = no ]; then echo "$(1) is missing: sudo apt-get install $(1), or as your system installs it" >&2; exit 1; fi; \
-	echo "installing $(1) with apt-get"; $$sudo apt-get update -qq; \
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
+FFMPEG := $(BIN)/python -P lightning_apollo/machine/ffmpeg.py
+
+# $(call try_apt,PACKAGE): installs a Debian package where we may, and fails elsewhere.
+try_apt = { command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] && sudo= || { sudo -n true 2>/dev/null && sudo="sudo -n"; }; } && \
+	echo "installing $(1) with apt-get" && { $$sudo apt-get update -qq; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }; }
+
+# $(call apt_install,PACKAGE): as try_apt, and says in one line what to do where that fails.
+apt_install = $(call try_apt,$(1)) || { echo "$(1) is missing: sudo apt-get install $(1), or as your system installs it" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format demo bench proof mutants clean
+.PHONY: help setup test check format demo bench proof mutants clean python ffmpeg
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Make .venv with the package in it, and FFmpeg's libraries where they are missing
+	@$(BIN)/python -m lightning_apollo.machine.video_libraries
 
 test: $(VENV)/.installed-test $(REAL_CLIPS) ## Run the tests, but those that take minutes
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
@@ -57,18 +61,27 @@ clean: ## Remove the environment and every cache, but no run
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
-	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt_install,$(notdir $(PYTHON))-venv)
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "$(or $(PYTHON),python3) is no Python 3.11 or newer: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || $(call apt_install,$(notdir $(PYTHON))-venv)
+	"$(PYTHON)" -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.created pyproject.toml
+# A Python that is named must be that of .venv
+python: $(VENV)/.created
+ifeq ($(origin PYTHON),command line)
+	@[ "$$("$(PYTHON)" -V)" = "$$($(BIN)/python -V)" ] || { \
+		echo "$(VENV) has $$($(BIN)/python -V), not $(PYTHON): make clean, then make again" >&2; exit 1; }
+endif
+
+# Asked each time: FFmpeg may go when .venv stays
+ffmpeg: $(VENV)/.created
+	@$(FFMPEG) 2>/dev/null || { $(call try_apt,ffmpeg); $(FFMPEG); }
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml | python ffmpeg
 	@echo "installing torch and the package; with CUDA some 3 GB are downloaded, which takes minutes"
 	$(PIP_INSTALL) $(TORCH)
 	$(PIP_INSTALL) --editable .
-	@$(BIN)/python -c 'import torchcodec.decoders' 2>/dev/null || $(call apt_install,ffmpeg)
-	@$(BIN)/python -c 'import torchcodec.decoders' 2>/dev/null || { \
-		echo "torchcodec does not load: run $(BIN)/lightning-apollo doctor" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -12,6 +12,7 @@ from lightning_apollo.data_cli import app as data
 from lightning_apollo.evaluation.cli import app as evaluate
 from lightning_apollo.inference.cli import CHAT_EPILOG, GENERATE_EPILOG, chat_command, generate_command
 from lightning_apollo.inspection.cli import INSPECT_EPILOG, inspect_command
+from lightning_apollo.machine.video_libraries import encode_and_decode, require_video
 from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
@@ -101,6 +102,7 @@ def fit(
     Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
@@ -153,6 +155,7 @@ def demo(
     Takes 6 to 10 minutes on two CPU cores and writes report.html, metrics.json and results.jsonl.
     """
     with errors_in_one_line(debug):
+        encode_and_decode()
         from lightning_apollo.demo import RECIPE, run
 
         run(output or Path("runs/demo" if recipe == RECIPE else f"runs/demo-{recipe}"), recipe)

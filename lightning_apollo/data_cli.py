@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from lightning_apollo.cli_options import Overrides, RecipeArgument, RecipeOption
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def index(
     that are new or have changed. With a recipe, all its sources are indexed and tokens of text are counted.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.data_report import Plain, one_line, open_recipe
 
         if recipe is None:
@@ -133,6 +135,7 @@ def scan(
     epoch. Ends with code 1 where the share of broken rows of a source is above --max-error-share. An index is taken as it is.
     """
     with errors_in_one_line(debug):
+        require_video()
         import tempfile
 
         from lightning_apollo.data.index import Index
@@ -202,6 +205,7 @@ def tune(
     recommended, or with --step-seconds the cheapest that training does not wait for.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo import tune as tuner
         from lightning_apollo.data_report import choose_stage, open_recipe
         from lightning_apollo.measure_report import tuning
@@ -223,6 +227,7 @@ def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage 
     read or written.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo import calibrate as calibrator
         from lightning_apollo.data_report import choose_stage, open_recipe
         from lightning_apollo.measure_report import calibration

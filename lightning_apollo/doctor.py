@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +15,10 @@ from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
-DISTRIBUTION = "lightning-apollo"
-FFMPEG_VERSIONS = {56: "4", 57: "5", 58: "6", 59: "7", 60: "8", 61: "9"}  # libavutil's number -> FFmpeg's
-FFMPEG_FIX = {
-    "linux": "sudo apt-get install ffmpeg (Debian, Ubuntu), or: conda install -c conda-forge ffmpeg",
-    "darwin": "brew install ffmpeg, or: conda install -c conda-forge ffmpeg",
-}
+from lightning_apollo.machine import ffmpeg
+from lightning_apollo.machine.packages import DISTRIBUTION, install_command, requirements
+from lightning_apollo.machine.video_libraries import VideoLibrariesError, encode_and_decode, first_line
+
 MIN_FREE_BYTES = 2 * 1024**3  # the demo's clips, environment and checkpoints stay well below
 
 
@@ -69,21 +66,19 @@ def _python() -> Finding:
 def _packages() -> list[Finding]:
     """One finding per dependency that the installed package declares."""
     try:
-        requirements = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
+        return [_package(need) for need in requirements()]
     except metadata.PackageNotFoundError:
         return [Finding(DISTRIBUTION, "not installed", "pip install -e . in the checkout")]
-    return [_package(need) for need in requirements if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
 def _package(need: Requirement) -> Finding:
-    fix = f"pip install '{need.name}{need.specifier}'"
     try:
         version = metadata.version(need.name)
     except metadata.PackageNotFoundError:
-        return Finding(need.name, "not installed", fix)
+        return Finding(need.name, "not installed", install_command(need))
     if need.specifier.contains(version, prereleases=True):
         return Finding(need.name, version)
-    return Finding(need.name, f"{version}, but {need.specifier} is needed", fix)
+    return Finding(need.name, f"{version}, but {need.specifier} is needed", install_command(need))
 
 
 def _imports() -> list[Finding]:
@@ -92,9 +87,7 @@ def _imports() -> list[Finding]:
     for name in ("torch", "torchvision", "torchcodec", "lightning", "transformers"):
         _, problem = _try_import(name)
         if problem:
-            findings.append(
-                Finding(f"import {name}", problem, f"reinstall {name}; torchcodec also needs FFmpeg's libraries")
-            )
+            findings.append(Finding(f"import {name}", problem, f"reinstall {name}"))
     return findings
 
 
@@ -103,28 +96,16 @@ def _try_import(name: str) -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module(name), ""
     except Exception as error:  # whatever a foreign package raises while it loads is the finding
-        return None, _one_line(error)
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+        return None, first_line(error)
 
 
 def _ffmpeg() -> Finding:
-    names = {"darwin": "libavutil.{}.dylib", "win32": "avutil-{}.dll"}
-    pattern = names.get(sys.platform, "libavutil.so.{}")
-    folders = ("", f"{sys.prefix}/lib/")  # where the system looks, then where conda installs
-    for number, version in sorted(FFMPEG_VERSIONS.items(), reverse=True):
-        for folder in folders:
-            try:
-                library = ctypes.CDLL(folder + pattern.format(number))
-            except OSError:
-                continue
-            library.av_version_info.restype = ctypes.c_char_p
-            return Finding("FFmpeg libraries", f"FFmpeg {version} ({library.av_version_info().decode()})")
-    fix = FFMPEG_FIX.get(sys.platform, "conda install -c conda-forge ffmpeg")
-    return Finding("FFmpeg libraries", "none of FFmpeg 4 to 9", fix)
+    version = ffmpeg.loadable_version()
+    if version is None:
+        return Finding("FFmpeg libraries", ffmpeg.why_none_loads(), ffmpeg.fix())
+    library = ctypes.CDLL(ffmpeg.file_name("avutil", ffmpeg.LIBRARIES[version]["avutil"]))
+    library.av_version_info.restype = ctypes.c_char_p
+    return Finding("FFmpeg libraries", f"FFmpeg {version} ({library.av_version_info().decode()})")
 
 
 def _cuda() -> Finding:
@@ -146,31 +127,10 @@ def _triton() -> Finding:
 
 
 def _decode() -> Finding:
-    """Encodes eight red frames to H.264 and decodes them."""
-    torch, problem = _try_import("torch")
-    decoders, codec_problem = _try_import("torchcodec.decoders")
-    encoders, _ = _try_import("torchcodec.encoders")
-    if torch is None or decoders is None or encoders is None:
-        return Finding(
-            "decode of a rendered clip", problem or codec_problem, "make torchcodec load: see the lines above"
-        )
-    frames = torch.zeros(8, 3, 64, 64, dtype=torch.uint8)
-    frames[:, 0] = 255
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            clip = str(Path(folder) / "red.mp4")
-            encoders.VideoEncoder(frames, frame_rate=8).to_file(clip)
-            decoded = decoders.VideoDecoder(clip)[:]
-    except (RuntimeError, ValueError, OSError) as error:
-        return Finding("decode of a rendered clip", _one_line(error), FFMPEG_FIX["linux"])
-    red, green, blue = decoded.float().mean(dim=(0, 2, 3)).tolist()
-    is_red = len(decoded) == 8 and red > 235 and max(green, blue) < 20  # H.264 loses a few grey levels
-    detail = f"{len(decoded)} of 8 frames, mean colour {red:.0f} {green:.0f} {blue:.0f}"
-    return Finding(
-        "decode of a rendered clip",
-        detail,
-        "" if is_red else "install another FFmpeg: this one changes what it decodes",
-    )
+        return Finding("decode of a rendered clip", encode_and_decode())
+    except VideoLibrariesError as error:
+        return Finding("decode of a rendered clip", error.reason, error.fix)
 
 
 def _machine() -> list[Finding]:

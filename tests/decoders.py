@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
+from lightning_apollo.machine.video_libraries import FFmpegMissing
 from lightning_apollo.structures import Frames, MediaInfo, Modality
 
 FAULTS = {f"{fault}.png": fault for fault in ("hang", "crash", "abort", "leave", "eat", "wait", "stumble")}
@@ -50,7 +51,7 @@ class Faulty(DirectReader):
 @dataclass(frozen=True)
 class WithoutTorchcodec(DirectReader):
     def probe(self, address: str, modality: Modality | None) -> MediaInfo:
-        raise RuntimeError("torchcodec does not load: install FFmpeg") from ImportError("libavutil")
+        raise FFmpegMissing("FFmpeg's libraries are missing", "install ffmpeg")
 
 
 class NotToBeLoaded(DirectReader):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_apollo.data import media
 from lightning_apollo.data.probe_pool import Probe
+from lightning_apollo.machine.video_libraries import FFmpegMissing
 from lightning_apollo.structures import MediaInfo, Modality
 
 
@@ -33,7 +34,7 @@ def names_in(log: Path) -> list[str]:
 
 
 def without_torchcodec(address: str, modality: Modality) -> MediaInfo:
-    raise RuntimeError("torchcodec does not load") from ImportError("torchcodec")
+    raise FFmpegMissing("FFmpeg's libraries are missing", "install ffmpeg")
 
 
 def _logged(log: Path, gate: Path | None, address: str, modality: Modality) -> MediaInfo:

@@ -50,12 +50,12 @@ def test_a_package_that_does_not_load_is_a_finding(module: str, error: str, tmp_
 
 def test_missing_ffmpeg_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     monkeypatch.setattr(sys, "platform", "linux")
     finding = doctor._ffmpeg()
-    assert finding.detail == "none of FFmpeg 4 to 9"
+    assert finding.detail == "FFmpeg's libraries are missing"
     assert finding.fix.startswith("sudo apt-get install ffmpeg")
 
 

@@ -16,7 +16,6 @@ import resource
 import signal
 import traceback
 from contextlib import suppress
-from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 import torch
 
 from lightning_apollo.data.reader import MediaReader
+from lightning_apollo.machine.video_libraries import VideoLibrariesError, load_torchcodec
 from lightning_apollo.structures import Frames, MediaError, MediaInfo
 
 Answer = MediaInfo | Frames | Exception | None  # None: ready for the first request
@@ -41,8 +41,8 @@ def fork_on_request(socket: int) -> None:
         signal.signal(
             stop, signal.SIG_IGN
         )  # they reach all processes of a run, which needs this one till its last step
-    with suppress(ImportError, OSError, RuntimeError):  # where it does not load, a reader will say so
-        import_module("torchcodec.decoders")  # the forks have it then
+    with suppress(VideoLibrariesError):  # a reader will say so
+        load_torchcodec()  # the forks have it then
     control = Connection(socket)
     processes: set[int] = set()
     while True:
@@ -128,10 +128,8 @@ def _answer(reader: MediaReader, method: str, arguments: list[Any]) -> Answer:
             return reader.probe(*arguments)
         info, timestamps, size = arguments
         return reader.decode(info, torch.from_numpy(timestamps), size)
-    except (MediaError, ValueError) as error:
+    except (MediaError, ValueError, VideoLibrariesError) as error:
         return error
-    except Exception as error:  # whatever a reader of files trips over is a fact of the file ...
-        if isinstance(error, RuntimeError) and error.__cause__ is not None:
-            return RuntimeError(str(error))  # ... but for a torchcodec that does not load, which media.py raises so
+    except Exception as error:  # whatever else a reader of files trips over is a fact of the file
         address = arguments[0] if method == "probe" else arguments[0].path
         return MediaError(address, f"{method} failed ({type(error).__name__}: {error})".replace("\n", " "))

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from lightning_apollo.data.picture import load_picture, probe_picture
 from lightning_apollo.data.storage import Readable, open_media
+from lightning_apollo.machine.video_libraries import load_torchcodec
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
@@ -74,13 +75,9 @@ def load_image(path: Path, size: tuple[int, int]) -> Frames:
 
 
 def _open_video(path: str, file: Readable, num_threads: int) -> VideoDecoder:
-    try:
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeError(
-            "torchcodec does not load: install FFmpeg's shared libraries (Debian: apt install ffmpeg), "
-            "then check with `lightning-apollo doctor`"
-        ) from error
+    load_torchcodec()
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
+
     try:
         return VideoDecoder(file, seek_mode="exact", num_ffmpeg_threads=num_threads)
     except ValueError:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lightning_apollo.data import media
 from lightning_apollo.data.fork_server import start_fork_server
 from lightning_apollo.data.storage import file_state
+from lightning_apollo.machine.video_libraries import VideoLibrariesError
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
 
 Probe = Callable[[str, Modality], MediaInfo]
@@ -45,8 +46,8 @@ def probe_all(
 ) -> Iterator[tuple[MediaKey, MediaFacts]]:
     """The facts of every file, as they come in. `deadline` is in seconds, for one file.
 
-    `jobs` processes probe, to which `probe` is pickled; 0 probes in this one, without a deadline. A RuntimeError says
-    that nothing can be probed here, as torchcodec does not load.
+    `jobs` processes probe, to which `probe` is pickled; 0 probes in this one, without a deadline. A
+    VideoLibrariesError says that no video can be probed on this machine.
     """
     waiting = iter(keys)
     if jobs == 0:
@@ -128,8 +129,8 @@ class _Worker:
         self.connection.close()
 
 
-def _unless_hopeless(answer: MediaFacts | RuntimeError) -> MediaFacts:
-    if isinstance(answer, RuntimeError):
+def _unless_hopeless(answer: MediaFacts | VideoLibrariesError) -> MediaFacts:
+    if isinstance(answer, VideoLibrariesError):
         raise answer
     return answer
 
@@ -156,13 +157,13 @@ def _serve(connection: Connection, probe: Probe, deadline: float) -> None:
             return
 
 
-def _facts(key: MediaKey, probe: Probe) -> MediaFacts | RuntimeError:
+def _facts(key: MediaKey, probe: Probe) -> MediaFacts | VideoLibrariesError:
     state = file_state(key.path)
     try:
         return MediaFacts(probe(key.path, key.modality), *state)
     except MediaError as error:
         return MediaFacts(None, *state, error.reason)
-    except Exception as error:  # whatever a reader of files trips over is a fact of the file ...
-        if isinstance(error, RuntimeError) and error.__cause__ is not None:
-            return RuntimeError(str(error))  # ... but for a torchcodec that does not load, which media.py raises so
+    except VideoLibrariesError as error:
+        return error
+    except Exception as error:  # whatever else a reader of files trips over is a fact of the file
         return MediaFacts(None, *state, f"probing failed ({type(error).__name__}: {error})".replace("\n", " "))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchcodec.encoders import PngEncoder, VideoEncoder  # pyright: ignore[reportPrivateImportUsage]  (no __all__)
 
 from lightning_apollo.data.shapes_scene import NUM_SLOTS, SLOT_SECONDS, Scene, Still
+from lightning_apollo.machine.video_libraries import encoding
 
 SIDE_PIXELS = 64
 FRAMES_PER_SECOND = 8
@@ -56,7 +57,8 @@ def draw_clip(scene: Scene) -> Tensor:
 def write_clip(scene: Scene, path: Path) -> None:
     """Writes a scene as H.264 in mp4: 32 frames at 8 a second."""
     encoder = VideoEncoder(draw_clip(scene), frame_rate=FRAMES_PER_SECOND)
-    encoder.to_file(path, codec="libx264", pixel_format="yuv420p", preset="superfast", extra_options=_CLOSED_SLOTS)
+    with encoding():
+        encoder.to_file(path, codec="libx264", pixel_format="yuv420p", preset="superfast", extra_options=_CLOSED_SLOTS)
 
 
 def write_image(still: Still, path: Path) -> None:

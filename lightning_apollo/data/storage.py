@@ -23,6 +23,7 @@ from typing import Any
 
 from lightning_apollo.errors import UserError
 from lightning_apollo.files import write_atomically
+from lightning_apollo.machine.packages import extra_command
 from lightning_apollo.structures import MediaError
 
 Readable = str | io.BufferedReader  # a path, or an open file where there is none
@@ -129,7 +130,7 @@ def object_store() -> ModuleType:
     try:
         from lightning_apollo.data import object_store
     except ImportError as error:
-        raise StorageError("data on s3:// needs s3fs: pip install 'lightning-apollo[s3]'") from error
+        raise StorageError(f"data on s3:// needs s3fs: {extra_command('s3')}") from error
     return object_store
 
 

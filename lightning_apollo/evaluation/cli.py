@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 
@@ -76,6 +77,7 @@ def run(
     A run that was stopped goes on where it was when it is started again: only what has no answer yet is asked.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
         from lightning_apollo.evaluation.run import EvaluationConfig
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lightning_apollo.machine.packages import extra_command
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 GENERATE_EPILOG = """[bold]Examples[/bold]
@@ -75,6 +77,7 @@ def generate_command(
     Media that the prompt does not place come in front of it, images first.
     """
     with errors_in_one_line(debug):
+        require_video()
         import torch
 
         from lightning_apollo.inference.answer import question, stream_answer
@@ -125,6 +128,7 @@ def chat_command(
     Uploads are deleted when the page ends, with Ctrl-C.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.errors import RecipeError
 
         try:
@@ -132,7 +136,7 @@ def chat_command(
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
-            raise RecipeError("the page needs gradio: pip install 'lightning-apollo[chat]'") from error
+            raise RecipeError(f"the page needs gradio: {extra_command('chat')}") from error
         import torch
 
         from lightning_apollo.inference.generate import DrawConfig

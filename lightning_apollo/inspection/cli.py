@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lightning_apollo.cli_options import Overrides, RecipeArgument
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 INSPECT_EPILOG = """[bold]Examples[/bold]
@@ -51,6 +52,7 @@ def inspect_command(
     micro-batch around it. Built-in data are rendered, and an index is made where the stage packs; nothing is trained.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.config import load_recipe
         from lightning_apollo.inspection.page import write_page
         from lightning_apollo.inspection.sample import inspect_sample

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_apollo.machine.packages import extra_command
+
 QUANTIZATIONS = ("none", "nf4")
 PREFIXES = {
     "vision": "vision_encoder.",
@@ -27,8 +29,6 @@ PREFIXES = {
     "llm": "llm.",
 }  # of a component's names in the model
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # what our names of the two matrices end with
-
-_MISSING_EXTRA = 'quantize: nf4 needs bitsandbytes: pip install "lightning-apollo[qlora]"'
 
 
 @dataclass(frozen=True)
@@ -210,5 +210,5 @@ def _bitsandbytes() -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise ValueError(_MISSING_EXTRA) from error
+        raise ValueError(f"quantize: nf4 needs bitsandbytes: {extra_command('qlora')}") from error
     return bitsandbytes

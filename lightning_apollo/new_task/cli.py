@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 NEW_EPILOG = """[bold]Examples[/bold]
@@ -61,6 +62,7 @@ def new_command(
     Every row is read and every file probed; frames, budget and steps are chosen to fit, each with its reason beside it.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.new_task.new import Task, write_recipe
         from lightning_apollo.new_task.report import next_commands, report
         from lightning_apollo.preparation_progress import preparation_progress

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.paths import study_names
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -89,6 +90,8 @@ def run(
     Ends with code 1 where a run failed, after all others.
     """
     with errors_in_one_line(debug):
+        if not slurm:  # which is often asked for on a machine that runs nothing
+            require_video()
         from lightning_apollo.study.execute import run_one
         from lightning_apollo.study.plan import load_study, plan_run, plan_runs
 

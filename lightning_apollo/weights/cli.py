@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 IMPORT_EPILOG = """[bold]Examples[/bold]
@@ -74,6 +75,7 @@ def export_command(
     An Apollo, for which transformers has no class, is written for our own loader.
     """
     with errors_in_one_line(debug):
+        require_video()
         from lightning_apollo.inference.trained import find_stage_of, trained_weights
         from lightning_apollo.weights.exporting import export_stage
         from lightning_apollo.weights.verify import verify as check

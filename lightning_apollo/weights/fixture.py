@@ -25,6 +25,7 @@ from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPar
 from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained_model import TrainedModel
+from lightning_apollo.machine.video_libraries import encoding
 from lightning_apollo.models.llm import predict
 from lightning_apollo.structures import Modality, Sample
 from lightning_apollo.weights import check_fixture
@@ -145,9 +146,10 @@ def _render(preparer: Preparer, folder: Path) -> None:
     for number, frame in enumerate(frames):
         left = (width - side) * number // max(1, num_frames - 1)
         frame[:, :side, left : left + side] = torch.tensor([250, 20, 60], dtype=torch.uint8)[:, None, None]
-    VideoEncoder(frames, frame_rate=rate).to_file(
-        folder / _FILES["video"], codec="libx264", pixel_format="yuv420p", extra_options={"qp": "0"}
-    )
+    with encoding():
+        VideoEncoder(frames, frame_rate=rate).to_file(
+            folder / _FILES["video"], codec="libx264", pixel_format="yuv420p", extra_options={"qp": "0"}
+        )
     PngEncoder(frames[0].contiguous()).to_file(folder / _FILES["image"])
 
 

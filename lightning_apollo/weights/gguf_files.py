@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
+from lightning_apollo.machine.packages import extra_command
 from lightning_apollo.models.weight_files import StoredTensor, stored, weight_files
 from lightning_apollo.structures import WeightsError
 
@@ -36,7 +37,7 @@ def read_gguf(source: str) -> GGUFSource | None:
     if not files[0].is_file():
         raise WeightsError(f"{source}: no such file")
     if not all(map(find_spec, _NEEDED)):
-        raise WeightsError(f'{source}: GGUF needs {" and ".join(_NEEDED)}: pip install "lightning-apollo[gguf]"')
+        raise WeightsError(f"{source}: GGUF needs {' and '.join(_NEEDED)}: {extra_command('gguf')}")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             files[0].parent, gguf_file=files[0].name, dtype=torch.float32, local_files_only=True

@@ -12,6 +12,7 @@ import torch
 
 from lightning_apollo.data.media import decode, load_image, probe
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
+from lightning_apollo.machine.video_libraries import VideoLibrariesError
 from lightning_apollo.structures import MediaError
 from tests.broken_files import write_broken_files
 from tests.media_files import HEIGHT, WIDTH
@@ -107,5 +108,5 @@ def test_errors_travel_between_processes(corpus):
 
 def test_without_torchcodec_the_error_says_what_to_install(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(RuntimeError, match=r"apt install ffmpeg.*lightning-apollo doctor"):
+    with pytest.raises(VideoLibrariesError, match=r"torchcodec.*: pip install 'torch"):
         probe(corpus / "one_frame.mp4")

@@ -143,5 +143,5 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "lightning_apollo.data.object_store")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delattr("lightning_apollo.data.object_store")
-    with pytest.raises(StorageError, match=r"^data on s3:// needs s3fs: pip install 'lightning-apollo\[s3\]'$"):
+    with pytest.raises(StorageError, match=r"^data on s3:// needs s3fs: pip install 's3fs>=[\d.]+'$"):
         SourceConfig(["a.jsonl"], f"s3://{BUCKET}").open("films")

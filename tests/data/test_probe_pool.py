@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.probe_pool import MediaFacts, MediaKey, _Worker, probe_all
+from lightning_apollo.machine.video_libraries import FFmpegMissing
 from tests.probes import faulty, without_torchcodec
 from tests.small_data import write_pictures
 
@@ -69,7 +70,7 @@ def test_a_caller_that_stops_early_leaves_no_process(folder: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [0, 1])
 def test_what_no_file_is_to_blame_for_ends_it(folder: Path, jobs: int) -> None:
-    with pytest.raises(RuntimeError, match="torchcodec does not load"):
+    with pytest.raises(FFmpegMissing, match="libraries are missing"):
         list(probe_all([MediaKey(str(folder / "000.png"), "image")], jobs, 30.0, without_torchcodec))
 
 

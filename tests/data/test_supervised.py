@@ -30,6 +30,7 @@ from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
+from lightning_apollo.machine.video_libraries import FFmpegMissing
 from lightning_apollo.structures import Frames, MediaError
 from tests.decoders import FAULTS, SIZE, Faulty, NotToBeLoaded, WithoutTorchcodec, decoded, memory_bytes, read_log
 from tests.media_files import h264, write_clip, write_variable_rate
@@ -136,7 +137,7 @@ def test_relative_paths_start_where_the_process_is_now(tmp_path: Path, monkeypat
 
 def test_a_broken_installation_is_not_taken_for_broken_data(folder: Path) -> None:
     reader = SupervisedReader(WithoutTorchcodec(), LIMITS)
-    with pytest.raises(RuntimeError, match="torchcodec does not load: install FFmpeg"):
+    with pytest.raises(FFmpegMissing, match="libraries are missing: install ffmpeg"):
         reader.probe(str(folder / "clip.mp4"), "video")
 
 

@@ -159,7 +159,7 @@ def test_a_machine_without_gradio_is_told_what_to_install(monkeypatch: pytest.Mo
     app.command()(chat_command)
     done = CliRunner().invoke(app, ["checkpoint"], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert done.exit_code == 2
-    assert done.output.strip() == "the page needs gradio: pip install 'lightning-apollo[chat]'"
+    assert done.output.strip() == "the page needs gradio: pip install 'gradio<7,>=6.31'"
 
 
 @pytest.mark.slow

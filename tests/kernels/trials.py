@@ -131,7 +131,7 @@ class _FirstFailure:
 
 
 def _short(nodeid: str) -> str:
-    return nodeid.partition("::")[2] or nodeid
+    return nodeid.partition("::")[2] or Path(nodeid).name  # pytest names files from a folder of its own choice
 
 
 def _run_tests(trial: Trial, folder: Path) -> None:

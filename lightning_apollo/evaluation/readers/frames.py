@@ -12,6 +12,7 @@ from lightning_apollo.data.media import decode, probe
 from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.readers.files import EXTRACTED
 from lightning_apollo.files import write_atomically
+from lightning_apollo.machine.video_libraries import encoding
 
 _ENDINGS = (".jpg", ".jpeg", ".png")
 _QUALITY = 12  # constant rate factor: no difference to the pictures can be seen
@@ -39,7 +40,8 @@ def _encode(names: list[Path], path: Path, frames_per_second: float) -> None:
 
     frames = torch.cat([_pixels(name) for name in names])  # (F, 3, H, W) uint8
     frames = frames[..., : frames.shape[-2] // 2 * 2, : frames.shape[-1] // 2 * 2]  # H.264 takes even sizes
-    encoded = VideoEncoder(frames, frame_rate=frames_per_second).to_tensor(format="mp4", crf=_QUALITY)
+    with encoding():
+        encoded = VideoEncoder(frames, frame_rate=frames_per_second).to_tensor(format="mp4", crf=_QUALITY)
     with write_atomically(path) as partial:
         partial.write_bytes(encoded.numpy().data)
 

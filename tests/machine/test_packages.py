@@ -1,0 +1,32 @@
+"""Printed installation commands name packages that an index has."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lightning_apollo.machine.packages import extra_command, requirements
+
+ROOT = Path(__file__).parents[2]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"test"}))
+def test_the_command_of_an_extra_names_its_packages(extra: str) -> None:
+    command = extra_command(extra)
+    assert re.findall(r"'([a-z0-9-]+)[<>=]", command) == [re.split("[<>=]", need)[0] for need in EXTRAS[extra]]
+
+
+def test_what_an_extra_adds_is_not_needed_without_it() -> None:
+    assert not {need.name for need in requirements()} & {"gradio", "gguf", "pytest"}
+
+
+def test_no_source_names_a_distribution_that_no_index_has() -> None:
+    files = [
+        path for folder in ("lightning_apollo", "conf", "docs", "benchmarks") for path in (ROOT / folder).rglob("*")
+    ]
+    texts = {".py", ".yaml", ".md", ".html", ".sbatch"}
+    read = [path for path in (*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path.suffix in texts]
+    named = re.compile(r"pip install[^\n`,;]*lightning[-_]apollo|lightning[-_]apollo\[")
+    assert [str(path) for path in read if named.search(path.read_text())] == []

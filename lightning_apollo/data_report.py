@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.data import shapes
+from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.costs import SampleCosts
 from lightning_apollo.data.dataset import Source, SourceConfig, open_sources
 from lightning_apollo.data.draw import passes_of_sources
@@ -36,15 +37,15 @@ class Plain:
 
     manifests: Sequence[str]
     root: str
+    unknown_keys: str = REFUSE
 
     def sources(self) -> list[Source]:
         if not self.manifests:
             raise RecipeError("nothing to index: name manifests, or a recipe with --recipe")
         stems = [Path(path).stem for path in self.manifests]
         names = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, self.manifests, strict=True)]
-        return open_sources(
-            {name: SourceConfig([path], self.root) for name, path in zip(names, self.manifests, strict=True)}, ()
-        )
+        configs = {name: SourceConfig([path], self.root) for name, path in zip(names, self.manifests, strict=True)}
+        return open_sources(configs, (), self.unknown_keys)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class RecipeData:
         data = self.recipe.data
         if data.shapes is not None:
             shapes.render(data.shapes, Path(data.root))
-        return open_sources(data.sources, data.outside_root)
+        return open_sources(data.sources, data.outside_root, data.unknown_keys)
 
     def text(self) -> TextCounter:
         """How tokens of text are counted for it."""

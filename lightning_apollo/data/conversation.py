@@ -142,7 +142,7 @@ def _encode(turn: Turn, tokenizer: ChatTokenizer) -> EncodedTurn:
     ):
         ids, placeholders = _piece_ids(list(group), is_special, tokenizer)
         input_ids += ids
-        labels += ids if is_labelled else [IGNORE_INDEX] * len(ids)
+        labels += ids if is_labelled and turn.is_learnt else [IGNORE_INDEX] * len(ids)
         is_placeholder += placeholders
     return EncodedTurn(turn.role, torch.tensor(input_ids), torch.tensor(labels), torch.tensor(is_placeholder))
 

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from lightning_apollo.data import shapes
+from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
 from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.costs import CostConfig
 from lightning_apollo.data.dataset import ConversationDataset, Source, SourceConfig, open_sources
@@ -43,6 +44,7 @@ class DataConfig:
     manifests: list[str] = field(default_factory=list)  # where given: one source "custom" in the place of all others
     root: str = "."  # media root of `manifests`; the folder that `shapes` is rendered into
     outside_root: list[str] = field(default_factory=list)  # absolute folders that media may also lie in
+    unknown_keys: str = "refuse"  # keys of rows that are not read; "ignore" passes over them, and counts them
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # which moments of a video are shown
     budget: BudgetConfig = field(default_factory=BudgetConfig)  # tokens a sample may cost
     clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)  # between clips, for encoders that take clips
@@ -64,6 +66,8 @@ class DataConfig:
             raise ValueError(f"data.on_error is skip_and_refill or raise, not {self.on_error}")
         if self.visuals not in ("full", "single_frame", "blind"):
             raise ValueError(f"data.visuals is full, single_frame or blind, not {self.visuals}")
+        if self.unknown_keys not in (REFUSE, IGNORE):
+            raise ValueError(f"data.unknown_keys is refuse or ignore, not {self.unknown_keys}")
         if not 0.0 <= self.max_error_share <= 1.0:
             raise ValueError(f"data.max_error_share is a share between 0 and 1, not {self.max_error_share}")
         for name, least in (("num_workers", 0), ("decoder_threads", 1), ("stream_max_frames", 1)):
@@ -211,7 +215,7 @@ class VideoDataModule(LightningDataModule):
 
     def _open(self) -> list[Source]:
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
-        return open_sources(wanted, self.config.outside_root)
+        return open_sources(wanted, self.config.outside_root, self.config.unknown_keys)
 
     def _prepare_packing(self, report: Progress) -> None:
         """Makes the index, or brings it up to date, where it is this stage's own; then what its samples cost."""

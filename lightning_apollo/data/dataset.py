@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
+from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.collate import collate
 from lightning_apollo.data.index_costs import IndexedCosts
 from lightning_apollo.data.manifest import Manifest, ManifestError, open_manifest
@@ -37,10 +38,12 @@ class SourceConfig:
         if not self.manifests:
             raise ValueError(f"a source needs at least one manifest (root {self.root})")
 
-    def open(self, name: str, outside_root: Sequence[str] = ()) -> Source:
+    def open(self, name: str, outside_root: Sequence[str] = (), unknown_keys: str = REFUSE) -> Source:
         """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
         root = open_root(self.root, outside_root)
-        return Source(name, root, tuple(open_manifest(manifest, name, root) for manifest in self.manifests))
+        return Source(
+            name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in self.manifests)
+        )
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,11 @@ class PreparedBatch(NamedTuple):
     cost: PreparationCost
 
 
-def open_sources(configs: Mapping[str, SourceConfig], outside_root: Sequence[str]) -> list[Source]:
+def open_sources(
+    configs: Mapping[str, SourceConfig], outside_root: Sequence[str], unknown_keys: str = REFUSE
+) -> list[Source]:
     """The sources of a recipe in its order, their manifests indexed."""
-    return [config.open(name, outside_root) for name, config in configs.items()]
+    return [config.open(name, outside_root, unknown_keys) for name, config in configs.items()]
 
 
 class ConversationDataset(Dataset[PreparedBatch]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -58,9 +58,12 @@ SAMPLE_SCHEMA = pa.schema(
                     "media": pa.int32(),  # row of the other table
                     "begin_seconds": pa.float64(),  # NaN: from the first frame
                     "end_seconds": pa.float64(),  # NaN: to the last
+                    "fps": pa.float64(),  # shown, as the annotation says; NaN: as the recipe samples
+                    "max_frames": pa.int32(),  # shown at most; 0: as the recipe samples
                 }
             )
         ),
+        "ignored_keys": pa.list_(pa.string()),  # of the row, which data.unknown_keys=ignore passes over
         "num_turns": pa.int32(),
         "text_bytes": pa.int64(),  # UTF-8 of all turns
         "num_text_tokens": pa.int32(),  # null: counted with no tokenizer; see index_tokens.TextCounter
@@ -79,11 +82,23 @@ class IndexFileError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class MediaUse:
-    """A file of a sample, or a part of it between two times on the container's own clock; None is its begin or end."""
+    """A file of a sample, as a MediaPart shows it."""
 
     media: int  # row of the media table
     begin_seconds: float | None
     end_seconds: float | None
+    fps: float | None
+    max_frames: int | None
+
+
+class MediaUses(NamedTuple):
+    """Columns of the uses of files, (U,) each."""
+
+    media: np.ndarray  # row of the media table
+    begin_seconds: np.ndarray  # NaN: not cut
+    end_seconds: np.ndarray
+    fps: np.ndarray  # NaN: as the recipe samples
+    max_frames: np.ndarray  # 0: as the recipe samples
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class SampleRow:
     row: int
     sample_id: str
     media: tuple[MediaUse, ...]
+    ignored_keys: tuple[str, ...]
     num_turns: int
     text_bytes: int
     num_text_tokens: int | None
@@ -132,9 +148,14 @@ class Index:
         """A sample by its row in the samples table."""
         (row,) = self.samples.slice(range(len(self))[number], 1).to_pylist()
         media = [
-            MediaUse(one["media"], *map(_or_none, (one["begin_seconds"], one["end_seconds"]))) for one in row["media"]
+            MediaUse(
+                one["media"],
+                *(_or_none(one[name]) for name in ("begin_seconds", "end_seconds", "fps")),
+                max_frames=one["max_frames"] or None,
+            )
+            for one in row["media"]
         ]
-        return SampleRow(**{**row, "media": tuple(media)})
+        return SampleRow(**{**row, "media": tuple(media), "ignored_keys": tuple(row["ignored_keys"])})
 
     def media_info(self, number: int) -> MediaInfo:
         """What is known of a file by its row in the media table; MediaError where it is broken."""
@@ -155,12 +176,10 @@ class Index:
         """The same for the media; `modality` is a place in MODALITIES."""
         return _as_numpy(self.media.column(name))
 
-    def media_uses(self) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        """Row of the media table, begin and end seconds (NaN: not cut) of every use, flat, and (S+1,) where each
-        sample's uses begin; all without a copy."""
+    def media_uses(self) -> tuple[MediaUses, np.ndarray]:
+        """Every use of a file, flat, and (S+1,) where each sample's uses begin; all without a copy."""
         lists = _one_chunk(self.samples.column("media"))
-        media, begins, ends = (lists.values.field(place).to_numpy() for place in range(3))
-        return (media, begins, ends), lists.offsets.to_numpy()
+        return MediaUses(*(lists.values.field(name).to_numpy() for name in MediaUses._fields)), lists.offsets.to_numpy()
 
     def is_broken(self) -> np.ndarray:
         """(S,) bool: the row or one of its media cannot be read."""

@@ -144,13 +144,21 @@ class _Rows:
             conversation = manifest[position]
         except ManifestError as error:
             num_tokens = None if self._text is None else 0
-            nothing = {"media": [], "num_turns": 0, "text_bytes": 0, "num_text_tokens": num_tokens, "is_stream": False}
+            nothing = {
+                "media": [],
+                "ignored_keys": [],
+                "num_turns": 0,
+                "text_bytes": 0,
+                "num_text_tokens": num_tokens,
+                "is_stream": False,
+            }
             wrong = {"error": error.reason, "error_media": -1}
             return {**facts, **nothing, **wrong, "kind": "text", "sample_id": manifest.sample_id(position)}
         texts = [part.text for turn in conversation.messages for part in turn.parts if isinstance(part, TextPart)]
         return facts | {
             "sample_id": conversation.sample_id,
             "media": [self._use(part, source.root) for part in conversation.media],
+            "ignored_keys": conversation.ignored_keys,
             "num_turns": len(conversation.messages),
             "text_bytes": sum(len(text.encode()) for text in texts),
             "num_text_tokens": None if self._text is None else self._text.count(conversation),
@@ -162,10 +170,9 @@ class _Rows:
 
     def _use(self, part: MediaPart, root: MediaRoot) -> dict[str, float]:
         number = self.media.setdefault(MediaKey(root.address(part.path), part.modality), len(self.media))
-        begin, end = (
-            float("nan") if seconds is None else seconds for seconds in (part.begin_seconds, part.end_seconds)
-        )
-        return {"media": number, "begin_seconds": begin, "end_seconds": end}
+        settings = {"begin_seconds": part.begin_seconds, "end_seconds": part.end_seconds, "fps": part.fps}
+        numbers = {name: float("nan") if value is None else value for name, value in settings.items()}
+        return {"media": number, **numbers, "max_frames": part.max_frames or 0}
 
 
 def _probe_missing(

@@ -106,7 +106,7 @@ class SourceSummary:
 def summarise(index: Index) -> list[SourceSummary]:
     """A summary of every source of the index, in its order."""
     sources, is_broken = index.sample_column("source"), index.is_broken()
-    (uses, _, _), offsets = index.media_uses()
+    uses, offsets = index.media_uses()
     owners = np.repeat(sources, np.diff(offsets))  # the source of every use
     is_video = index.media_column("modality") == 1
     is_good = index.media.column("error").is_null().to_numpy()
@@ -114,7 +114,7 @@ def summarise(index: Index) -> list[SourceSummary]:
     summaries = []
     for place, source in enumerate(index.sources):
         mine = sources == place
-        files = np.unique(uses[owners == place])
+        files = np.unique(uses.media[owners == place])
         files = files[is_good[files]]
         videos = files[is_video[files]]
         summaries.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -157,7 +157,7 @@ class _Planner(Preparer):
         """What `_measure` says of the sample's media in the token budget; the same for files with the same facts."""
         if not sample.messages:
             return 0, 0, 0, 0, 0
-        parts = [(self.facts.info(int(part.path), ""), part.begin_seconds, part.end_seconds) for part in sample.media]
+        parts = [(self.facts.info(int(part.path), ""), replace(part, path="")) for part in sample.media]
         key = (sample.messages[0].role, *parts)
         if key not in self.seen:
             if len(self.seen) >= _MOST_SEEN:
@@ -185,7 +185,7 @@ class _Planner(Preparer):
             length += _HEADER_TOKENS * (1 + int(facts.num_turns[number])) + len(self.system_prompt.encode())
             length += sum(self._stand_in_tokens(part.modality) for part in parts)
         messages = (Message("stream" if facts.is_stream[number] else "user", parts),) if parts else ()
-        return _IndexedSample(str(number), "", messages, length)
+        return _IndexedSample(str(number), "", messages, text_length=length)
 
     def _info(self, part: MediaPart, root: Path | MediaRoot) -> MediaInfo:
         return self.facts.info(int(part.path), part.path)
@@ -251,9 +251,10 @@ class _Columns:
         fps = row.pop("fps")
         return MediaInfo(path, modality, fps=None if fps != fps else fps, codec="", **row)
 
-    def _part(self, media: int, begin: float, end: float) -> MediaPart:
+    def _part(self, media: int, begin: float, end: float, fps: float, max_frames: int) -> MediaPart:
         modality = MODALITIES[self._media["modality"][media]]
-        return MediaPart(modality, str(media), *(None if t != t else t for t in (begin, end)))
+        settings = (None if number != number else number for number in (begin, end, fps))
+        return MediaPart(modality, str(media), *settings, max_frames=max_frames or None)
 
 
 _MEDIA_COLUMNS = (

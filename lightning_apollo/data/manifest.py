@@ -19,8 +19,9 @@ from typing import Protocol, overload
 import numpy as np
 
 from lightning_apollo.data import storage
+from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.roots import FolderRoot, MediaRoot, ShardRoot
-from lightning_apollo.data.rows import Conversation, MediaPart, RowError, parse_row
+from lightning_apollo.data.rows import Conversation, RowError, read_row
 from lightning_apollo.data.shards import ShardTable
 from lightning_apollo.errors import UserError
 from lightning_apollo.structures import MediaError
@@ -47,20 +48,26 @@ class MissingManifest(ManifestError):
     """A manifest that is not there, or not yet."""
 
 
-def open_manifest(name: str, source: str, root: MediaRoot) -> Manifest:
+def open_manifest(name: str, source: str, root: MediaRoot, unknown_keys: str = REFUSE) -> Manifest:
     """The manifest that a recipe calls so: the file or object of this name where there is one, otherwise that below the
     root. With shards for a root, `*.json` is all rows that lie in them, each a member of its own."""
     if name == MEMBERS and isinstance(root, ShardRoot):
-        return Manifest(name, source, root, _MemberRows(root.table))
+        return Manifest(name, source, root, _MemberRows(root.table), unknown_keys)
     is_below = not storage.is_object(name) and not Path(name).is_file()
-    return read_manifest(root.address(name) if is_below else name, source, root)
+    return read_manifest(root.address(name) if is_below else name, source, root, unknown_keys=unknown_keys)
 
 
-def read_manifest(path: Path | str, source: str, root: Path | MediaRoot, outside_root: Sequence[str] = ()) -> Manifest:
+def read_manifest(
+    path: Path | str,
+    source: str,
+    root: Path | MediaRoot,
+    outside_root: Sequence[str] = (),
+    unknown_keys: str = REFUSE,
+) -> Manifest:
     """The conversations of a .json or .jsonl file, given by its path or address, each parsed and checked when it is read.
 
     Media paths are relative to `root` and stay inside it; where that is a folder, `outside_root` names further ones that
-    are allowed.
+    are allowed. `unknown_keys` says what happens to keys of a row that are not read: "refuse" or "ignore".
     """
     address = str(path)
     suffix = PurePosixPath(storage.name_of(address)).suffix
@@ -74,7 +81,7 @@ def read_manifest(path: Path | str, source: str, root: Path | MediaRoot, outside
     rows = _FileRows(local, "line" if suffix == ".jsonl" else "row", *spans)
     if isinstance(root, Path):
         root = FolderRoot(str(root), tuple(outside_root))
-    return Manifest(address, source, root, rows)
+    return Manifest(address, source, root, rows, unknown_keys)
 
 
 def check_manifest(manifest: Manifest) -> Iterator[ManifestError]:
@@ -89,10 +96,11 @@ def check_manifest(manifest: Manifest) -> Iterator[ManifestError]:
 class Manifest(Sequence[Conversation]):
     """Conversations in the order of their file. No file stays open, so a manifest can be pickled and forked."""
 
-    def __init__(self, address: str, source: str, root: MediaRoot, rows: _Rows) -> None:
+    def __init__(self, address: str, source: str, root: MediaRoot, rows: _Rows, unknown_keys: str = REFUSE) -> None:
         self.address = address
         self.source = source
         self.root = root
+        self.unknown_keys = unknown_keys
         self._rows = rows
 
     @property
@@ -112,24 +120,25 @@ class Manifest(Sequence[Conversation]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         try:
-            messages = parse_row(_load(self._rows.read(position)))
-            for message in messages:
-                for part in message.parts:
-                    if isinstance(part, MediaPart):
-                        self.root.check(part.path)
+            messages, ignored_keys = read_row(_load(self._rows.read(position)), self.unknown_keys)
+            conversation = Conversation(self.sample_id(position), self.source, messages, ignored_keys)
+            for part in conversation.media:
+                for path in part.paths:
+                    self.root.check(path)
         except RowError as error:
             raise ManifestError(self.address, self._rows.place(position), str(error)) from None
         except MediaError as error:
             raise ManifestError(self.address, self._rows.place(position), error.reason) from error
-        return Conversation(self.sample_id(position), self.source, messages)
+        return conversation
 
     def sample_id(self, position: int) -> str:
         """What a row is called, whether it can be read or not."""
         return f"{self.name}:{position + 1}"
 
     def digest(self) -> str:
-        """SHA-256 of its content, wherever it lies."""
-        return self._rows.digest()
+        """SHA-256 of its content, wherever it lies, and of what else its rows depend on."""
+        digest = self._rows.digest()
+        return digest if self.unknown_keys == REFUSE else f"{digest}, {self.unknown_keys} unknown keys"
 
 
 class _Rows(Protocol):

@@ -79,7 +79,7 @@ class Preparer:
             for number, part in enumerate(conversation.media)
         ]
         plans = self._budgeted(plans, self.budget.token_budget)
-        return _until_stream_ends(conversation, plans, self.sampling.fps), [*plans]
+        return _until_stream_ends(conversation, plans), [*plans]
 
     def _plan_part(self, part: MediaPart, root: Path | MediaRoot, is_stream: bool, name: str) -> MediaPlan:
         info = self._info(part, root)
@@ -87,7 +87,7 @@ class Preparer:
         merge_size = merge_size if self.clip is None else 1
         if info.modality == "image":
             return MediaPlan(info, "image", torch.zeros(1, dtype=torch.float64), merge_size, clip=self.clip)
-        sampling, segment = self.sampling, (part.begin_seconds, part.end_seconds)
+        sampling, segment = self.sampling.for_video(part.fps, part.max_frames), (part.begin_seconds, part.end_seconds)
         if is_stream:  # every moment of the rate, to its limit
             sampling = replace(sampling, kind="fps", max_frames=max(1, int(info.duration_seconds * sampling.fps) + 1))
         timestamps = sample_timestamps(info, sampling, *segment, self.clip and self.clip.num_tokens)
@@ -95,7 +95,7 @@ class Preparer:
             timestamps = single_frame(timestamps, self.seed, name)
             return MediaPlan(info, "image", timestamps, merge_size, clip=self.clip)
         if is_stream:
-            timestamps = timestamps[: self.stream_max_frames]
+            timestamps = timestamps[: part.max_frames or self.stream_max_frames]
         return MediaPlan(
             info, "video", timestamps, merge_size, is_stream, clip=self.clip, sampling=sampling, segment=segment
         )
@@ -122,7 +122,7 @@ class Preparer:
         if not room:
             return conversation, plans
         plans = self._shrunk(plans, room)
-        return _until_stream_ends(conversation, [plan for plan in plans if plan], self.sampling.fps), plans
+        return _until_stream_ends(conversation, [plan for plan in plans if plan]), plans
 
     def _shrunk(self, plans: Sequence[MediaPlan | None], token_budget: int) -> list[MediaPlan | None]:
         smaller = iter(self._budgeted([plan for plan in plans if plan is not None], token_budget))
@@ -195,9 +195,9 @@ def _item(plan: MediaPlan, frames: Frames) -> VisualItem:
     return replace(item, clip=plan.clip, spans_seconds=spans, duration_seconds=plan.info.duration_seconds)
 
 
-def _until_stream_ends(conversation: Conversation, plans: Sequence[MediaPlan], fps: float) -> Conversation:
+def _until_stream_ends(conversation: Conversation, plans: Sequence[MediaPlan]) -> Conversation:
     """The conversation without the turns that come after the last frame of its stream has been shown for 1/fps."""
-    ends = [float(plan.timestamps[-1]) + 1.0 / fps for plan in plans if plan.is_stream]
+    ends = [float(plan.timestamps[-1]) + 1.0 / plan.sampling.fps for plan in plans if plan.is_stream]
     if not ends:
         return conversation
     messages = tuple(turn for turn in conversation.messages if turn.time is None or turn.time < max(ends))

@@ -2,155 +2,99 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from lightning_apollo.errors import UserError
+from lightning_apollo.data.annotations import keys
+from lightning_apollo.data.annotations.keys import KeyCheck
+from lightning_apollo.data.annotations.markers import refuse_any, split_markers
+from lightning_apollo.data.annotations.media_parts import (
+    RowMedia,
+    inline_part,
+    is_unicode,
+    listed_media,
+    with_row_settings,
+)
+from lightning_apollo.data.annotations.segments import seconds
+from lightning_apollo.data.annotations.turns import Conversation, MediaPart, Message, Role, RowError, TextPart
 from lightning_apollo.structures import Modality
 
-Role = Literal["system", "user", "assistant", "stream"]
-
-
-class RowError(UserError, ValueError):
-    """What is wrong with a row and how to correct it, in one line; the manifest adds the file and the place."""
-
-
-@dataclass(frozen=True)
-class TextPart:
-    """Text exactly as the model sees it."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class MediaPart:
-    """An image or video file, or a part of a video between two times on the container's own clock."""
-
-    modality: Modality
-    path: str  # as annotated: relative to the data root, or absolute inside a folder that is allowed
-    begin_seconds: float | None = None  # None: from the first frame
-    end_seconds: float | None = None  # None: to the last
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn. A `stream` turn holds one video, whose frames are dealt out by time among the turns that follow."""
-
-    role: Role
-    parts: tuple[TextPart | MediaPart, ...]
-    time: float | None = None  # seconds on the clock of the stream; None outside streams
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """The turns of a row, in order."""
-
-    sample_id: str  # file and row: "llava.jsonl:17"
-    source: str  # name of the source in the recipe
-    messages: tuple[Message, ...]
-
-    @property
-    def media(self) -> tuple[MediaPart, ...]:
-        """Images and videos in the order in which the text shows them."""
-        return tuple(part for message in self.messages for part in message.parts if isinstance(part, MediaPart))
-
+__all__ = ["Conversation", "MediaPart", "Message", "Role", "RowError", "TextPart", "parse_row", "read_row"]
 
 _ROLES: dict[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
 }
-_MARKER = re.compile(r"<(image|video)>")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON escapes can spell halves of a pair, which no tokenizer accepts
-_LONGEST_SECONDS = 1e9
 _PART_TYPES: dict[str, Modality] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+_LOSS_KEYS = frozenset(keys.LOSS_KEYS)
 
 
 def parse_row(row: object) -> tuple[Message, ...]:
     """The turns of a row as JSON gives it. Keys that are null count as absent: tables leave them in every row."""
+    return read_row(row)[0]
+
+
+def read_row(row: object, unknown_keys: str = keys.REFUSE) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """The turns of a row, and its keys that are passed over where `unknown_keys` is "ignore"."""
     fields = _fields(row, "the row")
-    if fields.get("stream"):
-        return _parse_stream(fields)
+    check = KeyCheck(unknown_keys)
+    messages = _parse_stream(fields, check) if _is_stream(fields) else _parse_turns(fields, check)
+    messages = with_row_settings(_with_system(messages, fields), fields)
+    check.end(any(isinstance(part, MediaPart) for message in messages for part in message.parts))
+    return _checked(messages), tuple(check.ignored)
+
+
+def _parse_turns(fields: Mapping[str, object], check: KeyCheck) -> list[Message]:
     if "conversations" in fields:
-        keys = ("conversations", "from", "value")
+        turns_key, schema = "conversations", keys.CONVERSATIONS
     elif "messages" in fields:
-        keys = ("messages", "role", "content")
+        turns_key, schema = "messages", keys.MESSAGES
     elif "conversation" in fields:
         raise RowError("'conversation' outside a stream: add \"stream\": true, or rename it 'messages'")
     else:
         raise RowError("no turns: give 'conversations' (from, value) or 'messages' (role, content)")
-    turns_key, role_key, text_key = keys
-    media = _RowMedia(fields)
-    messages = [_parse_turn(turn, role_key, text_key, media) for turn in _list(fields, turns_key)]
-    return _checked(media.place_the_rest(messages))
+    check(fields, schema)
+    media = RowMedia(fields, check)
+    messages = [_parse_turn(turn, turns_key, media, check) for turn in _list(fields, turns_key)]
+    return media.prepend_the_rest(_without_opening(messages))
 
 
-class _RowMedia:
-    """The media that a row lists beside its turns, handed out one after the other as the text asks for them."""
-
-    def __init__(self, fields: Mapping[str, object]) -> None:
-        self._listed: dict[Modality, list[MediaPart]] = {
-            "image": [*_listed_media(fields, "image", "image"), *_listed_media(fields, "images", "image")],
-            "video": [*_listed_media(fields, "video", "video"), *_listed_media(fields, "videos", "video")],
-        }
-        self._num_asked: dict[Modality, int] = {"image": 0, "video": 0}
-
-    def take(self, modality: Modality) -> Iterator[MediaPart]:
-        """The next image or video, or nothing where the row lists fewer: `place_the_rest` then refuses the row."""
-        position = self._num_asked[modality]
-        self._num_asked[modality] += 1
-        yield from self._listed[modality][position : position + 1]
-
-    def place_the_rest(self, messages: list[Message]) -> list[Message]:
-        """The turns with the media that no text asks for in front of the first user turn: images, then videos."""
-        rest: list[MediaPart] = []
-        for modality, listed in self._listed.items():
-            num_asked = self._num_asked[modality]
-            if num_asked == 0:
-                rest += listed
-            elif num_asked != len(listed):
-                raise RowError(
-                    f"the text shows {num_asked} <{modality}> but the row lists {len(listed)}: "
-                    "list one file for each, in order"
-                )
-        for position, message in enumerate(messages):
-            if message.role == "user":
-                messages[position] = Message("user", (*rest, *message.parts))
-                break
-        return messages
-
-
-def _parse_turn(turn: object, role_key: str, text_key: str, media: _RowMedia) -> Message:
+def _parse_turn(turn: object, turns_key: str, media: RowMedia, check: KeyCheck) -> Message:
     fields = _fields(turn, "a turn")
+    is_chat = "role" in fields or (turns_key == "messages" and "from" not in fields)
+    role_key, text_key = ("role", "content") if is_chat else ("from", "value")
     role = _role(fields, role_key)
+    check(fields, keys.CHAT_TURN if is_chat else keys.TURN)
+    is_learnt = _is_learnt(fields, role)
     content = fields.get(text_key)
     if isinstance(content, list):
-        return Message(role, tuple(part for item in content for part in _content_parts(item, role, media)))
+        parts = tuple(part for item in content for part in _content_parts(item, role, media, check))
+        return Message(role, parts, is_learnt=is_learnt)
     text = _string(fields, text_key, f"a turn of the {role}")
     if role == "user":
-        return Message(role, tuple(_split_markers(text, media)))
-    return Message(role, (TextPart(text),))
+        return Message(role, tuple(_marked_parts(text, media)))
+    refuse_any(text, f"a turn of the {role}")
+    return Message(role, (TextPart(text),), is_learnt=is_learnt)
 
 
-def _split_markers(text: str, media: _RowMedia) -> Iterator[TextPart | MediaPart]:
+def _marked_parts(text: str, media: RowMedia) -> Iterator[TextPart | MediaPart]:
     """The text around <image> and <video> markers, without the white space that touches them, and the media."""
-    for position, piece in enumerate(_MARKER.split(text)):
+    for position, piece in enumerate(split_markers(text)):
         if position % 2:  # the modality that the marker names
-            yield from media.take("image" if piece == "image" else "video")
+            yield from media.marked("image" if piece == "image" else "video")
         elif piece.strip():
             yield TextPart(piece.strip())
 
 
-def _content_parts(item: object, role: Role, media: _RowMedia) -> Iterator[TextPart | MediaPart]:
-    """The part that one item of a content list stands for; its text is literal, a marker in it is only text."""
+def _content_parts(item: object, role: Role, media: RowMedia, check: KeyCheck) -> Iterator[TextPart | MediaPart]:
+    """The part that one item of a content list stands for."""
     fields = _fields(item, "a content part")
-    kind = str(fields.get("type"))
+    named = [key for key in ("text", *_PART_TYPES) if key in fields]
+    kind = str(fields.get("type", named[0] if len(named) == 1 else None))
     if kind == "text":
+        check(fields, keys.TEXT_PART)
         text = _string(fields, "text", "a content part of type 'text'")
+        refuse_any(text, "a part of type 'text'", "give media a part of their own")
         if role != "user" or text.strip():
             yield TextPart(text.strip() if role == "user" else text)
         return
@@ -159,17 +103,15 @@ def _content_parts(item: object, role: Role, media: _RowMedia) -> Iterator[TextP
         raise RowError(f"a content part of type {kind[:40]!r}: use text, image, image_url, video or video_url")
     if role != "user":
         raise RowError(f"media in a turn of the {role}: only turns of the user show media")
-    location = next((fields[key] for key in (kind, "path", "url") if key in fields), None)
-    if location is None:
-        yield from media.take(modality)
-    else:
-        path = location.get("url") if isinstance(location, dict) else location
-        yield MediaPart(modality, _path(path), *_span(fields, modality))
+    part = inline_part(fields, modality, media, check)
+    if part is not None:
+        yield part
 
 
-def _parse_stream(fields: Mapping[str, object]) -> tuple[Message, ...]:
+def _parse_stream(fields: Mapping[str, object], check: KeyCheck) -> list[Message]:
     """The turns of a streaming row: the stream itself, then timed turns (VideoLLaMA 3's own format)."""
-    videos = _listed_media(fields, "video", "video")
+    check(fields, keys.STREAM)
+    videos = listed_media(fields, "video", check)
     if len(videos) != 1:
         raise RowError(f"a stream of {len(videos)} videos: give exactly one in 'video'")
     messages = [Message("stream", tuple(videos))]
@@ -177,8 +119,10 @@ def _parse_stream(fields: Mapping[str, object]) -> tuple[Message, ...]:
     for turn in _list(fields, "conversation"):
         turn_fields = _fields(turn, "a turn")
         role = _role(turn_fields, "role")
+        check(turn_fields, keys.STREAM_TURN)
         text = _string(turn_fields, "content", f"a turn of the {role}")
-        time = _seconds(turn_fields, "time")
+        refuse_any(text, f"a turn of the {role}", "a stream shows its video alone: remove it")
+        time = seconds("time", turn_fields["time"]) if "time" in turn_fields else None
         if role == "system":
             messages.append(Message(role, (TextPart(text),)))
             continue
@@ -187,8 +131,58 @@ def _parse_stream(fields: Mapping[str, object]) -> tuple[Message, ...]:
         if time < latest:
             raise RowError(f"a turn at {time:g} s after one at {latest:g} s: sort the turns by 'time'")
         latest = time
-        messages.append(Message(role, (TextPart(text.strip() if role == "user" else text),), time))
-    return _checked(messages)
+        parts = (TextPart(text.strip() if role == "user" else text),)
+        messages.append(Message(role, parts, time, _is_learnt(turn_fields, role)))
+    return messages
+
+
+def _is_stream(fields: Mapping[str, object]) -> bool:
+    value = fields.get("stream", False)
+    if value not in (True, False):
+        raise RowError(f"stream is {value!r:.40}: write true or false")
+    return bool(value)
+
+
+def _is_learnt(fields: Mapping[str, object], role: Role) -> bool:
+    """The switch of a turn, in every spelling; answers are learnt where there is none."""
+    if _LOSS_KEYS.isdisjoint(fields):
+        return True
+    said = {key: fields[key] for key in keys.LOSS_KEYS if key in fields}
+    for key, value in said.items():
+        if value not in (True, False):
+            raise RowError(f"{key} is {value!r:.40} in a turn: write true to learn it, or false")
+    if len({bool(value) for value in said.values()}) > 1:
+        raise RowError(f"{' and '.join(said)} of a turn disagree: keep one of them")
+    is_learnt = all(said.values())
+    if is_learnt and role != "assistant":
+        raise RowError(f"{next(iter(said))} is on in a turn of the {role}: only answers are learnt, remove it")
+    return is_learnt
+
+
+def _with_system(messages: list[Message], fields: Mapping[str, object]) -> list[Message]:
+    """The turns with the row's own system text in front; it may say again what a turn of the system says."""
+    texts = [_string(fields, key, "the row") for key in keys.SYSTEM_KEYS if key in fields]
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        return messages
+    refuse_any(texts[0], "the row's system text")
+    system = Message("system", (TextPart(texts[0]),))
+    given = [message for message in messages if message.role == "system"]
+    if any(text != texts[0] for text in texts) or any(one != system for one in given):
+        raise RowError("the row gives different system texts: keep 'system', or the turn of the system")
+    if given:
+        return messages
+    num_before = int(messages[0].role == "stream")
+    return [*messages[:num_before], system, *messages[num_before:]]
+
+
+def _without_opening(messages: list[Message]) -> list[Message]:
+    """The turns without answers that nobody has asked for yet, which the released code drops as well."""
+    if messages[0].role == "user":
+        return messages
+    roles = [message.role for message in messages]
+    first = roles.index("user") if "user" in roles else 0
+    return [message for place, message in enumerate(messages) if place >= first or message.role != "assistant"]
 
 
 def _checked(messages: list[Message]) -> tuple[Message, ...]:
@@ -207,47 +201,13 @@ def _checked(messages: list[Message]) -> tuple[Message, ...]:
         raise RowError("no turn of the assistant: add the answer that the model learns")
     if spoken[0] == "assistant":
         raise RowError("the assistant speaks first: put a turn of the user before it")
+    if not any(message.role == "assistant" and message.is_learnt for message in kept):
+        raise RowError("no answer is learnt: switch the loss of one on, or remove the row")
     return tuple(kept)
 
 
-def _listed_media(fields: Mapping[str, object], key: str, modality: Modality) -> list[MediaPart]:
-    value = fields.get(key, [])
-    paths = value if isinstance(value, list) else [value]
-    span = _span(fields, modality)
-    if len(paths) > 1 and span != (None, None):
-        raise RowError(f"start_time or end_time of {len(paths)} videos: give times to a row with one video only")
-    return [MediaPart(modality, _path(path), *span) for path in paths]
-
-
-def _path(value: object) -> str:
-    if not isinstance(value, str) or not value or "\0" in value or not _is_unicode(value):
-        raise RowError(f"a media path that is {value!r:.40}: give it as a string")
-    if "://" in value or value.startswith("data:"):
-        raise RowError(f"media {value[:60]!r} is no local file: download it into the data root")
-    return value
-
-
-def _span(fields: Mapping[str, object], modality: Modality) -> tuple[float | None, float | None]:
-    """The seconds between which a video is used; images have none."""
-    if modality == "image":
-        return None, None
-    begin, end = _seconds(fields, "start_time"), _seconds(fields, "end_time")
-    if begin is not None and end is not None and end <= begin:
-        raise RowError(f"end_time {end:g} is not after start_time {begin:g}: correct one of them")
-    return begin, end
-
-
-def _seconds(fields: Mapping[str, object], key: str) -> float | None:
-    value = fields.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST_SECONDS:
-        raise RowError(f"{key} is {value!r:.40}: give it in seconds from the start of the video, as a number")
-    return float(value)
-
-
 def _role(fields: Mapping[str, object], key: str) -> Role:
-    role = _ROLES.get(str(fields.get(key)))
+    role = _ROLES.get(str(fields.get(key)).lower())
     if role is None:
         raise RowError(f"a turn with {key!r} {fields.get(key)!r:.40}: use human, gpt, user, assistant or system")
     return role
@@ -257,13 +217,9 @@ def _string(fields: Mapping[str, object], key: str, what: str) -> str:
     value = fields.get(key)
     if not isinstance(value, str):
         raise RowError(f"{what} without text: give {key!r} as a string")
-    if not _is_unicode(value):
+    if not is_unicode(value):
         raise RowError(f"{what} with half of a surrogate pair: correct the \\ud... escapes of {key!r}")
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    return _SURROGATE.search(text) is None
 
 
 def _list(fields: Mapping[str, object], key: str) -> list[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,16 @@ class SamplingConfig:
             raise ValueError(f"sampling max_frames is {self.max_frames}: at least one frame is needed")
         if min(self.clip_frames, self.max_clips, self.context_tokens) < 1:
             raise ValueError("sampling clip_frames, max_clips and context_tokens are at least 1")
+
+    def for_video(self, fps: float | None, max_frames: int | None) -> SamplingConfig:
+        """The configuration with the rate and the most frames that an annotation gives to one video; None: as it is."""
+        config = self
+        if fps is not None:
+            config = replace(config, fps=fps, kind="fps" if config.kind == "uniform" else config.kind)
+        if max_frames is not None:
+            max_clips = min(config.max_clips, max(1, max_frames // config.clip_frames))
+            config = replace(config, max_frames=max_frames, max_clips=max_clips)
+        return config
 
     def check_clip(self, clip: ClipShape | None) -> None:
         """Raises ValueError where a model of these clips, or of frames (None), cannot be shown what this samples."""

@@ -35,6 +35,10 @@ class StorageError(UserError, ValueError):
     """What keeps the data cannot be used; one line that says what to do."""
 
 
+class EmbeddedAddress(str):
+    """Address of media that lie inside a row."""
+
+
 def is_object(address: str) -> bool:
     """Whether an S3-compatible store keeps it."""
     return address.startswith("s3://")

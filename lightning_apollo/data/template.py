@@ -46,6 +46,7 @@ class Turn:
 
     role: Role
     pieces: tuple[Piece, ...]
+    is_learnt: bool = True  # off: its labels are left out; its ids are those of a turn that is learnt
 
 
 ANSWER_HEADER = Turn("assistant", (Piece(IM_START, is_special=True), Piece("assistant\n")))
@@ -82,16 +83,16 @@ def lay_out(
             if num_due > num_shown:
                 yield _stream_turn(stream, range(num_shown, num_due), patch_size, is_followed=True)
                 num_shown = num_due
-        yield _chat_turn(message.role, _content(message, visuals, patch_size, clip_text))
+        yield _chat_turn(message.role, _content(message, visuals, patch_size, clip_text), message.is_learnt)
     if stream is not None and num_shown < len(stream.frames):
         yield _stream_turn(stream, range(num_shown, len(stream.frames)), patch_size, is_followed=False)
 
 
-def _chat_turn(role: Role, content: Iterable[Piece]) -> Turn:
+def _chat_turn(role: Role, content: Iterable[Piece], is_learnt: bool = True) -> Turn:
     is_answer = role == "assistant"
     opening = (Piece(IM_START, is_special=True), Piece(f"{role}\n"))
     closing = (Piece(IM_END, is_special=True, is_labelled=is_answer), Piece("\n"))
-    return Turn(role, (*opening, *content, *closing))
+    return Turn(role, (*opening, *content, *closing), is_learnt)
 
 
 def _content(

@@ -93,7 +93,7 @@ def survey(
 
 
 def _shown_seconds(index: Index, is_usable: np.ndarray) -> np.ndarray:
-    (media, begins, ends), offsets = index.media_uses()
+    (media, begins, ends, _, _), offsets = index.media_uses()
     is_shown = np.repeat(is_usable, np.diff(offsets)) & (index.media_column("modality")[media] == 1)
     media, begins, ends = media[is_shown], begins[is_shown], ends[is_shown]
     first = index.media_column("begin_seconds")[media]

@@ -87,7 +87,7 @@ def _data_fingerprint(recipe: Recipe, stage: str) -> str:
     mixture = recipe.stages[stage].mixture
     wanted = {name: source for name, source in recipe.data.sources.items() if mixture.get(name)}
     try:
-        return fingerprint_of_manifests(open_sources(wanted, recipe.data.outside_root))
+        return fingerprint_of_manifests(open_sources(wanted, recipe.data.outside_root, recipe.data.unknown_keys))
     except (OSError, ManifestError):
         return "not known: the manifests could not be read where the model was exported"
 

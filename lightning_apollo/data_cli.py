@@ -68,6 +68,12 @@ Jobs = Annotated[
         show_default=False,
     ),
 ]
+UnknownKeys = Annotated[
+    str,
+    typer.Option(
+        metavar="refuse|ignore", help="Keys of rows that are not read: refuse the row, or ignore and count them."
+    ),
+]
 Deadline = Annotated[
     float, typer.Option(metavar="SECONDS", min=0.1, help="A file whose probe takes longer counts as broken.")
 ]
@@ -89,6 +95,7 @@ def index(
     ] = None,
     jobs: Jobs = None,
     deadline: Deadline = 30.0,
+    unknown_keys: UnknownKeys = "refuse",
     debug: Debug = False,
 ) -> None:
     """Read every row and probe every media file once, headers only.
@@ -101,7 +108,7 @@ def index(
         from lightning_apollo.data_report import Plain, one_line, open_recipe
 
         if recipe is None:
-            plain = Plain(words or [], root)
+            plain = Plain(words or [], root, unknown_keys)
             made = _build(plain.sources(), output or Path("runs/index"), jobs, deadline)
         else:
             opened = open_recipe(recipe, words or [])
@@ -127,6 +134,7 @@ def scan(
     ] = False,
     jobs: Jobs = None,
     deadline: Deadline = 60.0,
+    unknown_keys: UnknownKeys = "refuse",
     debug: Debug = False,
 ) -> None:
     """Show what is broken, and why, in every source.
@@ -143,16 +151,18 @@ def scan(
         from lightning_apollo.data.index_scan import write_broken
         from lightning_apollo.data.media import probe
         from lightning_apollo.data.media_check import probe_and_decode
-        from lightning_apollo.data_report import Plain, scan_table
+        from lightning_apollo.data_report import Plain, ignored_lines, scan_table
 
         with tempfile.TemporaryDirectory() as folder:
             if len(paths) == 1 and Path(paths[0]).is_dir():
                 made = Index(Path(paths[0]))
             else:
                 check = probe if headers_only else probe_and_decode
-                made = _build(Plain(paths, root).sources(), Path(folder), jobs, deadline, check=check)
+                made = _build(Plain(paths, root, unknown_keys).sources(), Path(folder), jobs, deadline, check=check)
             reports = report(made)
             Console().print(scan_table(reports, max_error_share))
+            for line in ignored_lines(made):
+                Console().print(line, highlight=False, soft_wrap=True, markup=False)
             if csv is not None:
                 write_broken(made, csv)
     if any(source.share > max_error_share for source in reports):

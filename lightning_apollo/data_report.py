@@ -14,10 +14,11 @@ from rich.text import Text
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.data import shapes
-from lightning_apollo.data.annotations.keys import REFUSE
+from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
 from lightning_apollo.data.costs import SampleCosts
 from lightning_apollo.data.dataset import Source, SourceConfig, open_sources
 from lightning_apollo.data.draw import passes_of_sources
+from lightning_apollo.data.ignored_keys import ignored_keys_of_index
 from lightning_apollo.data.index import Index
 from lightning_apollo.data.index_costs import sample_costs
 from lightning_apollo.data.index_scan import SourceReport, SourceSummary, summarise
@@ -40,6 +41,8 @@ class Plain:
     unknown_keys: str = REFUSE
 
     def sources(self) -> list[Source]:
+        if self.unknown_keys not in (REFUSE, IGNORE):
+            raise RecipeError(f"--unknown-keys is refuse or ignore, not {self.unknown_keys!r}")
         if not self.manifests:
             raise RecipeError("nothing to index: name manifests, or a recipe with --recipe")
         stems = [Path(path).stem for path in self.manifests]
@@ -127,6 +130,12 @@ def scan_table(reports: Sequence[SourceReport], max_error_share: float) -> Rende
             rest = report.faults[_NUM_FAULTS:]
             table.add_row("", "", f"{sum(fault.num_rows for fault in rest):,}", "", f"{len(rest)} other reasons")
     return table
+
+
+def ignored_lines(index: Index) -> Iterator[str]:
+    """A line for each key of each source that was passed over."""
+    for one in ignored_keys_of_index(index):
+        yield f"{one.source}: ignored {one.key!r:.60} in {one.num_rows:,} rows, for example {one.example}"
 
 
 def show_text(index: Index) -> RenderableType:

@@ -260,7 +260,7 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
     folder = stage_folder(recipe, name)
     progress = preparation_progress if recipe.trainer.progress_bar else None
     return VideoDataModule(
-        recipe.data, batching, text_counter(recipe), recipe.model.patch_size, folder, recipe.seed, progress
+        recipe.data, batching, text_counter(recipe), recipe.model.patch_size, folder, recipe.seed, progress, _print_line
     )
 
 

@@ -17,6 +17,7 @@ from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.costs import CostConfig
 from lightning_apollo.data.dataset import ConversationDataset, Source, SourceConfig, open_sources
 from lightning_apollo.data.frame_cache import CachedReader, FrameCacheConfig
+from lightning_apollo.data.ignored_keys import ignored_keys_of_index, ignored_keys_of_sources, one_line
 from lightning_apollo.data.index import Index
 from lightning_apollo.data.index_build import Progress, build_index, fingerprint_of_manifests, is_current
 from lightning_apollo.data.index_costs import IndexedCosts, indexed_costs
@@ -120,8 +121,10 @@ class VideoDataModule(LightningDataModule):
         run_folder: Path,
         seed: int = 0,
         progress: Callable[[], AbstractContextManager[Progress]] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        """progress: opens what is told how far the index is, where packing has one made; None for nobody."""
+        """progress: opens what is told how far the index is, where packing has one made; say: is told once what of the
+        rows is ignored; None for nobody."""
         super().__init__()
         self.config = config
         self.batching = batching
@@ -129,6 +132,7 @@ class VideoDataModule(LightningDataModule):
         self.run_folder = run_folder
         self.seed = seed
         self.progress = progress or _nobody
+        self.say = say
         self.sources: list[Source] = []
         self.loader: MicroBatchLoader | None = None
         self._loader_state: dict[str, Any] | None = None  # from a checkpoint
@@ -166,6 +170,13 @@ class VideoDataModule(LightningDataModule):
         if self.batching.packing is not None:
             with self.progress() as report:
                 self._prepare_packing(report)
+        if self.config.unknown_keys == IGNORE and self.say is not None:
+            packs = self.batching.packing is not None
+            ignored = (
+                ignored_keys_of_index(Index(self.index_folder)) if packs else ignored_keys_of_sources(self._open())
+            )
+            if line := one_line(ignored):
+                self.say(line)
 
     def setup(self, stage: str) -> None:
         """Opens the sources of the mixture; files of other stages need not be there."""

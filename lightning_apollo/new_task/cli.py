@@ -55,6 +55,10 @@ def new_command(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="The recipe to write: NAME.yaml.", show_default=False)
     ] = None,
+    unknown_keys: Annotated[
+        str,
+        typer.Option(metavar="refuse|ignore", help="Keys of rows that are not read: data.unknown_keys of the recipe."),
+    ] = "refuse",
     debug: Debug = False,
 ) -> None:
     """Write a recipe that fine-tunes on your own data, after a look at them, and say what to run next.
@@ -68,7 +72,7 @@ def new_command(
         from lightning_apollo.preparation_progress import preparation_progress
 
         manifests = tuple(str(path) for path in data)
-        task = Task(name, manifests, root or str(data[0].parent), start, template)
+        task = Task(name, manifests, root or str(data[0].parent), start, template, unknown_keys)
         written = write_recipe(task, output or Path(f"{name}.yaml"), preparation_progress)
         console = Console(highlight=False)
         console.print(report(written))

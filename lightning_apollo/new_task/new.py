@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe
+from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
 from lightning_apollo.data.index_build import Progress
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.errors import suggestion
@@ -38,12 +39,15 @@ class Task:
     root: str  # what media paths start from
     start: str | None = None  # a finished stage's folder or imported weights; None: the template's own start
     template: str | None = None  # one of TEMPLATES; None: the one that fits
+    unknown_keys: str = REFUSE  # data.unknown_keys of the recipe
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w][\w.-]*", self.name):
             raise RecipeError(f"{self.name!r} names a folder: write letters, digits, dots, dashes and underscores")
         if self.template is not None and self.template not in TEMPLATES:
             raise RecipeError(f"no template {self.template}{suggestion(self.template, TEMPLATES)}")
+        if self.unknown_keys not in (REFUSE, IGNORE):
+            raise RecipeError(f"--unknown-keys is refuse or ignore, not {self.unknown_keys!r}")
         if not self.manifests:
             raise RecipeError("no data: name a manifest with --data")
 
@@ -79,7 +83,7 @@ def write_recipe(
     num_jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
     with tempfile.TemporaryDirectory() as folder:
         with progress() as report:
-            found = survey(task.manifests, task.root, Path(folder), num_jobs, text, report)
+            found = survey(task.manifests, task.root, Path(folder), num_jobs, text, report, task.unknown_keys)
         template, reason = (task.template, "as asked for") if task.template else choose_template(found)
         chosen = choose(found, _compose([_file_of(template)], own), STAGE, text)
     written = _lines(task, f"base: [{_file_of(template)}]  # {reason}", start, own["model"], found, chosen)
@@ -147,6 +151,7 @@ def _lines(task: Task, base: str, start: Start, model: Tree, found: Survey, chos
         "data:",
         f"  manifests: {_scalar(list(task.manifests))}",
         f"  root: {_scalar(task.root)}",
+        *([f"  unknown_keys: {task.unknown_keys}"] if task.unknown_keys != REFUSE else []),
     ]
     if start.system_prompt:
         lines.append(f"  system_prompt: {_scalar(start.system_prompt)}  # as the start was trained")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_apollo.config import CUSTOM_SOURCE
+from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.dataset import Source, SourceConfig
 from lightning_apollo.data.index import Index
 from lightning_apollo.data.index_build import Progress, build_index
@@ -58,14 +59,20 @@ class Survey:
 
 
 def survey(
-    manifests: Sequence[str], root: str, folder: Path, jobs: int, text: TextCounter | None, progress: Progress
+    manifests: Sequence[str],
+    root: str,
+    folder: Path,
+    jobs: int,
+    text: TextCounter | None,
+    progress: Progress,
+    unknown_keys: str = REFUSE,
 ) -> Survey:
     """Reads every row and probes every file; the index of both is written to `folder`.
 
     `jobs` processes probe, as in `build_index`. RecipeError where there is no row, or none that can be used;
     ManifestError where a manifest cannot be read at all.
     """
-    source = SourceConfig(list(manifests), root).open(CUSTOM_SOURCE)
+    source = SourceConfig(list(manifests), root).open(CUSTOM_SOURCE, (), unknown_keys)
     named = ", ".join(manifests)
     if not len(source):
         raise RecipeError(f"{named}: no rows: write one conversation on each line, as docs/data.md shows")

@@ -63,7 +63,7 @@ def test_rows_and_columns(index: Index, folder: Path) -> None:
     assert [(use.begin_seconds, use.end_seconds) for use in row.media] == [(4.0, None)]
     assert index[-1].sample_id == "pictures.jsonl:3"
     assert [index[number].kind for number in range(5)] == ["video", "text", "image", "image", "image"]
-    (numbers, begins, ends), offsets = index.media_uses()
+    (numbers, begins, ends, _, _), offsets = index.media_uses()
     assert (numbers.tolist(), offsets.tolist()) == ([0, 1, 2, 3], [0, 1, 1, 2, 3, 4])
     assert (begins[0], np.isnan(begins[1:]).all(), np.isnan(ends).all()) == (4.0, True, True)
     with pytest.raises(IndexError):
@@ -157,7 +157,8 @@ def write_large(folder: Path, num_rows: int) -> None:
     media_table = pa.table([pa.array(columns[f.name], f.type) for f in MEDIA_SCHEMA], schema=MEDIA_SCHEMA)
     seconds = pa.array(np.full(num_rows, np.nan))
     uses = pa.StructArray.from_arrays(
-        [pa.array(numbers, pa.int32()), seconds, seconds], fields=list(SAMPLE_SCHEMA.field("media").type.value_type)
+        [pa.array(numbers, pa.int32()), seconds, seconds, seconds, pa.array(np.zeros(num_rows), pa.int32())],
+        fields=list(SAMPLE_SCHEMA.field("media").type.value_type),
     )
     columns = {
         **{name: dictionary(pa.array([value] * num_rows), (value,))
@@ -165,6 +166,7 @@ def write_large(folder: Path, num_rows: int) -> None:
         "row": numbers,
         "sample_id": [f"one.jsonl:{n + 1}" for n in numbers],
         "media": pa.ListArray.from_arrays(pa.array(np.arange(num_rows + 1), pa.int32()), uses),
+        "ignored_keys": [[]] * num_rows,
         "num_turns": np.full(num_rows, 2),
         "text_bytes": numbers % 1000,
         "num_text_tokens": pa.nulls(num_rows, pa.int32()),

@@ -80,10 +80,10 @@ READ = {
                 {"type": "video_url", "video_url": {"url": "b.mp4"}},
                 {"type": "video", "video": "c.mp4", "start_time": 1.0},
                 {"type": "image", "path": "d.jpg"},
-                {"type": "text", "text": "<image> in it?"},
+                {"type": "text", "text": "`<image>` in it?"},
             ]
         ),
-        _user("Is", _image("a.jpg"), _video("b.mp4"), _video("c.mp4", 1.0), _image("d.jpg"), "<image> in it?"),
+        _user("Is", _image("a.jpg"), _video("b.mp4"), _video("c.mp4", 1.0), _image("d.jpg"), "`<image>` in it?"),
     ),
     "a content list that takes from the row": (
         _chat([{"type": "image"}, {"type": "text", "text": "Q"}, {"type": "image"}], images=["a.jpg", "b.jpg"]),
@@ -112,11 +112,18 @@ def test_an_empty_system_turn_is_no_turn() -> None:
     assert parse_row({"conversations": [{"from": "system", "value": ""}, QUESTION, ANSWER]}) == (_user("Q"), A)
 
 
-def test_a_marker_in_an_answer_is_text() -> None:
-    answer = {"from": "gpt", "value": "Write <image> there. "}
-    assert parse_row({"conversations": [QUESTION, answer]})[1] == Message(
-        "assistant", (TextPart("Write <image> there. "),)
-    )
+def test_a_marker_in_the_code_of_an_answer_is_text() -> None:
+    text = "Write `<image>` there:\n```html\n<video>\n</video>\n```\nand <b>bold</b> a[i]. "
+    answer = {"from": "gpt", "value": text}
+    assert parse_row({"conversations": [QUESTION, answer]})[1] == Message("assistant", (TextPart(text),))
+
+
+def test_answers_before_the_first_question_are_dropped_as_in_the_released_code() -> None:
+    hello = {"from": "gpt", "value": "Hello!"}
+    system = {"from": "system", "value": "S"}
+    assert parse_row({"conversations": [hello, QUESTION, ANSWER]}) == (_user("Q"), A)
+    expected = (Message("system", (TextPart("S"),)), _user(_image("a.jpg"), "Q"), A)
+    assert parse_row({"image": "a.jpg", "conversations": [system, hello, hello, QUESTION, ANSWER]}) == expected
 
 
 def test_an_answer_may_be_a_content_list_of_text() -> None:
@@ -159,7 +166,8 @@ MALFORMED: list[tuple[object, str]] = [
         "an empty turn of the assistant: write its text, or remove the turn",
     ),
     ({"conversations": [QUESTION]}, "no turn of the assistant: add the answer that the model learns"),
-    ({"conversations": [ANSWER, QUESTION]}, "the assistant speaks first: put a turn of the user before it"),
+    ({"conversations": [ANSWER, QUESTION]}, "no turn of the assistant: add the answer that the model learns"),
+    ({"conversations": [ANSWER]}, "the assistant speaks first: put a turn of the user before it"),
     (
         _llava("<image><image>Q", image="a.jpg"),
         "the text shows 2 <image> but the row lists 1: list one file for each, in order",
@@ -210,7 +218,7 @@ MALFORMED: list[tuple[object, str]] = [
     (_llava("Q", video="a.mp4", start_time=5, end_time=5), "end_time 5 is not after start_time 5: correct one of them"),
     (
         _llava("Q", video=["a.mp4", "b.mp4"], end_time=5),
-        "start_time or end_time of 2 videos: give times to a row with one video only",
+        "end_time of 2 videos: give a list with one entry for each",
     ),
     (_stream(("user", "Q", 0), video=[]), "a stream of 0 videos: give exactly one in 'video'"),
     (_stream(), "'conversation' is no list of turns: write [turn, turn, ...]"),

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.collate import collate
 from lightning_apollo.data.index_costs import IndexedCosts
-from lightning_apollo.data.manifest import Manifest, ManifestError, open_manifest
+from lightning_apollo.data.manifest import Manifest, ManifestError, manifest_names, open_manifest
 from lightning_apollo.data.order import refill_rows
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.reader import MeasuredReader
@@ -28,7 +28,7 @@ MAX_REFILLS = 16  # bad samples in a row, all of one source, that one place of a
 class SourceConfig:
     """A named source of conversations, the unit of a mixture."""
 
-    manifests: list[str]  # JSON or JSONL files, relative to the working directory or else to `root`, or on s3://
+    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or on s3://
     root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
     modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
 
@@ -41,9 +41,8 @@ class SourceConfig:
     def open(self, name: str, outside_root: Sequence[str] = (), unknown_keys: str = REFUSE) -> Source:
         """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
         root = open_root(self.root, outside_root)
-        return Source(
-            name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in self.manifests)
-        )
+        names = (found for pattern in self.manifests for found in manifest_names(pattern, root))
+        return Source(name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in names))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""Annotation files: a manifest is a JSON list or JSON lines, each row one conversation about media files.
+"""Annotation files: a JSON list, JSON lines or a table (Parquet, Arrow), each row one conversation about media.
 
-Rows stay in the file: a manifest holds two numbers for each, and reads and checks a row when it is asked for. In tar
-shards a row may also be a file of its own, beside its media, as WebDataset writes them.
+Rows stay in the file: a manifest of JSON holds two numbers for each, one of a table none, and a row is read and checked
+when it is asked for. In tar shards a row may also be a file of its own, beside its media, as WebDataset writes them.
 docs/data.md shows every format of a row with an example; rows.py parses them.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import io
 import json
 import re
 from array import array
@@ -19,6 +21,9 @@ from typing import Protocol, overload
 import numpy as np
 
 from lightning_apollo.data import storage
+from lightning_apollo.data.annotations import encodings, tables
+from lightning_apollo.data.annotations.beside import media_beside
+from lightning_apollo.data.annotations.embedded import lift_pictures
 from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.roots import FolderRoot, MediaRoot, ShardRoot
 from lightning_apollo.data.rows import Conversation, RowError, read_row
@@ -48,6 +53,17 @@ class MissingManifest(ManifestError):
     """A manifest that is not there, or not yet."""
 
 
+def manifest_names(pattern: str, root: MediaRoot) -> list[str]:
+    """The files that a pattern with `*`, `?` or `[...]` stands for, here or else below a folder; any other name itself."""
+    if pattern == MEMBERS or not glob.has_magic(pattern) or storage.is_object(pattern) or Path(pattern).exists():
+        return [pattern]
+    below = glob.glob(root.address(pattern)) if isinstance(root, FolderRoot) else []
+    found = sorted(glob.glob(pattern) or below)
+    if not found:
+        raise MissingManifest(pattern, "", "no such file: correct the pattern of the manifests")
+    return found
+
+
 def open_manifest(name: str, source: str, root: MediaRoot, unknown_keys: str = REFUSE) -> Manifest:
     """The manifest that a recipe calls so: the file or object of this name where there is one, otherwise that below the
     root. With shards for a root, `*.json` is all rows that lie in them, each a member of its own."""
@@ -64,21 +80,25 @@ def read_manifest(
     outside_root: Sequence[str] = (),
     unknown_keys: str = REFUSE,
 ) -> Manifest:
-    """The conversations of a .json or .jsonl file, given by its path or address, each parsed and checked when it is read.
+    """The conversations of a .json, .jsonl, .parquet or .arrow file, given by its path or address, each parsed and checked
+    when it is read.
 
     Media paths are relative to `root` and stay inside it; where that is a folder, `outside_root` names further ones that
     are allowed. `unknown_keys` says what happens to keys of a row that are not read: "refuse" or "ignore".
     """
     address = str(path)
     suffix = PurePosixPath(storage.name_of(address)).suffix
-    if suffix not in (".json", ".jsonl"):
-        raise ManifestError(address, "", f"{suffix!r} is no manifest: give a .json list or .jsonl lines")
+    if suffix not in (".json", ".jsonl", *tables.SUFFIXES):
+        kinds = "a .json list, .jsonl lines, or a .parquet or .arrow table"
+        raise ManifestError(address, "", f"{suffix!r} is no manifest: give {kinds}")
     try:
         local = storage.local_copy(address)
-        spans = _line_spans(local) if suffix == ".jsonl" else _list_spans(address, local)
+        storage.open_address(local).close()
+        rows = _TableRows(local, tables.num_rows(local)) if suffix in tables.SUFFIXES else _json_rows(address, local)
     except MediaError as error:
         raise MissingManifest(address, "", f"{error.reason}: correct the path of the manifest") from None
-    rows = _FileRows(local, "line" if suffix == ".jsonl" else "row", *spans)
+    except RowError as error:
+        raise ManifestError(address, "", str(error)) from error
     if isinstance(root, Path):
         root = FolderRoot(str(root), tuple(outside_root))
     return Manifest(address, source, root, rows, unknown_keys)
@@ -120,7 +140,7 @@ class Manifest(Sequence[Conversation]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         try:
-            messages, ignored_keys = read_row(_load(self._rows.read(position)), self.unknown_keys)
+            messages, ignored_keys = read_row(self._rows.read(position), self.unknown_keys)
             conversation = Conversation(self.sample_id(position), self.source, messages, ignored_keys)
             for part in conversation.media:
                 for path in part.paths:
@@ -142,11 +162,13 @@ class Manifest(Sequence[Conversation]):
 
 
 class _Rows(Protocol):
-    """The bytes of rows."""
+    """Rows where they lie."""
 
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> bytes: ...
+    def read(self, position: int) -> object:
+        """A row as JSON gives it, media inside it replaced by their addresses; RowError where it is not JSON."""
+        ...
 
     def place(self, position: int) -> str:
         """Where a row is, for a reader of errors."""
@@ -157,9 +179,9 @@ class _Rows(Protocol):
 
 @dataclass(frozen=True)
 class _FileRows:
-    """Parts of one file."""
+    """Parts of one JSON file."""
 
-    address: str  # on this machine
+    address: str  # on this machine, in UTF-8
     kind: str  # line | row
     starts: array[int]  # byte where each row begins
     ends: array[int]  # byte after its last
@@ -167,13 +189,36 @@ class _FileRows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def read(self, position: int) -> bytes:
+    def read(self, position: int) -> object:
+        begin = self.starts[position]
         with storage.open_address(self.address) as file:
-            file.seek(self.starts[position])
-            return file.read(self.ends[position] - self.starts[position])
+            file.seek(begin)
+            raw = file.read(self.ends[position] - begin)
+        return lift_pictures(_load(raw), raw, self.address, position + 1, begin)
 
     def place(self, position: int) -> str:
         return f"{self.kind} {position + 1}"
+
+    def digest(self) -> str:
+        with storage.open_address(self.address) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class _TableRows:
+    """The rows of a table."""
+
+    address: str  # on this machine
+    num_rows: int
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def read(self, position: int) -> object:
+        return tables.read_row(self.address, position)
+
+    def place(self, position: int) -> str:
+        return f"row {position + 1}"
 
     def digest(self) -> str:
         with storage.open_address(self.address) as file:
@@ -190,9 +235,11 @@ class _MemberRows:
     def __len__(self) -> int:
         return len(self._members)
 
-    def read(self, position: int) -> bytes:
-        with storage.open_address(self._table.address(int(self._members[position]))) as file:
-            return file.read()
+    def read(self, position: int) -> object:
+        member = int(self._members[position])
+        raw = self._bytes(member)
+        row = lift_pictures(_load(raw), raw, self._table.address(member), 1, 0)
+        return media_beside(row, self._table, member)
 
     def place(self, position: int) -> str:
         member = int(self._members[position])
@@ -201,67 +248,110 @@ class _MemberRows:
     def digest(self) -> str:
         digest = hashlib.sha256()
         for position in range(len(self)):
-            digest.update(hashlib.sha256(self.read(position)).digest())
+            digest.update(hashlib.sha256(self._bytes(int(self._members[position]))).digest())
         return digest.hexdigest()
+
+    def _bytes(self, member: int) -> bytes:
+        with storage.open_address(self._table.address(member)) as file:
+            return file.read()
 
 
 def _load(raw: bytes) -> object:
     if raw.isspace():
         raise RowError("blank: remove the line")
+    text = encodings.decode(raw).rstrip("\r\n")
     try:
-        return json.loads(raw.rstrip(b"\r\n"))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise RowError(f"not JSON ({error.msg} at character {error.pos + 1}): write one object on one line") from None
-    except UnicodeDecodeError as error:
-        raise RowError(f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from None
+        fix = "end lines with a line feed" if "\r" in text else "write one object on one line"
+        raise RowError(f"not JSON ({error.msg} at character {error.pos + 1}): {fix}") from None
     except (RecursionError, ValueError) as error:  # JSON that Python does not read: too deep, a number too long
         raise RowError(f"{_UNREADABLE} ({error}): correct or remove the row") from None
 
 
-def _line_spans(address: str) -> tuple[array[int], array[int]]:
+def _json_rows(address: str, local: str) -> _FileRows:
+    """The rows of a JSON list or of JSON lines; `local` is the file's copy on this machine."""
+    local = encodings.as_utf8(local)
+    is_lines = PurePosixPath(storage.name_of(address)).suffix == ".jsonl"
+    with storage.open_address(local) as file:
+        first = encodings.mark_bytes(file.read(3))  # byte of the text
+        file.seek(first)
+        starts, ends = _line_spans(file, first) if is_lines else _list_spans(address, file, first)
+    return _FileRows(local, "line" if is_lines else "row", starts, ends)
+
+
+def _line_spans(file: io.BufferedReader, first: int) -> tuple[array[int], array[int]]:
     """Where each line begins and ends, in bytes; blank lines at the end of the file are no rows."""
-    starts, ends, offset, num_rows = array("Q"), array("Q"), 0, 0
-    with storage.open_address(address) as file:
-        for line in file:
-            starts.append(offset)
-            offset += len(line)
-            ends.append(offset)
-            if not line.isspace():
-                num_rows = len(starts)
+    starts, ends, offset, num_rows = array("Q"), array("Q"), first, 0
+    for line in file:
+        if offset == first and line.lstrip().startswith(b"["):
+            raise RowError(
+                "a JSON list where lines are expected: name the file .json, or write one object on each line"
+            )
+        starts.append(offset)
+        offset += len(line)
+        ends.append(offset)
+        if not line.isspace():
+            num_rows = len(starts)
     return starts[:num_rows], ends[:num_rows]
 
 
 _BLANKS = re.compile(r"[ \t\r\n]+")
 
 
-def _list_spans(address: str, local: str) -> tuple[array[int], array[int]]:
-    """Where each element of a JSON list begins and ends, in bytes; `local` is its copy on this machine."""
+def _list_spans(address: str, file: io.BufferedReader, first: int) -> tuple[array[int], array[int]]:
+    """Where each element of a JSON list begins and ends, in bytes of the file, which is read from byte `first` on."""
     # Read as Latin-1, one character is one byte, and the characters that JSON is built of are the same in UTF-8.
-    with storage.open_address(local) as file:
-        text = file.read().decode("latin-1")
+    text = file.read().decode("latin-1")
     starts, ends = array("Q"), array("Q")
     decoder = json.JSONDecoder()
     position = _after_blanks(text, 0)
     if text[position : position + 1] != "[":
-        raise ManifestError(address, "", "not a JSON list: write [row, row, ...], or name a file of lines .jsonl")
+        raise RowError(_no_list(decoder, text, position))
     position = _after_blanks(text, position + 1)
     while text[position : position + 1] != "]":
+        begin = position
         try:
             _, end = decoder.raw_decode(text, position)
-            starts.append(position)
-            ends.append(end)
+            starts.append(first + position)
+            ends.append(first + end)
             position = _after_blanks(text, end)
             if text[position : position + 1] == ",":
                 position = _after_blanks(text, position + 1)
             elif text[position : position + 1] != "]":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
         except json.JSONDecodeError as error:
+            place = f"row {len(starts) + 1}"
             reason = f"not JSON ({error.msg} on line {error.lineno}): correct the file there"
-            raise ManifestError(address, f"row {len(starts) + 1}", reason) from None
+            raise ManifestError(address, place, _not_utf8(text, begin, error.pos) or reason) from None
         except (RecursionError, ValueError) as error:
             reason = f"{_UNREADABLE} ({error}): correct or remove the row"
             raise ManifestError(address, f"row {len(starts) + 1}", reason) from None
     return starts, ends
+
+
+def _no_list(decoder: json.JSONDecoder, text: str, position: int) -> str:
+    """What a .json file is that does not begin with a list, and what to do."""
+    reason = "not a JSON list: write [row, row, ...], or name a file of lines .jsonl"
+    try:
+        value, end = decoder.raw_decode(text, position)
+    except (ValueError, RecursionError):
+        return _not_utf8(text, position, len(text)) or reason
+    if not isinstance(value, dict) or text[_after_blanks(text, end) :]:
+        return reason
+    keys = ", ".join(repr(key.encode("latin-1", "replace").decode(errors="replace")[:40]) for key in list(value)[:8])
+    return f"an object with the keys {keys}, not a list: write its list of rows to a file of its own"
+
+
+def _not_utf8(text: str, begin: int, end: int) -> str | None:
+    """The encoding error up to byte `end` and a little beyond, of bytes read as Latin-1; None for good UTF-8."""
+    raw = text[begin : end + 4].encode("latin-1")
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            return f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8"
+    return None
 
 
 def _after_blanks(text: str, position: int) -> int:

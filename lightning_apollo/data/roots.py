@@ -13,13 +13,16 @@ from typing import Protocol
 from lightning_apollo.data import storage
 from lightning_apollo.data.rows import RowError
 from lightning_apollo.data.shards import ShardTable, open_shards
-from lightning_apollo.data.storage import StorageError
+from lightning_apollo.data.storage import EmbeddedAddress, StorageError
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class MediaRoot(Protocol):
-    """Turns the media paths of annotations into addresses. It can be pickled: every loader process holds one."""
+    """Turns the media paths of annotations into addresses. It can be pickled: every loader process holds one.
+
+    Media inside a row have an address already; no root changes or refuses it.
+    """
 
     def address(self, path: str) -> str:
         """Where the file lies, in the form of storage.py; whether it is there, opening it says."""
@@ -61,9 +64,11 @@ class FolderRoot:
     outside_root: tuple[str, ...] = ()
 
     def address(self, path: str) -> str:
-        return str(Path(self.root) / path)
+        return path if isinstance(path, EmbeddedAddress) else str(Path(self.root) / path)
 
     def check(self, path: str) -> None:
+        if isinstance(path, EmbeddedAddress):
+            return
         # realpath follows symbolic links, so a link inside the root cannot lead out of it either
         resolved = os.path.realpath(os.path.join(self._folders[0], path))
         if not any(os.path.commonpath([resolved, folder]) == folder for folder in self._folders):
@@ -84,6 +89,8 @@ class ObjectRoot:
     root: str
 
     def address(self, path: str) -> str:
+        if isinstance(path, EmbeddedAddress):
+            return path
         return f"{self.root.rstrip('/')}/{posixpath.normpath(path)}"
 
     def check(self, path: str) -> None:
@@ -98,6 +105,8 @@ class ShardRoot:
     table: ShardTable
 
     def address(self, path: str) -> str:
+        if isinstance(path, EmbeddedAddress):
+            return path
         member = self.table.find(posixpath.normpath(path))
         return storage.missing_member(self.root, path) if member is None else self.table.address(member)
 
@@ -107,5 +116,7 @@ class ShardRoot:
 
 def _check_below(path: str, root: str) -> None:
     """RowError where the path leads out of a root without folders and links, whose paths are letters alone."""
+    if isinstance(path, EmbeddedAddress):
+        return
     if posixpath.isabs(path) or posixpath.normpath(path).split("/")[0] == "..":
         raise RowError(f"media path {path!r} leaves the data root {root}: name a file below it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lightning_apollo.data.annotations import keys
+from lightning_apollo.data.annotations.formats import normalise
 from lightning_apollo.data.annotations.keys import KeyCheck
 from lightning_apollo.data.annotations.markers import refuse_any, split_markers
 from lightning_apollo.data.annotations.media_parts import (
@@ -36,7 +37,7 @@ def parse_row(row: object) -> tuple[Message, ...]:
 
 def read_row(row: object, unknown_keys: str = keys.REFUSE) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """The turns of a row, and its keys that are passed over where `unknown_keys` is "ignore"."""
-    fields = _fields(row, "the row")
+    fields = normalise(_fields(row, "the row"))
     check = KeyCheck(unknown_keys)
     messages = _parse_stream(fields, check) if _is_stream(fields) else _parse_turns(fields, check)
     messages = with_row_settings(_with_system(messages, fields), fields)

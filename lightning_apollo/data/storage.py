@@ -5,21 +5,27 @@
     shards/000.tar::clip.mp4@1536+20480            a member of a tar shard: its first byte and their number; the shard
                                                    itself may be an object
     shards/*.tar::clip.mp4@?                       a name that no shard has
+    rows.parquet::row 17//images/0                 the first picture in the cell `images` of row 17 of a table
+    rows.jsonl::row 17//image@1536+20480           a picture in a row of JSON, and the bytes of that row in its file
 
 An address says all that reading takes, so that any process can open it without a table of the shards.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
 import posixpath
 import re
 import shutil
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote, unquote
 
 from lightning_apollo.errors import UserError
 from lightning_apollo.files import write_atomically
@@ -29,14 +35,18 @@ from lightning_apollo.structures import MediaError
 Readable = str | io.BufferedReader  # a path, or an open file where there is none
 
 _MEMBER = re.compile(r"(?P<shard>.+?\.tar)::(?P<name>.+)@(?:\?|(?P<begin>\d+)\+(?P<num_bytes>\d+))", re.DOTALL)
-
-
-class StorageError(UserError, ValueError):
-    """What keeps the data cannot be used; one line that says what to do."""
+# Two slashes in a row: roots write every path without them, so that no path in an annotation makes such an address
+_EMBEDDED = re.compile(
+    r"(?P<file>.+)::row (?P<row>\d+)//(?P<steps>[^@]+)(?:@(?P<begin>\d+)\+(?P<num_bytes>\d+))?", re.DOTALL
+)
 
 
 class EmbeddedAddress(str):
     """Address of media that lie inside a row."""
+
+
+class StorageError(UserError, ValueError):
+    """What keeps the data cannot be used; one line that says what to do."""
 
 
 def is_object(address: str) -> bool:
@@ -45,8 +55,8 @@ def is_object(address: str) -> bool:
 
 
 def is_file(address: str) -> bool:
-    """Whether the address is a path, there or not, rather than an object or a member."""
-    return not is_object(address) and _MEMBER.fullmatch(address) is None
+    """Whether the address is a path, there or not, rather than an object, a member or media inside a row."""
+    return not is_object(address) and _MEMBER.fullmatch(address) is None and _EMBEDDED.fullmatch(address) is None
 
 
 def member_address(shard: str, name: str, begin: int, num_bytes: int) -> str:
@@ -59,14 +69,31 @@ def missing_member(shards: str, name: str) -> str:
     return f"{shards}::{name}@?"
 
 
+def embedded_address(
+    address: str, row: int, steps: Sequence[str], span: tuple[int, int] | None = None
+) -> EmbeddedAddress:
+    """The address of media at `steps` (keys, and numbers in lists) of a row, whose numbers begin at 1.
+
+    span: first byte and number of bytes of a row of JSON; None for the row of a table.
+    """
+    place = "/".join(quote(step, safe=" ") for step in steps)
+    return EmbeddedAddress(f"{address}::row {row}//{place}{f'@{span[0]}+{span[1]}' if span else ''}")
+
+
 def name_of(address: str) -> str:
-    """The last part of the path, whatever keeps the file: "clip.mp4" for each of the examples above."""
+    """The last part of the path, whatever keeps the file: "clip.mp4" for the first four of the examples above."""
+    embedded = _EMBEDDED.fullmatch(address)
+    if embedded:
+        return f"{name_of(embedded['file'])}, row {embedded['row']}, {embedded['steps']}"
     member = _MEMBER.fullmatch(address)
     return posixpath.basename(member["name"] if member else address)
 
 
 def open_address(address: str) -> io.BufferedReader:
     """The file, open for reading at any place. MediaError where it cannot be."""
+    embedded = _EMBEDDED.fullmatch(address)
+    if embedded:
+        return _open_embedded(address, embedded)
     member = _MEMBER.fullmatch(address)
     if member:
         return _open_member(address, member)
@@ -101,7 +128,10 @@ def open_media(address: str) -> Readable:
 
 def file_state(address: str) -> tuple[int, int]:
     """Size in bytes, and a number that changes with the content: the time of change in nanoseconds, for an object made
-    from its ETag. -1 for both where nothing can be read."""
+    from its ETag. -1 for both where nothing can be read. Media inside a row change with the whole file."""
+    embedded = _EMBEDDED.fullmatch(address)
+    if embedded:
+        return file_state(embedded["file"])
     member = _MEMBER.fullmatch(address)
     if member:
         num_bytes, changed = file_state(member["shard"]) if member["begin"] else (-1, -1)
@@ -129,6 +159,28 @@ def local_copy(address: str) -> str:
     return str(copy)
 
 
+def derived_file(address: str, suffix: str, write: Callable[[Path], None]) -> Path:
+    """A file made from the content of another: written once into the cache folder, and again when the content changes.
+
+    `write` is given the path to fill. StorageError where the folder is full or cannot be written to.
+    """
+    key = hashlib.sha256(repr((os.path.abspath(address), suffix, file_state(address))).encode()).hexdigest()
+    made = cache_folder() / f"{key}-{name_of(address)}.{suffix}"
+    with (cache_folder() / "derived.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that ask for it at once wait for the first of them
+        if not made.is_file():
+            temporary = made.with_name(f"{made.name}.{uuid.uuid4().hex}")  # several machines may share the folder
+            try:
+                write(temporary)
+                temporary.replace(made)
+            except OSError as error:
+                reason = f"its copy cannot be written to {cache_folder()} ({error.strerror or error})"
+                raise StorageError(f"{address}: {reason}: make room, or name a folder in XDG_CACHE_HOME") from error
+            finally:
+                temporary.unlink(missing_ok=True)
+    return made
+
+
 def object_store() -> ModuleType:
     """The module object_store.py; StorageError where the library that it stands on is missing."""
     try:
@@ -143,6 +195,20 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_apollo"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _open_embedded(address: str, embedded: re.Match[str]) -> io.BufferedReader:
+    from lightning_apollo.data.annotations import embedded as pictures  # both stand on this file
+    from lightning_apollo.data.annotations import tables
+
+    steps = [unquote(step) for step in embedded["steps"].split("/")]
+    if embedded["begin"] is None:
+        content = tables.open_cell(address, embedded["file"], int(embedded["row"]) - 1, steps)
+    else:
+        with open_address(embedded["file"]) as file:
+            file.seek(int(embedded["begin"]))
+            content = pictures.open_picture(address, file.read(int(embedded["num_bytes"])), steps)
+    return io.BufferedReader(io.BytesIO(content))  # pyright: ignore[reportArgumentType] (raw enough: it has readinto)
 
 
 def _open_member(address: str, member: re.Match[str]) -> io.BufferedReader:

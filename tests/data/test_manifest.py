@@ -111,7 +111,11 @@ def test_an_error_survives_a_loader_process() -> None:
     ("content", "message"),
     [
         ("", ": not a JSON list: write [row, row, ...], or name a file of lines .jsonl"),
-        ('{"a": 1}', ": not a JSON list: write [row, row, ...], or name a file of lines .jsonl"),
+        ('{"a": 1}\n{}', ": not a JSON list: write [row, row, ...], or name a file of lines .jsonl"),
+        (
+            '{"info": {}, "annotations": []}',
+            ": an object with the keys 'info', 'annotations', not a list: write its list of rows to a file of its own",
+        ),
         (
             "[\n{},\n{,}]",
             ", row 2: not JSON (Expecting property name enclosed in double quotes on line 3): correct the file there",
@@ -131,7 +135,9 @@ def test_files_that_are_no_manifest_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"missing.json: no such file: correct the path of the manifest"):
         _read(tmp_path / "missing.json")
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(ManifestError, match=r"a.csv: '.csv' is no manifest: give a .json list or .jsonl lines"):
+    with pytest.raises(
+        ManifestError, match=r"a.csv: '.csv' is no manifest: give a .json list, .jsonl lines, or a .parquet"
+    ):
         _read(tmp_path / "a.csv")
 
 

@@ -189,6 +189,26 @@ def show(
             console.print(show_costs(opened, open_recipe(recipe, overrides or []), stage))
 
 
+@app.command()
+def formats() -> None:
+    """List the files and the formats of rows that are read, with an example of each."""
+    import json
+
+    from rich.table import Table
+
+    from lightning_apollo.data.annotations.formats import FILES, FORMATS
+
+    console = Console()
+    files = Table("file", "rows", box=None, padding=(0, 3, 0, 0))
+    for names, rows in FILES.items():
+        files.add_row(names, rows)
+    console.print(files)
+    for form in FORMATS:
+        console.print(f"\n[bold]{form.name}[/bold]: rows with {', '.join(form.keys)}", highlight=False)
+        console.print(f"[dim]{form.source}[/dim]", highlight=False)
+        console.print(json.dumps(form.example), markup=False, highlight=False)
+
+
 @app.command(epilog=TUNE_EPILOG)
 def tune(
     recipe: RecipeArgument,

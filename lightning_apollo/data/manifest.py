@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
-import json
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from typing import Protocol, overload
 import numpy as np
 
 from lightning_apollo.data import storage
-from lightning_apollo.data.annotations import encodings, tables
+from lightning_apollo.data.annotations import encodings, json_rows, tables
 from lightning_apollo.data.annotations.beside import media_beside
 from lightning_apollo.data.annotations.embedded import lift_pictures
 from lightning_apollo.data.annotations.keys import REFUSE
@@ -32,8 +29,6 @@ from lightning_apollo.errors import UserError
 from lightning_apollo.structures import MediaError
 
 MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shards is a row
-
-_UNREADABLE = "nested too deeply, or with a number too long"
 
 
 class ManifestError(UserError, ValueError):
@@ -94,9 +89,11 @@ def read_manifest(
     try:
         local = storage.local_copy(address)
         storage.open_address(local).close()
-        rows = _TableRows(local, tables.num_rows(local)) if suffix in tables.SUFFIXES else _json_rows(address, local)
+        rows = _TableRows(local, tables.num_rows(local)) if suffix in tables.SUFFIXES else _file_rows(local, suffix)
     except MediaError as error:
         raise MissingManifest(address, "", f"{error.reason}: correct the path of the manifest") from None
+    except json_rows.ListError as error:
+        raise ManifestError(address, f"row {error.row}", str(error)) from error
     except RowError as error:
         raise ManifestError(address, "", str(error)) from error
     if isinstance(root, Path):
@@ -194,7 +191,7 @@ class _FileRows:
         with storage.open_address(self.address) as file:
             file.seek(begin)
             raw = file.read(self.ends[position] - begin)
-        return lift_pictures(_load(raw), raw, self.address, position + 1, begin)
+        return lift_pictures(json_rows.load(raw), raw, self.address, position + 1, begin)
 
     def place(self, position: int) -> str:
         return f"{self.kind} {position + 1}"
@@ -202,6 +199,16 @@ class _FileRows:
     def digest(self) -> str:
         with storage.open_address(self.address) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_rows(local: str, suffix: str) -> _FileRows:
+    """The rows of a JSON list, or of JSON lines; `local` is the address of the file on this machine."""
+    local, is_lines = encodings.as_utf8(local), suffix == ".jsonl"
+    with storage.open_address(local) as file:
+        first = encodings.mark_bytes(file.read(3))  # byte of the text
+        file.seek(first)
+        spans = json_rows.line_spans(file, first) if is_lines else json_rows.list_spans(file, first)
+    return _FileRows(local, "line" if is_lines else "row", *spans)
 
 
 @dataclass(frozen=True)
@@ -238,7 +245,7 @@ class _MemberRows:
     def read(self, position: int) -> object:
         member = int(self._members[position])
         raw = self._bytes(member)
-        row = lift_pictures(_load(raw), raw, self._table.address(member), 1, 0)
+        row = lift_pictures(json_rows.load(raw), raw, self._table.address(member), 1, 0)
         return media_beside(row, self._table, member)
 
     def place(self, position: int) -> str:
@@ -254,106 +261,3 @@ class _MemberRows:
     def _bytes(self, member: int) -> bytes:
         with storage.open_address(self._table.address(member)) as file:
             return file.read()
-
-
-def _load(raw: bytes) -> object:
-    if raw.isspace():
-        raise RowError("blank: remove the line")
-    text = encodings.decode(raw).rstrip("\r\n")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        fix = "end lines with a line feed" if "\r" in text else "write one object on one line"
-        raise RowError(f"not JSON ({error.msg} at character {error.pos + 1}): {fix}") from None
-    except (RecursionError, ValueError) as error:  # JSON that Python does not read: too deep, a number too long
-        raise RowError(f"{_UNREADABLE} ({error}): correct or remove the row") from None
-
-
-def _json_rows(address: str, local: str) -> _FileRows:
-    """The rows of a JSON list or of JSON lines; `local` is the file's copy on this machine."""
-    local = encodings.as_utf8(local)
-    is_lines = PurePosixPath(storage.name_of(address)).suffix == ".jsonl"
-    with storage.open_address(local) as file:
-        first = encodings.mark_bytes(file.read(3))  # byte of the text
-        file.seek(first)
-        starts, ends = _line_spans(file, first) if is_lines else _list_spans(address, file, first)
-    return _FileRows(local, "line" if is_lines else "row", starts, ends)
-
-
-def _line_spans(file: io.BufferedReader, first: int) -> tuple[array[int], array[int]]:
-    """Where each line begins and ends, in bytes; blank lines at the end of the file are no rows."""
-    starts, ends, offset, num_rows = array("Q"), array("Q"), first, 0
-    for line in file:
-        if offset == first and line.lstrip().startswith(b"["):
-            raise RowError(
-                "a JSON list where lines are expected: name the file .json, or write one object on each line"
-            )
-        starts.append(offset)
-        offset += len(line)
-        ends.append(offset)
-        if not line.isspace():
-            num_rows = len(starts)
-    return starts[:num_rows], ends[:num_rows]
-
-
-_BLANKS = re.compile(r"[ \t\r\n]+")
-
-
-def _list_spans(address: str, file: io.BufferedReader, first: int) -> tuple[array[int], array[int]]:
-    """Where each element of a JSON list begins and ends, in bytes of the file, which is read from byte `first` on."""
-    # Read as Latin-1, one character is one byte, and the characters that JSON is built of are the same in UTF-8.
-    text = file.read().decode("latin-1")
-    starts, ends = array("Q"), array("Q")
-    decoder = json.JSONDecoder()
-    position = _after_blanks(text, 0)
-    if text[position : position + 1] != "[":
-        raise RowError(_no_list(decoder, text, position))
-    position = _after_blanks(text, position + 1)
-    while text[position : position + 1] != "]":
-        begin = position
-        try:
-            _, end = decoder.raw_decode(text, position)
-            starts.append(first + position)
-            ends.append(first + end)
-            position = _after_blanks(text, end)
-            if text[position : position + 1] == ",":
-                position = _after_blanks(text, position + 1)
-            elif text[position : position + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-        except json.JSONDecodeError as error:
-            place = f"row {len(starts) + 1}"
-            reason = f"not JSON ({error.msg} on line {error.lineno}): correct the file there"
-            raise ManifestError(address, place, _not_utf8(text, begin, error.pos) or reason) from None
-        except (RecursionError, ValueError) as error:
-            reason = f"{_UNREADABLE} ({error}): correct or remove the row"
-            raise ManifestError(address, f"row {len(starts) + 1}", reason) from None
-    return starts, ends
-
-
-def _no_list(decoder: json.JSONDecoder, text: str, position: int) -> str:
-    """What a .json file is that does not begin with a list, and what to do."""
-    reason = "not a JSON list: write [row, row, ...], or name a file of lines .jsonl"
-    try:
-        value, end = decoder.raw_decode(text, position)
-    except (ValueError, RecursionError):
-        return _not_utf8(text, position, len(text)) or reason
-    if not isinstance(value, dict) or text[_after_blanks(text, end) :]:
-        return reason
-    keys = ", ".join(repr(key.encode("latin-1", "replace").decode(errors="replace")[:40]) for key in list(value)[:8])
-    return f"an object with the keys {keys}, not a list: write its list of rows to a file of its own"
-
-
-def _not_utf8(text: str, begin: int, end: int) -> str | None:
-    """The encoding error up to byte `end` and a little beyond, of bytes read as Latin-1; None for good UTF-8."""
-    raw = text[begin : end + 4].encode("latin-1")
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        if error.reason != "unexpected end of data":
-            return f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8"
-    return None
-
-
-def _after_blanks(text: str, position: int) -> int:
-    blanks = _BLANKS.match(text, position)
-    return blanks.end() if blanks else position

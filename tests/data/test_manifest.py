@@ -49,7 +49,7 @@ def _documented_rows() -> list[dict[str, object]]:
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_every_row_of_the_documentation_is_read(tmp_path: Path, name: str) -> None:
     rows = _documented_rows()
-    assert len(rows) == 10
+    assert len(rows) == 19
     manifest = _read(_write(tmp_path, name, rows))
     assert list(check_manifest(manifest)) == []
     assert [conversation.messages for conversation in manifest] == [parse_row(row) for row in rows]

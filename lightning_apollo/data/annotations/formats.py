@@ -11,10 +11,19 @@ from lightning_apollo.data.annotations.turns import RowError
 
 _NATIVE = ("messages", "conversations", "conversation")  # keys of rows that have turns already
 _MEDIA = ("image", "images", "video", "videos")
-_DOWNLOAD = frozenset(  # what img2dataset and video2dataset write beside columns of the table that they were given
+_DOWNLOAD = frozenset(  # what img2dataset and video2dataset write beside the columns of the table that they were given
     ("url", "error_message", "width", "height", "original_width", "original_height", "exif", "sha256", "md5", "shard_id",
-     "txt", "clips", "yt_meta_dict")
+     "txt", "yt_meta_dict")
 )  # fmt: skip
+
+
+FILES = {  # kinds of manifests
+    ".json": "a list of rows, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark",
+    ".jsonl": "a row on each line, encoded likewise",
+    ".parquet": "rows of a table; bytes of media may lie in them",
+    ".arrow": "the same, as save_to_disk of datasets writes them, or an Arrow file",
+    "*.json": "with tar shards for a root: every .json member is a row",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ FORMATS = (
     Format(
         "ShareGPT4Video",
         ("video_path", "captions"),
-        "ml-energy/benchmark, benchmark/diffusion/image-to-video/sharegpt4video/sample.py; NVlabs/VILA, llava/data/dataset.py",
+        "AnjieCheng/SpatialRGPT, llava/data/dataset.py; "
+        "ml-energy/benchmark, benchmark/diffusion/image-to-video/sharegpt4video/sample.py",
         {"video_id": "j5JqNXjGufw", "video_path": "panda/j5JqNXjGufw.mp4", "timestamp": ["00:00:00", "00:00:04"],
          "keyframe": [0, 96], "captions": [{"idx": "0-4", "content": "The cook turns to the stove."},
                                            {"idx": "-1", "content": "A cook fries an onion."}],
@@ -82,7 +92,7 @@ FORMATS = (
     Format(
         "FineVision",
         ("texts",),
-        "huggingface/nanoVLM, data/datasets.py",
+        "patrickamadeus/nanoVLM (of huggingface/nanoVLM), data/datasets.py",
         {"images": ["chart.png"], "texts": [{"user": "What is the highest bar?", "assistant": "The third."}],
          "source": "chartqa", "relevance_ratings": [5], "relevance_min": 5, "image_correspondence_ratings": [4],
          "image_correspondence_min": 4, "visual_dependency_ratings": [5], "visual_dependency_min": 5,
@@ -103,7 +113,7 @@ FORMATS = (
     Format(
         "Molmo2-Cap",
         ("video", "video_frame_merged_caption"),
-        "allenai/molmo2, olmo/data/molmo2_datasets.py",
+        "tidalove/molmo2fish (of allenai/molmo2), olmo/data/molmo2_datasets.py",
         {"key": "000000017", "status": "success", "url": "https://example.org/watch", "video_id": "a1b2c3",
          "video_frame_merged_caption": "A tram stops, and two people get in.", "merged_caption": "A tram stops.",
          "annotation_score": 4},
@@ -114,7 +124,7 @@ FORMATS = (
     Format(
         "Molmo2-VideoCapQA",
         ("Question", "Answer"),
-        "allenai/molmo2, olmo/data/molmo2_datasets.py",
+        "tidalove/molmo2fish (of allenai/molmo2), olmo/data/molmo2_datasets.py",
         {"key": "000000018", "status": "success", "url": "https://example.org/watch", "video_id": "a1b2c3",
          "Question": "What stops?", "Answer": "A tram.", "Category": "object", "NegativeAnswers": ["A bus.", "A car."]},
         published.question_and_answer,
@@ -123,7 +133,7 @@ FORMATS = (
     Format(
         "question and answer",
         ("question", "answer"),
-        "allenai/molmo2, olmo/data/pixmo_datasets.py",
+        "tidalove/molmo2fish (of allenai/molmo2), olmo/data/pixmo_datasets.py",
         {"video": "tram.mp4", "question": "How many people get in?", "answer": "Two."},
         published.question_and_answer,
         frozenset(("video_id", "image_url", "image_sha256")),
@@ -131,7 +141,7 @@ FORMATS = (
     Format(
         "PixMo-Cap",
         ("image", "caption"),
-        "allenai/molmo2, olmo/data/pixmo_datasets.py; rom1504/img2dataset, img2dataset/writer.py",
+        "tidalove/molmo2fish (of allenai/molmo2), olmo/data/pixmo_datasets.py; rom1504/img2dataset, img2dataset/writer.py",
         {"key": "000000017", "status": "success", "url": "https://example.org/17.jpg", "caption": "A grey cat on a wall.",
          "error_message": None, "width": 640, "height": 480, "original_width": 640, "original_height": 480, "exif": "{}",
          "sha256": "9f86d081", "transcripts": ["So this is a cat."]},

@@ -34,7 +34,7 @@ def sharegpt4video(row: Row) -> Row:
 
 
 def videochat2(row: Row) -> Row:
-    """Questions and answers, and an instruction: a system turn, as in Ask-Anything's it_dataset.py.
+    """Questions and answers, and an instruction: a system turn, as in video_chat2/dataset/it_dataset.py.
 
     An instruction of a later question that is another one stands before that question.
     """
@@ -62,12 +62,14 @@ def alpaca(row: Row) -> Row:
     if not isinstance(rounds, list) or any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in rounds):
         raise RowError("'history' is no list of [question, answer] pairs: correct it")
     pairs = [*((asked, answer) for asked, answer in rounds), (question, row.pop("output"))]
-    return {**row, "messages": _turns(pairs, row.pop("system", ""))}
+    messages = _turns(pairs, row.pop("system", ""))
+    return {**row, "messages": messages}
 
 
 def image_caption(row: Row) -> Row:
     """A picture and its caption."""
-    return {**row, "messages": _turns([(IMAGE_QUESTION, row.pop("caption"))])}
+    caption = row.pop("caption")
+    return {**row, "messages": _turns([(IMAGE_QUESTION, caption)])}
 
 
 def video_caption(row: Row) -> Row:
@@ -79,8 +81,9 @@ def video_caption(row: Row) -> Row:
 
 def question_and_answer(row: Row) -> Row:
     """A single question, in the spelling of Molmo2-AskModelAnything or Molmo2-VideoCapQA."""
-    question, answer = ("question", "answer") if "question" in row else ("Question", "Answer")
-    return {**row, "messages": _turns([(row.pop(question), row.pop(answer))])}
+    keys = ("question", "answer") if "question" in row else ("Question", "Answer")
+    question, answer = (row.pop(key) for key in keys)
+    return {**row, "messages": _turns([(question, answer)])}
 
 
 def downloaded(row: Row) -> Row:

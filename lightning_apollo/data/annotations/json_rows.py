@@ -8,7 +8,7 @@ import re
 from array import array
 
 from lightning_apollo.data.annotations import encodings
-from lightning_apollo.data.annotations.row_error import RowError
+from lightning_apollo.data.annotations.turns import RowError
 
 _UNREADABLE = "nested too deeply, or with a number too long"
 _LIST_OF_ROWS = re.compile(rb"\s*\[\s*(?:\{|$)")

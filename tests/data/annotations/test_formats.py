@@ -166,7 +166,6 @@ def test_a_download_that_failed_is_refused() -> None:
         parse_row({**IMG2DATASET, "caption": "A cat.", "status": "failed_to_download"})
 
 
-@pytest.mark.xfail(strict=True, reason="<image> for the only video of a row is not read yet")
 def test_llava_video_shows_its_video_where_the_text_says_image() -> None:
     # LLaVA-VL/LLaVA-NeXT, scripts/video/train/exp.yaml names the files of lmms-lab/LLaVA-Video-178K
     row = {

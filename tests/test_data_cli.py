@@ -130,3 +130,25 @@ def test_a_stage_that_is_not_there_is_a_mistake(made: Path) -> None:
     result = run("show", made, "--recipe", "videollama3-tiny", "--stage", "vision_encoder_adaption")
     assert result.exit_code == 2
     assert "has no stage vision_encoder_adaption, did you mean vision_encoder_adaptation?" in result.stderr
+
+
+def test_keys_that_are_not_read_are_refused_or_counted(folder: Path, tmp_path: Path) -> None:
+    talk = turns("Why?", "So.")
+    rows = [
+        {"conversations": talk},
+        {"tools": "x", "conversations": talk},
+        {"tools": "y", "mood": 1, "conversations": talk},
+    ]
+    path = write_rows(tmp_path / "chat.jsonl", rows)
+    refused = run("scan", path, "--jobs", 0)
+    assert refused.exit_code == 1
+    assert "'tools' is not read" in " ".join(refused.stdout.split())
+    ignored = run("scan", path, "--jobs", 0, "--unknown-keys", "ignore")
+    assert ignored.exit_code == 0
+    assert ignored.stdout.splitlines()[-2:] == [
+        f"chat: ignored 'tools' in 2 rows, for example {path}, row 2",
+        f"chat: ignored 'mood' in 1 rows, for example {path}, row 3",
+    ]
+    wrong = run("scan", path, "--unknown-keys", "drop")
+    assert wrong.exit_code == 2
+    assert "--unknown-keys is refuse or ignore, not 'drop'" in wrong.stderr

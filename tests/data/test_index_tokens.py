@@ -44,6 +44,8 @@ ROWS: list[dict[str, Any]] = [
     {"image": ["000.png", "001.png", "000.png"], "conversations": turns("<image>,<image> or <image>?", "red")},
     {"image": "001.png", "video": "ten.mp4", "conversations": turns("Is <image> in <video>?", "yes")},
     {"conversations": [{"from": "system", "value": "Sing."}, *turns("What follows two?", "Three.")]},
+    {"video": "ten.mp4", "fps": 3, "max_frames": 5, "conversations": turns("<video>\nWhat colour?", "red")},
+    {"video": ["ten.mp4", "late.mkv"], "fps": [0.5, None], "conversations": turns("<video><video>Which?", "both")},
     {"video": "ten.mp4", "conversations": TALK},
 ]
 STREAM = {

@@ -12,7 +12,7 @@ from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.rows import Conversation
 from lightning_apollo.data.sample import SamplingConfig
-from lightning_apollo.structures import Frames, Sample
+from lightning_apollo.structures import IGNORE_INDEX, Frames, Sample
 from tests.media_files import write_clip
 from tests.readers import ReaderWith
 from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
@@ -169,3 +169,30 @@ def test_decoding_is_one_call_for_each_item(folder: Path, preparer: Preparer) ->
     replace(preparer, reader=ReaderWith(replacement=decode)).sample(conversation(folder, **row), folder)
     assert [name for name, _, _ in calls] == ["000.png", "clip.mp4"]
     assert calls[1][1] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
+
+
+def test_a_row_says_how_its_video_is_sampled(folder: Path, preparer: Preparer) -> None:
+    def times(sampling: SamplingConfig, **row: Any) -> list[float]:
+        one = conversation(folder, video="clip.mp4", conversations=QUESTION, **row)
+        (item,) = replace(preparer, sampling=sampling).sample(one, folder).visuals
+        return item.frames.pts_seconds.tolist()
+
+    recipe = SamplingConfig(fps=2.0, max_frames=6)
+    assert times(recipe, fps=1) == pytest.approx([0.0, 1.0, 2.0, 3.0])
+    assert times(recipe, max_frames=2) == pytest.approx([0.0, 3.5])
+    assert times(recipe, fps=1, start_time=2) == pytest.approx([2.0, 3.0])
+    assert times(SamplingConfig(kind="uniform", max_frames=3), fps=0.5) == pytest.approx([0.0, 2.0])
+
+
+def test_answers_whose_loss_is_off_are_shown_and_carry_no_label(folder: Path, preparer: Preparer) -> None:
+    def sample(**switch: object) -> Sample:
+        first, answer = turns("Why?", "red green")
+        talk = [first, {**answer, **switch}, *turns("And now?", "blue")]
+        return preparer.sample(conversation(folder, conversations=talk), folder)
+
+    learnt, shown = sample(), sample(loss=False)
+    assert torch.equal(shown.input_ids, learnt.input_ids)  # which are those of a prompt that has the answer in it, too
+    alone = preparer.sample(conversation(folder, conversations=turns("And now?", "blue")), folder)
+    answer = alone.labels[alone.labels != IGNORE_INDEX]
+    assert shown.labels[shown.labels != IGNORE_INDEX].tolist() == answer.tolist()
+    assert learnt.num_labels > shown.num_labels == len(answer) > 0

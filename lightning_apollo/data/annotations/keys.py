@@ -182,9 +182,10 @@ _FIXES = {
         ),
         (
             "timestamp timestamps segments clips spans window windows interval intervals start_frame end_frame "
-            "start_ms end_ms start_end time times frame_times",
+            "start_ms end_ms start_end times frame_times",
             _TIMES,
         ),
+        ("time", "give \"stream\": true, with timed turns under 'conversation'"),
         ("image images video videos", "name files in the row, or in parts of the content of a user's turn"),
         ("conversation conversations messages turns dialog dialogue", _TURNS),
         (" ".join(SYSTEM_KEYS), "give it once in the row, or as a turn of the system"),

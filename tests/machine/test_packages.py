@@ -9,7 +9,8 @@ import pytest
 from lightning_apollo.machine.packages import extra_command, requirements
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 @pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"test"}))
@@ -30,3 +31,9 @@ def test_no_source_names_a_distribution_that_no_index_has() -> None:
     read = [path for path in (*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path.suffix in texts]
     named = re.compile(r"pip install[^\n`,;]*lightning[-_]apollo|lightning[-_]apollo\[")
     assert [str(path) for path in read if named.search(path.read_text())] == []
+
+
+def test_make_looks_for_the_versions_of_python_that_were_tried() -> None:
+    prefix = "Programming Language :: Python :: 3."
+    tried = [f"python3.{name.removeprefix(prefix)}" for name in PROJECT["classifiers"] if name.startswith(prefix)]
+    assert f"for python in {' '.join(tried)} python3;" in (ROOT / "Makefile").read_text()

@@ -1,0 +1,39 @@
+"""A copy of this checkout with an environment of its own, which sees the packages of the one that runs the tests."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_environment(folder: Path, *paths: Path) -> Path:
+    """Makes a virtual environment without pip; returns its Python. `paths` come before the outer packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    outer = sysconfig.get_path("purelib")
+    lines = [*map(str, paths), f"import site; site.addsitedir({outer!r})"]
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    (site_packages / "outer.pth").write_text("\n".join(lines) + "\n")
+    return folder / "bin/python"
+
+
+def copy_sources(folder: Path) -> None:
+    """Copies what git knows, as it lies here."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():  # not one that is deleted here
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def copy_installed(folder: Path) -> None:
+    """A copy in which `make setup` finds the packages installed."""
+    copy_sources(folder)
+    python = make_environment(folder / ".venv", folder, folder / "kernels")
+    program = python.with_name("lightning-apollo")
+    program.write_text(f"#!{python}\nfrom lightning_apollo.cli import app\napp()\n")
+    program.chmod(0o755)
+    for stamp in (".created", ".installed"):
+        (folder / ".venv" / stamp).touch()

@@ -84,7 +84,7 @@ def _package(need: Requirement) -> Finding:
 def _imports() -> list[Finding]:
     """Packages with compiled parts may be installed and still not load."""
     findings = []
-    for name in ("torch", "torchvision", "torchcodec", "lightning", "transformers"):
+    for name in ("torch", "torchvision", "lightning", "transformers"):  # torchcodec: see _decode
         _, problem = _try_import(name)
         if problem:
             findings.append(Finding(f"import {name}", problem, f"reinstall {name}"))

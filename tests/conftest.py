@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from tests.loopback import bring_up
+
 HAS_GPU = torch.cuda.is_available()
 
 if not HAS_GPU:
@@ -13,6 +15,7 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what deterministic algorith
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+bring_up()
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)  # also fills fresh memory with NaN: nothing may read what it has not written
 

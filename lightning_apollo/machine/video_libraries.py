@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -102,7 +103,8 @@ def encoding() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    """Type and first line, without the place in torchcodec's C++ code that its messages begin with."""
+    lines = re.sub(r"^\w+, \S+\.cpp:\d+, ", "", str(error).strip()).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
@@ -138,7 +140,7 @@ def _linked() -> list[Requirement]:
 
 
 def _another() -> str:
-    return f"install a whole one: {ffmpeg.fix()}"
+    return f"install another FFmpeg: {ffmpeg.fix()}"
 
 
 def _version_of(name: str) -> str | None:

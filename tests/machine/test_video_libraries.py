@@ -75,7 +75,7 @@ def test_a_torch_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ffmpeg_without_an_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*arguments: object, **options: object) -> None:
-        raise RuntimeError("Video codec libx264 not found.\nException raised from ...")
+        raise RuntimeError("initialize_video_stream, /src/Encoder.cpp:427, Video codec libx264 not found.\nmore")
 
     monkeypatch.setattr(VideoEncoder, "to_file", refuse)
     scene = describe(seed=0, index=0)

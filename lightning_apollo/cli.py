@@ -9,11 +9,13 @@ from rich.console import Console
 from lightning_apollo import __version__
 from lightning_apollo.cli_options import Overrides, RecipeArgument, complete_recipe
 from lightning_apollo.data_cli import app as data
+from lightning_apollo.early_checks import require_data, require_files
 from lightning_apollo.evaluation.cli import app as evaluate
 from lightning_apollo.inference.cli import CHAT_EPILOG, GENERATE_EPILOG, chat_command, generate_command
 from lightning_apollo.inspection.cli import INSPECT_EPILOG, inspect_command
 from lightning_apollo.machine.video_libraries import encode_and_decode, require_video
 from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
+from lightning_apollo.paths import recipe_file
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 from lightning_apollo.weights.cli import (
@@ -103,6 +105,7 @@ def fit(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_data(recipe, overrides or (), stage, begins=True)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
@@ -116,6 +119,7 @@ def explain(recipe: RecipeArgument, overrides: Overrides = None, debug: Debug = 
     Nothing is trained, downloaded or allocated.
     """
     with errors_in_one_line(debug):
+        recipe_file(recipe)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.explain import explain as describe
 
@@ -133,6 +137,7 @@ def consolidate(
     A finished stage has them already, in model.safetensors.
     """
     with errors_in_one_line(debug):
+        require_files([checkpoint])
         from lightning_apollo.training.consolidate import consolidate as write
 
         Console().print(f"{output}: {write(checkpoint, output)} tensors", highlight=False, soft_wrap=True)
@@ -156,6 +161,7 @@ def demo(
     """
     with errors_in_one_line(debug):
         encode_and_decode()
+        recipe_file(recipe)
         from lightning_apollo.demo import RECIPE, run
 
         run(output or Path("runs/demo" if recipe == RECIPE else f"runs/demo-{recipe}"), recipe)
@@ -203,6 +209,7 @@ def curate(
     Writes questions.csv, curated.jsonl, scores.png and report.md, and prints how well the choice repeats all scores.
     """
     with errors_in_one_line(debug):
+        require_files(results)
         from lightning_apollo.evaluation.curate import CurateConfig
         from lightning_apollo.evaluation.curate_report import run
 

@@ -22,7 +22,7 @@ from lightning_apollo.layers import (
     with_defaults,
 )
 from lightning_apollo.models.video_lmm import ModelConfig
-from lightning_apollo.paths import conf_folder, recipe_names
+from lightning_apollo.paths import conf_folder, recipe_file
 from lightning_apollo.stages import StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig
 from lightning_apollo.training.callbacks.non_finite import NonFiniteConfig
@@ -146,7 +146,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def load_recipes(name_or_path: str | Path, choices: Sequence[Sequence[str]]) -> list[Recipe]:
     """Returns one recipe for each choice of `key=value` words, like `load_recipe`; the files are read once."""
-    path = _find_recipe(str(name_or_path))
+    path = recipe_file(str(name_or_path))
     written = with_defaults(read_layers(path, Recipe, conf_folder()), Recipe)
     recipes = []
     for overrides in choices:
@@ -160,18 +160,6 @@ def load_recipes(name_or_path: str | Path, choices: Sequence[Sequence[str]]) -> 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the recipe with nothing left to look up: the file loads back to an equal Recipe."""
     OmegaConf.save(OmegaConf.create(asdict(recipe)), path)
-
-
-def _find_recipe(name: str) -> Path:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise RecipeError(f"{name}: no such file")
-        return path
-    known = recipe_names()
-    if name not in known:
-        raise RecipeError(f"{name}: neither a .yaml file nor a recipe's name{suggestion(name, known)}")
-    return conf_folder() / "recipe" / f"{name}.yaml"
 
 
 def _use_manifests(tree: Tree) -> Tree:

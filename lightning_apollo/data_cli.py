@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 
 from lightning_apollo.cli_options import Overrides, RecipeArgument, RecipeOption
+from lightning_apollo.early_checks import require_data, require_files, require_manifests
 from lightning_apollo.machine.video_libraries import require_video
+from lightning_apollo.paths import recipe_file
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -105,6 +107,10 @@ def index(
     """
     with errors_in_one_line(debug):
         require_video()
+        if recipe is None:
+            require_manifests(words or (), root)
+        else:
+            require_data(recipe, words or ())
         from lightning_apollo.data_report import Plain, one_line, open_recipe
 
         if recipe is None:
@@ -144,6 +150,8 @@ def scan(
     """
     with errors_in_one_line(debug):
         require_video()
+        if len(paths) != 1 or not Path(paths[0]).is_dir():
+            require_manifests(paths, root)
         import tempfile
 
         from lightning_apollo.data.index import Index
@@ -179,6 +187,9 @@ def show(
 ) -> None:
     """Show what the sources hold; with a recipe, what their samples cost in one of its stages."""
     with errors_in_one_line(debug):
+        require_files([index])
+        if recipe is not None:
+            recipe_file(recipe)
         from lightning_apollo.data.index import Index
         from lightning_apollo.data_report import open_recipe, show_costs, show_text
 
@@ -236,6 +247,7 @@ def tune(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_data(recipe, overrides or (), stage)
         from lightning_apollo import tune as tuner
         from lightning_apollo.data_report import choose_stage, open_recipe
         from lightning_apollo.measure_report import tuning
@@ -258,6 +270,7 @@ def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage 
     """
     with errors_in_one_line(debug):
         require_video()
+        recipe_file(recipe)
         from lightning_apollo import calibrate as calibrator
         from lightning_apollo.data_report import choose_stage, open_recipe
         from lightning_apollo.measure_report import calibration

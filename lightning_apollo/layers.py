@@ -21,8 +21,8 @@ Tree = dict[str, Any]
 WRITTEN_WHOLE = ("trains", "lora", "mixture", "shares")
 
 
-def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
-    """Returns one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`."""
+def read_layers(path: Path, kind: type | None, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
+    """Returns one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`, if given."""
     label = short_path(path)
     if path.resolve() in seen:
         raise RecipeError(f"{label}: base: the files name each other in a circle")
@@ -30,7 +30,8 @@ def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ())
     bases = own.pop("base", [])
     if not isinstance(bases, list) or not all(isinstance(entry, str) for entry in bases):
         raise RecipeError(f"{label}: base: a list of files is expected, not {bases!r}")
-    check(own, kind, label)
+    if kind is not None:
+        check(own, kind, label)
     tree: Tree = {}
     for entry in bases:
         tree = _merge(tree, read_layers(_find_base(entry, path, conf), kind, conf, (*seen, path.resolve())))
@@ -44,15 +45,25 @@ def with_defaults(tree: Tree, kind: type) -> Tree:
     return {str(key): value for key, value in full.items()}
 
 
+def parse_word(word: str) -> tuple[list[str], Any]:
+    """Returns the names of a key and the value of `dotted.key=value`."""
+    key, is_assignment, text = word.partition("=")
+    if not is_assignment:
+        raise RecipeError(f"{word}: not an override; write key=value, for example seed=1")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{word}: {text} is not a YAML value") from error
+    assert isinstance(value, dict)
+    return key.split("."), value["value"]
+
+
 def apply_word(tree: Tree, kind: type, word: str) -> Tree:
     """Returns the tree with one `dotted.key=value` word on top; before and after, its defaults are written out.
 
     The key must exist: a mistyped name never makes a new entry.
     """
-    key, is_assignment, text = word.partition("=")
-    if not is_assignment:
-        raise RecipeError(f"{word}: not an override; write key=value, for example seed=1")
-    names = key.split(".")
+    names, value = parse_word(word)
     node: Any = tree
     for depth, name in enumerate(names):
         if node is None:  # a section that is switched off: check() knows its keys
@@ -61,18 +72,21 @@ def apply_word(tree: Tree, kind: type, word: str) -> Tree:
         if name not in known:
             raise RecipeError(f"{word}: {'.'.join(names[: depth + 1])}: unknown key{suggestion(name, known)}")
         node = node[name]
-    try:
-        value = OmegaConf.from_dotlist([f"value={text}"])
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{word}: {text} is not a YAML value") from error
-    own = OmegaConf.to_container(value)
-    assert isinstance(own, dict)
-    layer = own["value"]
+    layer = value
     for name in reversed(names):
         layer = {name: layer}
     check(layer, kind, word)
-    assigned = _assign(tree, names, own["value"])
-    return with_defaults(assigned, kind) if node is None or isinstance(own["value"], dict) else assigned
+    assigned = assign(tree, names, value)
+    return with_defaults(assigned, kind) if node is None or isinstance(value, dict) else assigned
+
+
+def assign(tree: Tree, names: list[str], value: Any) -> Tree:
+    """Returns the tree with a value at the key of these names, merged with a mapping that is there."""
+    head, *rest = names
+    if not rest:
+        return _merge(tree, {head: value})
+    below = tree.get(head)
+    return {**tree, head: assign(below if isinstance(below, dict) else {}, rest, value)}
 
 
 def build(tree: Tree, kind: type, label: str) -> Any:
@@ -131,13 +145,6 @@ def _merge(below: Tree, above: Tree) -> Tree:
         is_nested = key not in WRITTEN_WHOLE and isinstance(old, dict) and isinstance(value, dict)
         merged[key] = _merge(cast(Tree, old), value) if is_nested else value
     return merged
-
-
-def _assign(tree: Tree, names: list[str], value: Any) -> Tree:
-    head, *rest = names
-    if not rest:
-        return _merge(tree, {head: value})
-    return {**tree, head: _assign(tree.get(head) or {}, rest, value)}
 
 
 def _check_keys(tree: Any, kind: type, label: str, key: str) -> None:

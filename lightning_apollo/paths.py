@@ -4,6 +4,8 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
+from lightning_apollo.errors import RecipeError, suggestion
+
 
 @cache
 def conf_folder() -> Path:
@@ -23,6 +25,27 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in (conf_folder() / "recipe").glob("*.yaml"))
 
 
+def recipe_file(name: str) -> Path:
+    """The file of a recipe that is named, or given by its path. RecipeError where there is none."""
+    return _file_of(name, "recipe", recipe_names())
+
+
+def study_file(name: str) -> Path:
+    """The file of a study that is named, or given by its path. RecipeError where there is none."""
+    return _file_of(name, "study", study_names())
+
+
 def study_names() -> list[str]:
     """Names that `study` takes, sorted."""
     return sorted(path.stem for path in (conf_folder() / "study").glob("*.yaml"))
+
+
+def _file_of(name: str, kind: str, known: list[str]) -> Path:
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in known:
+            raise RecipeError(f"{name}: neither a .yaml file nor a {kind}'s name{suggestion(name, known)}")
+        return conf_folder() / kind / f"{name}.yaml"
+    if not path.is_file():
+        raise RecipeError(f"{name}: no such file")
+    return path

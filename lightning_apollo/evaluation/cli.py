@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from lightning_apollo.early_checks import require_files, require_trained
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -78,6 +79,8 @@ def run(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_trained(checkpoint, overrides or ())
+        require_files([data])
         from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
         from lightning_apollo.evaluation.run import EvaluationConfig
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lightning_apollo.early_checks import require_files, require_trained
 from lightning_apollo.machine.packages import extra_command
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
@@ -78,6 +79,8 @@ def generate_command(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_files([*(video or ()), *(image or ())])
+        require_trained(checkpoint, overrides or ())
         import torch
 
         from lightning_apollo.inference.answer import question, stream_answer
@@ -129,6 +132,7 @@ def chat_command(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_trained(checkpoint, overrides or ())
         from lightning_apollo.errors import RecipeError
 
         try:

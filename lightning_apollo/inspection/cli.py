@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lightning_apollo.cli_options import Overrides, RecipeArgument
+from lightning_apollo.early_checks import require_data
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -53,6 +54,7 @@ def inspect_command(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_data(recipe, overrides or (), stage)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.inspection.page import write_page
         from lightning_apollo.inspection.sample import inspect_sample

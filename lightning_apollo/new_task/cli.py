@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lightning_apollo.early_checks import require_files
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -67,6 +68,7 @@ def new_command(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_files([*data, *([root] if root and "://" not in root and "{" not in root else ())])
         from lightning_apollo.new_task.new import Task, write_recipe
         from lightning_apollo.new_task.report import next_commands, report
         from lightning_apollo.preparation_progress import preparation_progress

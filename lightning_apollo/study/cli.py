@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lightning_apollo.early_checks import require_files
 from lightning_apollo.machine.video_libraries import require_video
-from lightning_apollo.paths import study_names
+from lightning_apollo.paths import study_file, study_names
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def run(
     with errors_in_one_line(debug):
         if not slurm:  # which is often asked for on a machine that runs nothing
             require_video()
+        study_file(study)
         from lightning_apollo.study.execute import run_one
         from lightning_apollo.study.plan import load_study, plan_run, plan_runs
 
@@ -113,6 +115,7 @@ def run(
 def report(study: StudyArgument, debug: Debug = False) -> None:
     """Make tables and plots from the scores that are there."""
     with errors_in_one_line(debug):
+        study_file(study)
         from lightning_apollo.study.plan import load_study, plan_runs
         from lightning_apollo.study.report import report_study
 
@@ -124,6 +127,7 @@ def report(study: StudyArgument, debug: Debug = False) -> None:
 def list_runs(study: StudyArgument, debug: Debug = False) -> None:
     """Show every run: done, running, stale (the recipe has changed since), failed with the last line of its log, or missing."""
     with errors_in_one_line(debug):
+        study_file(study)
         from lightning_apollo.study.plan import load_study, plan_runs
         from lightning_apollo.study.score import last_line, read_score, status
 
@@ -155,6 +159,7 @@ def reanalyse(
 ) -> None:
     """Say how well small LLMs rank designs as the largest does in a published table, and what that rests on."""
     with errors_in_one_line(debug):
+        require_files([scores])
         from lightning_apollo.study.report import reanalyse as analyse
 
         analyse(scores, factor, drop, output, Console())

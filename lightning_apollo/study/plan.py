@@ -19,7 +19,7 @@ from lightning_apollo.data.shapes_scene import QUESTIONS
 from lightning_apollo.errors import suggestion
 from lightning_apollo.explain import count_parameters
 from lightning_apollo.layers import build, read_layers, short_path, with_defaults
-from lightning_apollo.paths import conf_folder, study_names
+from lightning_apollo.paths import conf_folder, study_file
 from lightning_apollo.stage_state import fingerprint
 from lightning_apollo.study.analysis import THRESHOLD
 from lightning_apollo.study.table import StudyError
@@ -146,14 +146,7 @@ class Run:
 
 def load_study(name_or_path: str) -> Study:
     """The study of that name in conf/study, or of that file; RecipeError in one line for what is wrong in it."""
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in study_names():
-            known = suggestion(name_or_path, study_names())
-            raise StudyError(f"{name_or_path}: neither a .yaml file nor a study's name{known}")
-        path = conf_folder() / "study" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        raise StudyError(f"{name_or_path}: no such file")
+    path = study_file(name_or_path)
     return build(with_defaults(read_layers(path, Study, conf_folder()), Study), Study, short_path(path))
 
 

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lightning_apollo.early_checks import require_files, require_trained, require_weights
 from lightning_apollo.machine.video_libraries import require_video
+from lightning_apollo.paths import recipe_file
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
 IMPORT_EPILOG = """[bold]Examples[/bold]
@@ -49,6 +51,9 @@ def import_command(
     Every tensor is used, or listed with why not; a missing, unknown or wrong one is an error. import.json has the list.
     """
     with errors_in_one_line(debug):
+        require_weights(source)
+        if recipe is not None:
+            recipe_file(recipe)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.weights.importing import import_weights
 
@@ -76,6 +81,7 @@ def export_command(
     """
     with errors_in_one_line(debug):
         require_video()
+        require_trained(target, stage=stage)
         from lightning_apollo.inference.trained import find_stage_of, trained_weights
         from lightning_apollo.weights.exporting import export_stage
         from lightning_apollo.weights.verify import verify as check
@@ -109,6 +115,8 @@ def merge_command(
     The stage's own model.safetensors is that already: this is for an adapter that travels alone.
     """
     with errors_in_one_line(debug):
+        require_files([adapter])
+        require_weights(base)
         from lightning_apollo.models.adapter_file import merge_files
         from lightning_apollo.models.weight_files import ADAPTER
 

@@ -1,0 +1,138 @@
+"""Checks of names and paths that come before torch and Lightning, whose import takes seconds.
+
+A recipe is read here without its schema: what is no path, or cannot be resolved yet, is left to `load_recipe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_apollo.errors import RecipeError, UserError, suggestion
+from lightning_apollo.paths import conf_folder, recipe_file
+
+_STORES = ("://", ".tar")  # in names of what is no file or folder of this machine: object stores and shards
+_WEIGHTS, _EXPORT = "model.safetensors", "lightning_apollo.json"  # of a finished stage, of an export
+
+
+def require_files(paths: Iterable[str | Path]) -> None:
+    """UserError names the first path where no file or folder is."""
+    for path in paths:
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such file: correct the path")
+
+
+def require_weights(source: str) -> None:
+    """UserError where a name of weights can only be a path, not a hub's, and nothing is there."""
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if is_path or Path(source).suffix in (".safetensors", ".gguf"):
+        require_files([source])
+
+
+def require_manifests(manifests: Iterable[str], root: str) -> None:
+    """UserError names the first manifest that is neither a file nor, by its name, below the folder `root`."""
+    for name in manifests:
+        if any(store in place for store in _STORES for place in (name, root)):
+            continue
+        if not Path(name).is_file() and not (Path(root) / name).is_file():
+            below = "" if root == "." or Path(name).is_absolute() else f", here or in {root}"
+            raise UserError(f"{name}: no such file{below}: correct the path of the manifest")
+
+
+def require_data(recipe: str, words: Sequence[str] = (), stage: str | None = None, *, begins: bool = False) -> None:
+    """UserError where a recipe, the stage of it, or a manifest that it names is not there.
+
+    With `begins`, the stage is the first that is not finished, and the weights that it starts from are wanted too.
+    """
+    outline = _Outline(recipe_file(recipe), words)
+    outline.require_stage(stage)
+    stages = [stage] if stage else outline.stages if begins else outline.stages[-1:]
+    stages = [name for name in stages if not (begins and outline.is_done(name))]
+    if not stages:
+        return
+    outline.require_folder_named_by(words)
+    for manifests, root in outline.manifests(stages[0]):
+        require_manifests(manifests, root)
+    init = outline.get(f"stages.{stages[0]}.init")
+    if begins and isinstance(init, str) and init != "previous" and not Path(init).exists():
+        raise RecipeError(f"stages.{stages[0]}.init: {init}: no such file")
+
+
+def require_trained(checkpoint: str, words: Sequence[str] = (), stage: str | None = None) -> None:
+    """UserError where an export, a finished stage's folder, or the finished stage of a recipe is not there."""
+    folder = Path(checkpoint)
+    if (folder / _EXPORT).is_file():
+        return
+    if not folder.is_dir():
+        outline = _Outline(recipe_file(checkpoint), words)
+        outline.require_stage(stage)
+        weights = outline.weights(stage)
+    elif not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{folder} has no recipe.yaml: name the folder of a stage that `fit` has finished")
+    else:
+        weights = (folder if stage is None else folder.resolve().parent / stage) / _WEIGHTS
+    if weights is not None and not weights.is_file():
+        raise RecipeError(f"{weights} is not there: train it first with `lightning-apollo fit`")
+
+
+class _Outline:
+    """The keys and values of a recipe and its `key=value` words, unchecked."""
+
+    def __init__(self, path: Path, words: Sequence[str]) -> None:
+        from omegaconf import OmegaConf
+
+        from lightning_apollo.layers import assign, parse_word, read_layers
+
+        tree = {"output": "runs/${name}", **read_layers(path, None, conf_folder())}
+        for word in words:
+            tree = assign(tree, *parse_word(word))
+        self._config = OmegaConf.create(tree)
+        stages = self.get("stages")
+        self.stages = [str(name) for name in stages] if isinstance(stages, dict) else []
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key; None where there is none, or where it cannot be resolved."""
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        try:
+            value = OmegaConf.select(self._config, key)
+            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except OmegaConfBaseException:
+            return None
+
+    def require_stage(self, name: str | None) -> None:
+        if name is not None and self.stages and name not in self.stages:
+            raise RecipeError(f"{self.get('name')} has no stage {name}{suggestion(name, self.stages)}")
+
+    def require_folder_named_by(self, words: Sequence[str]) -> None:
+        """The folder of the user's own media; that of a built-in set is made where it is missing."""
+        root = self.get("data.root")
+        is_named = any(word.startswith("data.root=") for word in words) and self.get("data.manifests")
+        if is_named and isinstance(root, str) and not any(store in root for store in _STORES):
+            require_files([root])
+
+    def manifests(self, stage: str) -> Iterator[tuple[list[str], str]]:
+        """Manifests of each source that the stage reads, with their root; none of a built-in set, which is rendered."""
+        if own := self.get("data.manifests"):
+            yield _names(own), str(self.get("data.root") or ".")
+        elif not self.get("data.shapes"):
+            for source, passes in (self.get(f"stages.{stage}.mixture") or {}).items():
+                if passes:
+                    found = self.get(f"data.sources.{source}") or {}
+                    yield _names(found.get("manifests")), str(found.get("root") or ".")
+
+    def weights(self, stage: str | None) -> Path | None:
+        """The file of the stage's weights, of the last one where no name is given."""
+        output = self.get("output")
+        name = stage or (self.stages[-1] if self.stages else None)
+        return Path(output) / name / _WEIGHTS if isinstance(output, str) and name else None
+
+    def is_done(self, stage: str) -> bool:
+        weights = self.weights(stage)
+        return weights is not None and weights.is_file()
+
+
+def _names(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []

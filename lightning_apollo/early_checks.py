@@ -5,14 +5,17 @@ A recipe is read here without its schema: what is no path, or cannot be resolved
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lightning_apollo.errors import RecipeError, UserError, suggestion
 from lightning_apollo.paths import conf_folder, recipe_file
+from lightning_apollo.trees import Tree, assign, merge
 
-_STORES = ("://", ".tar")  # in names of what is no file or folder of this machine: object stores and shards
 _WEIGHTS, _EXPORT = "model.safetensors", "lightning_apollo.json"  # of a finished stage, of an export
 
 
@@ -33,7 +36,7 @@ def require_weights(source: str) -> None:
 def require_manifests(manifests: Iterable[str], root: str) -> None:
     """UserError names the first manifest that is neither a file nor, by its name, below the folder `root`."""
     for name in manifests:
-        if any(store in place for store in _STORES for place in (name, root)):
+        if _is_elsewhere(name) or _is_elsewhere(root):
             continue
         if not Path(name).is_file() and not (Path(root) / name).is_file():
             below = "" if root == "." or Path(name).is_absolute() else f", here or in {root}"
@@ -77,30 +80,30 @@ def require_trained(checkpoint: str, words: Sequence[str] = (), stage: str | Non
 
 
 class _Outline:
-    """The keys and values of a recipe and its `key=value` words, unchecked."""
+    """The keys and values of a recipe and its `key=value` words, unchecked; `load_recipe` says what is wrong with them."""
 
     def __init__(self, path: Path, words: Sequence[str]) -> None:
-        from omegaconf import OmegaConf
-
-        from lightning_apollo.layers import assign, parse_word, read_layers
-
-        tree = {"output": "runs/${name}", **read_layers(path, None, conf_folder())}
+        tree: Tree = {"output": "runs/${name}", **_read_layers(path)}
         for word in words:
-            tree = assign(tree, *parse_word(word))
-        self._config = OmegaConf.create(tree)
+            key, _, text = word.partition("=")
+            tree = assign(tree, key.split("."), _read_yaml(text))
+        self._tree = tree
         stages = self.get("stages")
         self.stages = [str(name) for name in stages] if isinstance(stages, dict) else []
 
     def get(self, key: str) -> Any:
-        """The value at a dotted key; None where there is none, or where it cannot be resolved."""
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
+        """The value at a dotted key, None where there is none; `${...}` in it stays."""
+        value: Any = self._tree
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
-        try:
-            value = OmegaConf.select(self._config, key)
-            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        except OmegaConfBaseException:
+    def path(self, value: Any) -> str | None:
+        """A value that names a file or folder, with `${key}` resolved; None where it cannot be."""
+        if not isinstance(value, str):
             return None
+        resolved = re.sub(r"\$\{([\w.]+)\}", lambda match: str(self.get(match[1]) or match[0]), value)
+        return None if "${" in resolved else resolved
 
     def require_stage(self, name: str | None) -> None:
         if name is not None and self.stages and name not in self.stages:
@@ -108,31 +111,58 @@ class _Outline:
 
     def require_folder_named_by(self, words: Sequence[str]) -> None:
         """The folder of the user's own media; that of a built-in set is made where it is missing."""
-        root = self.get("data.root")
+        root = self.path(self.get("data.root"))
         is_named = any(word.startswith("data.root=") for word in words) and self.get("data.manifests")
-        if is_named and isinstance(root, str) and not any(store in root for store in _STORES):
+        if is_named and root is not None and not _is_elsewhere(root):
             require_files([root])
 
     def manifests(self, stage: str) -> Iterator[tuple[list[str], str]]:
         """Manifests of each source that the stage reads, with their root; none of a built-in set, which is rendered."""
-        if own := self.get("data.manifests"):
-            yield _names(own), str(self.get("data.root") or ".")
-        elif not self.get("data.shapes"):
-            for source, passes in (self.get(f"stages.{stage}.mixture") or {}).items():
-                if passes:
-                    found = self.get(f"data.sources.{source}") or {}
-                    yield _names(found.get("manifests")), str(found.get("root") or ".")
+        if self.get("data.manifests"):
+            sources = [self.get("data")]
+        elif self.get("data.shapes"):
+            sources = []
+        else:
+            mixture = self.get(f"stages.{stage}.mixture") or {}
+            sources = [self.get(f"data.sources.{source}") or {} for source, passes in mixture.items() if passes]
+        for source in sources:
+            names, root = source.get("manifests"), self.path(source.get("root", "."))
+            if isinstance(names, list) and root is not None:
+                yield [name for name in map(self.path, names) if name is not None], root
 
     def weights(self, stage: str | None) -> Path | None:
         """The file of the stage's weights, of the last one where no name is given."""
-        output = self.get("output")
+        output = self.path(self.get("output"))
         name = stage or (self.stages[-1] if self.stages else None)
-        return Path(output) / name / _WEIGHTS if isinstance(output, str) and name else None
+        return None if output is None or name is None else Path(output) / name / _WEIGHTS
 
     def is_done(self, stage: str) -> bool:
         weights = self.weights(stage)
         return weights is not None and weights.is_file()
 
 
-def _names(value: Any) -> list[str]:
-    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+def _is_elsewhere(place: str) -> bool:
+    """Whether the name is that of an object store or of shards, no file or folder of this machine."""
+    return "://" in place or ".tar" in place
+
+
+def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> Tree:
+    """The tree of a recipe's file and its bases."""
+    own = _read_yaml(path.read_text(errors="replace"))
+    if not isinstance(own, dict) or path in above:
+        return {}
+    tree: Tree = {}
+    bases = own.pop("base", [])
+    for entry in bases if isinstance(bases, list) else ():
+        name = str(entry) if str(entry).endswith((".yaml", ".yml")) else f"{entry}.yaml"
+        found = next((file for folder in (path.parent, conf_folder()) if (file := folder / name).is_file()), None)
+        tree = tree if found is None else merge(tree, _read_layers(found, (*above, path)))
+    return merge(tree, own)
+
+
+def _read_yaml(text: str) -> Any:
+    """The value that the text stands for, as YAML's own rules have it; None for what is no YAML."""
+    try:
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # which is ten times as fast
+    except yaml.YAMLError:
+        return None

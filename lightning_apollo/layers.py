@@ -8,21 +8,18 @@ trains can be read in one place. Every layer is checked by itself, so that an er
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_apollo.errors import RecipeError, suggestion
-
-Tree = dict[str, Any]
-
-WRITTEN_WHOLE = ("trains", "lora", "mixture", "shares")
+from lightning_apollo.trees import Tree, assign, merge
 
 
-def read_layers(path: Path, kind: type | None, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
-    """Returns one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`, if given."""
+def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
+    """Returns one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`."""
     label = short_path(path)
     if path.resolve() in seen:
         raise RecipeError(f"{label}: base: the files name each other in a circle")
@@ -30,12 +27,11 @@ def read_layers(path: Path, kind: type | None, conf: Path, seen: tuple[Path, ...
     bases = own.pop("base", [])
     if not isinstance(bases, list) or not all(isinstance(entry, str) for entry in bases):
         raise RecipeError(f"{label}: base: a list of files is expected, not {bases!r}")
-    if kind is not None:
-        check(own, kind, label)
+    check(own, kind, label)
     tree: Tree = {}
     for entry in bases:
-        tree = _merge(tree, read_layers(_find_base(entry, path, conf), kind, conf, (*seen, path.resolve())))
-    return _merge(tree, own)
+        tree = merge(tree, read_layers(_find_base(entry, path, conf), kind, conf, (*seen, path.resolve())))
+    return merge(tree, own)
 
 
 def with_defaults(tree: Tree, kind: type) -> Tree:
@@ -45,25 +41,15 @@ def with_defaults(tree: Tree, kind: type) -> Tree:
     return {str(key): value for key, value in full.items()}
 
 
-def parse_word(word: str) -> tuple[list[str], Any]:
-    """Returns the names of a key and the value of `dotted.key=value`."""
-    key, is_assignment, text = word.partition("=")
-    if not is_assignment:
-        raise RecipeError(f"{word}: not an override; write key=value, for example seed=1")
-    try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{word}: {text} is not a YAML value") from error
-    assert isinstance(value, dict)
-    return key.split("."), value["value"]
-
-
 def apply_word(tree: Tree, kind: type, word: str) -> Tree:
     """Returns the tree with one `dotted.key=value` word on top; before and after, its defaults are written out.
 
     The key must exist: a mistyped name never makes a new entry.
     """
-    names, value = parse_word(word)
+    key, is_assignment, text = word.partition("=")
+    if not is_assignment:
+        raise RecipeError(f"{word}: not an override; write key=value, for example seed=1")
+    names = key.split(".")
     node: Any = tree
     for depth, name in enumerate(names):
         if node is None:  # a section that is switched off: check() knows its keys
@@ -72,21 +58,17 @@ def apply_word(tree: Tree, kind: type, word: str) -> Tree:
         if name not in known:
             raise RecipeError(f"{word}: {'.'.join(names[: depth + 1])}: unknown key{suggestion(name, known)}")
         node = node[name]
-    layer = value
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{word}: {text} is not a YAML value") from error
+    assert isinstance(parsed, dict)
+    layer = value = parsed["value"]
     for name in reversed(names):
         layer = {name: layer}
     check(layer, kind, word)
     assigned = assign(tree, names, value)
     return with_defaults(assigned, kind) if node is None or isinstance(value, dict) else assigned
-
-
-def assign(tree: Tree, names: list[str], value: Any) -> Tree:
-    """Returns the tree with a value at the key of these names, merged with a mapping that is there."""
-    head, *rest = names
-    if not rest:
-        return _merge(tree, {head: value})
-    below = tree.get(head)
-    return {**tree, head: assign(below if isinstance(below, dict) else {}, rest, value)}
 
 
 def build(tree: Tree, kind: type, label: str) -> Any:
@@ -136,15 +118,6 @@ def _find_base(entry: str, path: Path, conf: Path) -> Path:
             return folder / name
     known = [file.relative_to(conf).with_suffix("").as_posix() for file in sorted(conf.glob("*/*.yaml"))]
     raise RecipeError(f"{short_path(path)}: base: no file {entry}{suggestion(entry, known)}")
-
-
-def _merge(below: Tree, above: Tree) -> Tree:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        is_nested = key not in WRITTEN_WHOLE and isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(cast(Tree, old), value) if is_nested else value
-    return merged
 
 
 def _check_keys(tree: Any, kind: type, label: str, key: str) -> None:

@@ -66,6 +66,7 @@ ALSO = {
     "lightning_apollo/data/clip_text.py": {"num2words"},
     "lightning_apollo/data/object_store.py": {"s3fs", "botocore", "aiohttp"},
     "lightning_apollo/data/picture.py": {"PIL"},
+    "lightning_apollo/data/rgb.py": {"PIL"},
     "lightning_apollo/data/tokenizer.py": {"tokenizers"},
     "lightning_apollo/models/llm.py": {"transformers"},
     "lightning_apollo/models/towers.py": {"transformers"},

@@ -30,6 +30,7 @@ from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.rgb import PictureConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.data.shapes import ShapesConfig
 from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
@@ -47,6 +48,7 @@ class DataConfig:
     outside_root: list[str] = field(default_factory=list)  # absolute folders that media may also lie in
     unknown_keys: str = "refuse"  # keys of rows that are not read; "ignore" passes over them, and counts them
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # which moments of a video are shown
+    picture: PictureConfig = field(default_factory=PictureConfig)  # how still pictures are shown
     budget: BudgetConfig = field(default_factory=BudgetConfig)  # tokens a sample may cost
     clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)  # between clips, for encoders that take clips
     system_prompt: str = ""  # put before conversations that bring none; empty for none
@@ -80,11 +82,11 @@ class DataConfig:
 
 def build_reader(config: DataConfig) -> MediaReader:
     """Who opens media for a recipe: within limits and with a cache in front, where it asks for them."""
-    reader: MediaReader = DirectReader(config.decoder_threads)
+    reader: MediaReader = DirectReader(config.decoder_threads, config.picture.background)
     if config.supervision is not None:
         reader = SupervisedReader(reader, config.supervision)
     if config.frame_cache is not None:
-        reader = CachedReader(reader, config.frame_cache)
+        reader = CachedReader(reader, config.frame_cache, config.picture)
     return reader
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from lightning_apollo.data import storage
 from lightning_apollo.data.bounded_folder import BoundedFolder
 from lightning_apollo.data.reader import MediaReader
+from lightning_apollo.data.rgb import PictureConfig
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
 _FORMAT_VERSION = "1"
@@ -45,8 +46,10 @@ class FrameCacheConfig:
 class CachedReader:
     """Another reader, asked only for what the folder does not hold. Errors are never kept."""
 
-    def __init__(self, inner: MediaReader, config: FrameCacheConfig) -> None:
+    def __init__(self, inner: MediaReader, config: FrameCacheConfig, picture: PictureConfig | None = None) -> None:
+        """picture: how `inner` shows still pictures; None for the defaults."""
         self.inner = inner
+        self._picture = picture or PictureConfig()
         self.num_hits = 0  # decodes that the folder has answered, in this process
         self.num_decodes = 0  # that the inner reader was asked for, those that fail included
         self._folder = BoundedFolder(Path(config.folder), int(config.max_gigabytes * 1e9))
@@ -71,7 +74,9 @@ class CachedReader:
         if content is None:
             return self._decode(info, timestamps, size)
         moments = timestamps.to(torch.float64).numpy().tobytes().hex()
-        name = self._name("frames", content.digest, info.fps is None, moments, size)
+        is_still = info.fps is None
+        background = self._picture.background if is_still else None
+        name = self._name("frames", content.digest, is_still, background, moments, size)
         found = self._folder.read(name)
         if found is not None:
             self.num_hits += 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from lightning_apollo.data.picture import load_picture, probe_picture
+from lightning_apollo.data.picture import load_picture, not_a_picture, probe_picture
 from lightning_apollo.data.storage import Readable, open_media
 from lightning_apollo.machine.video_libraries import load_torchcodec
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
@@ -42,23 +42,30 @@ def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
     if picture is not None:
         return picture
     if modality == "image":
-        raise MediaError(address, "not a picture (PNG, JPEG, WEBP, GIF, BMP) where the annotation has an image")
+        raise not_a_picture(address, file)
     if not isinstance(file, str):
         file.seek(0)  # Pillow has read the beginning
     return _probe_video(address, file)
 
 
-def decode(media: MediaInfo | Path, timestamps: Tensor, size: tuple[int, int], num_threads: int = 1) -> Frames:
+def decode(
+    media: MediaInfo | Path,
+    timestamps: Tensor,
+    size: tuple[int, int],
+    num_threads: int = 1,
+    background: str = "white",
+) -> Frames:
     """The frames that play at `timestamps` (F,) seconds, resized to `size` (height, width), with their own times.
 
     Timestamps rise, repeats allowed, and lie in [begin, end) of the video; a still picture takes any. The resize is
     that of transformers' VideoLLaMA 3 processors: torchvision's bicubic with antialias on uint8. Frames pass through
-    in chunks, so that memory does not grow with F at native size. A frame that cannot be decoded is a MediaError for
+    in chunks, so that memory does not grow with F at native size. `background` is the colour behind transparent pixels
+    of still pictures. A frame that cannot be decoded is a MediaError for
     the item: no hole, no other frame in its place.
     """
     info = media if isinstance(media, MediaInfo) else probe(media)
     if info.fps is None:
-        pixels = _resize(load_picture(info.path), size).repeat(len(timestamps), 1, 1, 1)
+        pixels = _resize(load_picture(info.path, background), size).repeat(len(timestamps), 1, 1, 1)
         return Frames(pixels=pixels, pts_seconds=torch.zeros(len(timestamps), dtype=torch.float64))
     timestamps = timestamps.to(torch.float64)
     end = info.begin_seconds + info.duration_seconds

@@ -35,12 +35,13 @@ class DirectReader:
     """Reads in this very process. A decoder that hangs hangs it too."""
 
     num_threads: int = 1  # FFmpeg threads for one video
+    background: str = "white"  # behind transparent pixels of still pictures
 
     def probe(self, address: str, modality: Modality | None) -> MediaInfo:
         return media.probe(address, modality)
 
     def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
-        return media.decode(info, timestamps, size, self.num_threads)
+        return media.decode(info, timestamps, size, self.num_threads, self.background)
 
 
 class ReadingCost(NamedTuple):

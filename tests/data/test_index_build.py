@@ -64,7 +64,7 @@ def test_every_fault_has_its_reason(broken: Path, tmp_path: Path) -> None:
         "not a media file that FFmpeg can open",
         "no video stream",
         "no such file",
-        "not a picture (PNG, JPEG, WEBP, GIF, BMP) where the annotation has an image",
+        "not a picture (PNG, JPEG, WEBP, GIF, BMP, AVIF, TIFF, JPEG2000, PPM) where the annotation has an image",
         None,
         "segment from 9.0 to None s is outside the video, which plays from 0.00 to 4.00 s",
         None,

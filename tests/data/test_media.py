@@ -214,9 +214,9 @@ def picture_of(number: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(numbered_frames(number + 1)[number].permute(1, 2, 0).contiguous().numpy()).convert(mode)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif", ".avif", ".tif", ".jp2", ".ppm", ".pgm"])
 def test_pictures(tmp_path, suffix):
-    picture_of(613).save(tmp_path / f"picture{suffix}")
+    picture_of(613, "L" if suffix == ".pgm" else "RGB").save(tmp_path / f"picture{suffix}")
     info = probe(tmp_path / f"picture{suffix}")
     assert (info.modality, info.height, info.width, info.num_frames, info.fps) == ("image", HEIGHT, WIDTH, 1, None)
     frames = load_image(Path(info.path), NATIVE)
@@ -230,7 +230,7 @@ def test_picture_modes_become_rgb(tmp_path, mode):
     assert read_number(load_image(tmp_path / "picture.png", NATIVE).pixels[0]) == 613
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".avif"])
 def test_exif_orientation_is_applied(tmp_path, suffix):
     """Orientation 6: the camera lay on its side, the picture is to be turned clockwise."""
     exif = Image.Exif()

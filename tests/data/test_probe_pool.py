@@ -40,7 +40,7 @@ def test_a_hang_costs_its_deadline_and_a_crash_its_file(folder: Path) -> None:
         "hang.png": "probing took more than 1 s",
         "crash.png": "probing crashed (SIGSEGV)",
         "odd.png": "probing failed (ZeroDivisionError: no frames)",
-        "002.png": "not a picture (PNG, JPEG, WEBP, GIF, BMP) where the annotation has an image",
+        "002.png": "not a picture (PNG, JPEG, WEBP, GIF, BMP, AVIF, TIFF, JPEG2000, PPM) where the annotation has an image",
         "missing.png": "no such file",
     }
     info = found["001.png"].info

@@ -18,6 +18,7 @@ class MediaError(UserError):
     """Media that cannot be read: `path` as the annotation names it, `reason` in one line."""
 
     def __init__(self, path: str, reason: str) -> None:
+        path = path.partition("\0")[0]  # of the address of a list of frames, its title
         super().__init__(path, reason)  # both in args, so that the error survives pickling out of a loader worker
         self.path = path
         self.reason = reason

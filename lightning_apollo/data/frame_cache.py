@@ -75,7 +75,7 @@ class CachedReader:
             return self._decode(info, timestamps, size)
         moments = timestamps.to(torch.float64).numpy().tobytes().hex()
         is_still = info.fps is None
-        background = self._picture.background if is_still else None
+        background = self._picture.background if is_still or storage.frame_list(info.path) else None
         name = self._name("frames", content.digest, is_still, background, moments, size)
         found = self._folder.read(name)
         if found is not None:
@@ -91,6 +91,9 @@ class CachedReader:
 
     def _content(self, address: str) -> _Content | None:
         """What the file holds now; None where it cannot be read."""
+        pictures = storage.frame_list(address)
+        if pictures is not None:
+            return self._content_of_list(pictures, storage.file_state(address))
         state = storage.file_state(address)
         place = address if storage.is_object(address) else os.path.abspath(address)
         name = self._name("content", place, *state)
@@ -104,6 +107,12 @@ class CachedReader:
             return None
         self._keep(address, content, name, [content.digest.encode()])
         return content
+
+    def _content_of_list(self, pictures: storage.FrameList, state: tuple[int, int]) -> _Content | None:
+        contents = [self._content(address) for address in pictures.addresses]
+        digests = [content.digest for content in contents if content is not None]
+        key = json.dumps([pictures.fps, *digests]).encode()
+        return _Content(hashlib.sha256(key).hexdigest(), state) if len(digests) == len(contents) else None
 
     def _keep(self, address: str, content: _Content, name: str, parts: Sequence[bytes | memoryview]) -> None:
         if storage.file_state(address) == content.state:  # it was not written to in the meantime

@@ -36,7 +36,7 @@ from lightning_apollo.data.index import (
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.manifest import Manifest, ManifestError
 from lightning_apollo.data.probe_pool import MediaFacts, MediaKey, Probe, probe_all
-from lightning_apollo.data.roots import MediaRoot
+from lightning_apollo.data.roots import MediaRoot, part_address
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
 from lightning_apollo.data.storage import file_state
@@ -169,7 +169,7 @@ class _Rows:
         }
 
     def _use(self, part: MediaPart, root: MediaRoot) -> dict[str, float]:
-        number = self.media.setdefault(MediaKey(root.address(part.path), part.modality), len(self.media))
+        number = self.media.setdefault(MediaKey(part_address(root, part), part.modality), len(self.media))
         settings = {"begin_seconds": part.begin_seconds, "end_seconds": part.end_seconds, "fps": part.fps}
         numbers = {name: float("nan") if value is None else value for name, value in settings.items()}
         return {"media": number, **numbers, "max_frames": part.max_frames or 0}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_apollo.data.index import Index
+from lightning_apollo.data.storage import title_of
 
 # What differs between two rows with the same thing wrong: numbers, and what is quoted from the row
 _PARTICULARS = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
@@ -57,7 +58,7 @@ def broken_rows(index: Index) -> Iterator[BrokenRow]:
     """Every broken row in the order of the index."""
     for number in np.flatnonzero(index.is_broken()).tolist():
         sample = index[number]
-        path = "" if sample.error_media < 0 else index.media["path"][sample.error_media].as_py()
+        path = "" if sample.error_media < 0 else title_of(index.media["path"][sample.error_media].as_py())
         yield BrokenRow(sample.source, sample.manifest, sample.row + 1, path, sample.error or "")
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from lightning_apollo.data.frame_list import probe_frames, read_frames
 from lightning_apollo.data.picture import load_picture, not_a_picture, probe_picture
-from lightning_apollo.data.storage import Readable, open_media
+from lightning_apollo.data.storage import Readable, frame_list, open_media
 from lightning_apollo.machine.video_libraries import load_torchcodec
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
@@ -37,6 +38,9 @@ def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
     frame; a still picture called a video is a video of one frame. A film called an image is a MediaError.
     """
     address = str(path)
+    frames = frame_list(address)
+    if frames is not None:
+        return probe_frames(address, frames)
     file = open_media(address)
     picture = probe_picture(address, modality, file)
     if picture is not None:
@@ -72,6 +76,9 @@ def decode(
     is_inside = (timestamps >= info.begin_seconds) & (timestamps < end)
     if not bool(is_inside.all()) or bool((timestamps.diff() < 0).any()):
         raise ValueError(f"{info.path}: timestamps must rise inside [{info.begin_seconds}, {end}) s")
+    pictures = frame_list(info.path)
+    if pictures is not None:
+        return read_frames(info.path, pictures, timestamps, lambda path: _resize(load_picture(path, background), size))
     frames = _seek_and_read(info, timestamps, size, num_threads)
     return _read_in_order(info, timestamps, size, num_threads) if frames is None else frames
 

@@ -21,7 +21,7 @@ from lightning_apollo.data.conversation import ChatTokenizer, render, render_pro
 from lightning_apollo.data.media_plan import MediaPlan, fit_clips, fit_frames
 from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.roots import MediaRoot, as_root
+from lightning_apollo.data.roots import MediaRoot, as_root, part_address
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps, single_frame
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
@@ -101,7 +101,7 @@ class Preparer:
         )
 
     def _info(self, part: MediaPart, root: Path | MediaRoot) -> MediaInfo:
-        return self.reader.probe(as_root(root).address(part.path), part.modality)
+        return self.reader.probe(part_address(as_root(root), part), part.modality)
 
     def _budgeted(self, plans: Sequence[MediaPlan], token_budget: int) -> list[MediaPlan]:
         if self.clip is not None:

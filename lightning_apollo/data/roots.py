@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lightning_apollo.data import storage
-from lightning_apollo.data.rows import RowError
+from lightning_apollo.data.rows import MediaPart, RowError
 from lightning_apollo.data.shards import ShardTable, open_shards
 from lightning_apollo.data.storage import EmbeddedAddress, StorageError
 
@@ -54,6 +54,15 @@ def open_root(root: str, outside_root: Sequence[str] = ()) -> MediaRoot:
 def as_root(root: Path | MediaRoot) -> MediaRoot:
     """The root itself, or that of a folder."""
     return FolderRoot(str(root)) if isinstance(root, Path) else root
+
+
+def part_address(root: MediaRoot, part: MediaPart) -> str:
+    """Where the file of a part lies, or all pictures of a list of frames."""
+    if not part.frame_paths:
+        return root.address(part.path)
+    assert part.frames_fps is not None  # rows are refused without
+    addresses = tuple(root.address(path) for path in part.frame_paths)
+    return storage.frames_address(storage.FrameList(part.frames_fps, addresses))
 
 
 @dataclass(frozen=True)

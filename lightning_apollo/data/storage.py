@@ -7,6 +7,8 @@
     shards/*.tar::clip.mp4@?                       a name that no shard has
     rows.parquet::row 17//images/0                 the first picture in the cell `images` of row 17 of a table
     rows.jsonl::row 17//image@1536+20480           a picture in a row of JSON, and the bytes of that row in its file
+    TITLE, RATE, one of the above, ... joined by   a video that is a list of pictures, RATE of them a second; no row can
+    the character NUL                              name such a thing, since no path has that character
 
 An address says all that reading takes, so that any process can open it without a table of the shards.
 """
@@ -24,7 +26,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from lightning_apollo.errors import UserError
@@ -80,6 +82,30 @@ def embedded_address(
     return EmbeddedAddress(f"{address}::row {row}//{place}{f'@{span[0]}+{span[1]}' if span else ''}")
 
 
+class FrameList(NamedTuple):
+    """A video that is a list of pictures."""
+
+    fps: float  # pictures a second
+    addresses: tuple[str, ...]  # in the order in which they are shown
+
+
+def frames_address(frames: FrameList) -> str:
+    """The address of the whole list, which begins with a title for messages."""
+    title = f"{frames.addresses[0]} (first of a list of {len(frames.addresses)} frames)"
+    return "\0".join((title, repr(frames.fps), *frames.addresses))
+
+
+def frame_list(address: str) -> FrameList | None:
+    """The pictures of a list; None for the address of anything else."""
+    _, *fields = address.split("\0")
+    return FrameList(float(fields[0]), tuple(fields[1:])) if fields else None
+
+
+def title_of(address: str) -> str:
+    """The address as messages name it: itself, or the title of a list of frames."""
+    return address.partition("\0")[0]
+
+
 def name_of(address: str) -> str:
     """The last part of the path, whatever keeps the file: "clip.mp4" for the first four of the examples above."""
     embedded = _EMBEDDED.fullmatch(address)
@@ -128,7 +154,13 @@ def open_media(address: str) -> Readable:
 
 def file_state(address: str) -> tuple[int, int]:
     """Size in bytes, and a number that changes with the content: the time of change in nanoseconds, for an object made
-    from its ETag. -1 for both where nothing can be read. Media inside a row change with the whole file."""
+    from its ETag, for a list of frames from the states of all. -1 for both where something cannot be read. Media inside a
+    row change with the whole file."""
+    frames = frame_list(address)
+    if frames is not None:
+        states = [file_state(frame) for frame in frames.addresses]
+        changed = int.from_bytes(hashlib.sha256(repr(states).encode()).digest()[:7])  # as many bits as an index keeps
+        return (-1, -1) if (-1, -1) in states else (sum(size for size, _ in states), changed)
     embedded = _EMBEDDED.fullmatch(address)
     if embedded:
         return file_state(embedded["file"])

@@ -60,10 +60,11 @@ class Benchmark:
                 )
             seen.add(question.question_id)
             for part in question.media:
-                if part.path.startswith("/") or ".." in PurePosixPath(part.path).parts:
-                    raise BenchmarkError(
-                        f"{folder}: {question.question_id} shows {part.path}, which leads out of the folder"
-                    )
+                for path in part.frame_paths or (part.path,):
+                    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+                        raise BenchmarkError(
+                            f"{folder}: {question.question_id} shows {path}, which leads out of the folder"
+                        )
         return questions
 
     def score(self, scores: Sequence[float], questions: Sequence[Question]) -> float:

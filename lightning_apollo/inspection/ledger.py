@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from lightning_apollo.data.media_plan import MediaPlan
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.storage import title_of
 from lightning_apollo.data.template import IM_START
 from lightning_apollo.inspection.sample import EPOCH, Inspected
 from lightning_apollo.models.reduce import Reduction
@@ -115,7 +116,7 @@ def _facts(
     if info.modality == "video":
         file += f", {info.num_frames:,} frames in {info.duration_seconds:.2f} s ({info.fps or 0:.2f} a second)"
     return MediaFacts(
-        path=info.path,
+        path=title_of(info.path),
         file=file,
         sampling=_sampling(item, asked, preparer),
         shown=shown,

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from lightning_apollo.data import manifest
+from lightning_apollo.data.conversation import prompt_text
 from lightning_apollo.data.dataset import SourceConfig, open_sources
 from lightning_apollo.data.frame_cache import CachedReader, FrameCacheConfig
 from lightning_apollo.data.index_build import build_index, is_current
@@ -89,12 +90,11 @@ def test_the_prompt_counts_the_seconds_of_the_list(folder: Path) -> None:
     part = video(NAMES[:3])
     turns = (Message("user", (part, TextPart("What is shown?"))), Message("assistant", (TextPart("Numbers."),)))
     sampling, budget = SamplingConfig(fps=2.0), BudgetConfig(token_budget=256, min_tokens=4, max_length=512)
-    tokenizer = tiny_tokenizer()
-    preparer = Preparer(tokenizer, 8, 1, 2, sampling, budget)
+    preparer = Preparer(tiny_tokenizer(), 8, 1, 2, sampling, budget)
     conversation = manifest.Conversation("row.jsonl:1", "test", turns)
     sample = preparer.sample(conversation, folder)
     assert [len(item.frames) for item in sample.visuals] == [3]
-    text = tokenizer.decode(sample.input_ids.tolist())
+    text = prompt_text(conversation, sample.visuals, 8)
     assert re.findall(r"Time ([\d.]+)s", text) == ["0.0", "0.5", "1.0"]
 
 

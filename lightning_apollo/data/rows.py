@@ -80,7 +80,7 @@ def _parse_turn(turn: object, turns_key: str, media: RowMedia, check: KeyCheck) 
 
 def _marked_parts(text: str, media: RowMedia) -> Iterator[TextPart | MediaPart]:
     """The text around <image> and <video> markers, without the white space that touches them, and the media."""
-    for position, piece in enumerate(split_markers(text)):
+    for position, piece in enumerate(split_markers(text, media.is_listed)):
         if position % 2:  # the modality that the marker names
             yield from media.marked("image" if piece == "image" else "video")
         elif piece.strip():

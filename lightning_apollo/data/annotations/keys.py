@@ -129,9 +129,13 @@ _METADATA_ENDING = re.compile(
 _MEDIA_NAME = re.compile(r"^(?:image|img|picture|photo|video|vid|clip|youtube|yt|coco|flickr)_(?:id|ids|idx|index)$")
 _URL = re.compile(r"(?:^|_)urls?$")
 _MEDIA_URL = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|mp4|m4v|mov|mkv|webm|avi)(?:$|[?#])", re.IGNORECASE)
-_NUMBERED_MEDIA = re.compile(r"^(?:image|img|picture|video|clip|frame|audio)s?_?\d+$")
+_MEDIA_KEY = re.compile(
+    r"^(?:image|img|picture|photo|video|vid|frame|media|depth)s?_?"
+    r"(?:\d+|paths?|files?|file_?names?|names?|lists?|dirs?|folders?|urls?|data|bytes|base64)$",
+    re.IGNORECASE,
+)
 
-_SOUND = "sound is not read: remove it"
+_SOUND = "remove it, models hear no sound"
 _MEDIA = "list files in 'image' or 'video'"
 _BOXES = "write them into the text"
 _LOSS = 'give "loss": true or false in turns of the assistant'
@@ -147,10 +151,8 @@ _FIXES = {
     for keys, fix in (
         ("audio audios audio_path audio_paths audio_file audio_url sound sounds speech wav asr", _SOUND),
         (
-            "image_path image_paths image_file image_files image_name image_names img imgs img_path picture pictures "
-            "photo photos video_path video_paths video_file video_files video_name video_names vid vids frames frame "
-            "frame_path frame_paths frames_path frame_list frame_dir image_url image_urls video_url video_urls media "
-            "medias file files file_name file_names filename filenames path paths bytes depth depths depth_path thumbnail",
+            "img imgs picture pictures photo photos vid vids frames frame media medias file files file_name file_names "
+            "filename filenames path paths bytes depth depths thumbnail",
             _MEDIA,
         ),
         (
@@ -253,9 +255,9 @@ class KeyCheck:
 def _fix(key: str, schema: Schema) -> str:
     if key in _FIXES:
         return _FIXES[key]
-    if _NUMBERED_MEDIA.match(key) or _MEDIA_NAME.match(key) or _URL.search(key):
+    if _MEDIA_KEY.match(key) or _MEDIA_NAME.match(key) or _URL.search(key):
         return _MEDIA
-    close = difflib.get_close_matches(key.lower(), sorted(schema.read), n=1, cutoff=0.75)
+    close = difflib.get_close_matches(key.lower(), sorted(schema.read), n=1, cutoff=0.8)
     return f"did you mean {close[0]!r}?" if close else "rename or remove it"
 
 

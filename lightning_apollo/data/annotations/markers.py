@@ -19,19 +19,27 @@ _FOREIGN = re.compile(
     r"|\[(?:img(?:_?\d+|_break|_end)?|(?:image|video)_?\d+)\]|(?-i:\[IMAGE\])",  # not the words [image] and [VIDEO]
     re.IGNORECASE,
 )
+# In a row that lists media also words that other texts may hold, such as tags of HTML
+_FOREIGN_BESIDE_MEDIA = re.compile(
+    rf"{_FOREIGN.pattern}"
+    rf"|<\s*(?:{_KIND}|pic|picture|photo|frame)s?{_AFTER}*\s*/?>|<__media__>"
+    r"|\[(?:image|img|video|picture|photo|frame)s?\](?!\()|\{(?:image|video)s?\}",
+    re.IGNORECASE,
+)
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 
 
-def split_markers(text: str) -> list[str]:
+def split_markers(text: str, is_beside_media: bool) -> list[str]:
     """Text, `image` or `video`, text, and so on: the odd places are what the markers name.
 
-    RowError for a marker in the spelling of another tool; inside `code` those are text.
+    RowError for a marker in the spelling of another tool; inside `code` those are text. `is_beside_media`: the row lists
+    files that a marker can stand for.
     """
     pieces = _NATIVE.split(text)
     num_markers = len(pieces) // 2
-    if "[" not in text and text.count("<") == num_markers:
+    if "[" not in text and "{" not in text and text.count("<") == num_markers:
         return pieces
-    foreign = _first(_FOREIGN, text, but=("<image>", "<video>"))
+    foreign = _first(_FOREIGN_BESIDE_MEDIA if is_beside_media else _FOREIGN, text, but=("<image>", "<video>"))
     if foreign is not None:
         raise RowError(
             f"the text has {foreign[:40]!r}, which is no marker here: write <image> or <video>, "

@@ -29,6 +29,11 @@ class RowMedia:
         self._num_asked: dict[Modality, int] = {"image": 0, "video": 0}
         self._num_borrowed = 0  # videos that an <image> of the text stands for
 
+    @property
+    def is_listed(self) -> bool:
+        """The row lists media."""
+        return bool(self._listed["image"] or self._listed["video"])
+
     def marked(self, modality: Modality) -> Iterator[MediaPart]:
         """The file for a marker in text. In a row that lists videos alone, <image> stands for one of these."""
         if modality == "image" and self._listed["video"] and not self._listed["image"]:

@@ -80,6 +80,7 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [  # row, key, part of the f
     (_row(image_file="a.jpg"), "image_file", "'image' or 'video'"),
     (_row(frames=["a.jpg"]), "frames", "'image' or 'video'"),
     (_row(video="a.mp4", videos_2=["b.mp4"]), "videos_2", "'image' or 'video'"),
+    (_row(image="a.jpg", imagePath="b.jpg"), "imagePath", "'image' or 'video'"),
     (_row(image="a.jpg", image2="b.jpg"), "image2", "'image' or 'video'"),
     (_row(image="a.jpg", image_url="b.jpg"), "image_url", "'image' or 'video'"),
     (_row(video_id="v_abc"), "video_id", "'image' or 'video'"),
@@ -166,6 +167,27 @@ def test_a_marker_of_our_own_is_refused_where_no_media_are_shown() -> None:
             parse_row(row)
 
 
+LOOSE = [
+    "<img>",
+    "<vid>",
+    "<image/>",
+    "<image >",
+    "< Image >",
+    "<images>",
+    "<picture>",
+    "<frame>",
+    "[image]",
+    "{image}",
+]
+
+
+@pytest.mark.parametrize("marker", LOOSE)
+def test_words_of_html_are_markers_beside_media_alone(marker: str) -> None:
+    with pytest.raises(RowError, match="is no marker here"):
+        parse_row(_row(f"{marker}\nQ", image="a.jpg"))
+    assert parse_row(_row(f"{marker}\nQ")) == (Message("user", (TextPart(f"{marker}\nQ"),)), A)
+
+
 TEXTS = [
     "<b>bold</b> <img src='a.png'> <box>(1,2)</box> <p>",
     "if a<b and b>c: x[image] = y[i]",
@@ -191,7 +213,7 @@ def test_the_system_text_of_a_row_is_a_turn(key: str) -> None:
     with pytest.raises(RowError, match="different system texts"):
         parse_row({"conversations": said, key: "Sing."})
     with pytest.raises(RowError, match=f"give '{key}' as a string"):
-        parse_row(_row(**{key: ["Sing."]}))
+        parse_row({**_row(), key: ["Sing."]})
 
 
 @pytest.mark.parametrize("key", ["loss", "train", "training", "trainable", "weight"])

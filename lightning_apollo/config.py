@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lightning_apollo.data.datamodule import DataConfig
+from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.mixture import check_shares, share_out
 from lightning_apollo.layers import (
     RecipeError,

@@ -78,7 +78,9 @@ def count_steps(
         return None
     mixture = share_out(stage.mixture, sizes, modalities or {}, stage.shares)
     num_samples = epoch_size({source: sizes[source] for source in mixture}, mixture)
-    return num_samples // stage.global_batch_size * stage.epochs  # the rest of an epoch is dropped
+    return (
+        max(min(num_samples, 1), num_samples // stage.global_batch_size) * stage.epochs
+    )  # the rest of an epoch is dropped
 
 
 def count_adapters(recipe: Recipe, stage: StageConfig) -> dict[str, AdapterSizes]:

@@ -256,6 +256,7 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
         shares=stage.shares,
         clip=recipe.model.clip,
         max_clips=stage.max_clips,
+        stage=name,
     )
     folder = stage_folder(recipe, name)
     progress = preparation_progress if recipe.trainer.progress_bar else None

@@ -12,11 +12,10 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from lightning_apollo.data import shapes
-from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
-from lightning_apollo.data.clip_text import ClipTextConfig
-from lightning_apollo.data.costs import CostConfig
-from lightning_apollo.data.dataset import ConversationDataset, Source, SourceConfig, open_sources
-from lightning_apollo.data.frame_cache import CachedReader, FrameCacheConfig
+from lightning_apollo.data.annotations.keys import IGNORE
+from lightning_apollo.data.config import DataConfig as DataConfig
+from lightning_apollo.data.dataset import ConversationDataset, Source, open_sources
+from lightning_apollo.data.frame_cache import CachedReader
 from lightning_apollo.data.ignored_keys import ignored_keys_of_index, ignored_keys_of_sources, one_line
 from lightning_apollo.data.index import Index
 from lightning_apollo.data.index_build import Progress, build_index, fingerprint_of_manifests, is_current
@@ -24,60 +23,16 @@ from lightning_apollo.data.index_costs import IndexedCosts, indexed_costs
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
 from lightning_apollo.data.mixture import share_out
+from lightning_apollo.data.order import TooFewSamples, epoch_size
 from lightning_apollo.data.plan import PlanConfig
 from lightning_apollo.data.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.reader import DirectReader, MediaReader
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.rgb import PictureConfig
-from lightning_apollo.data.sample import SamplingConfig
-from lightning_apollo.data.shapes import ShapesConfig
-from lightning_apollo.data.supervised import SupervisedReader, SupervisionConfig
+from lightning_apollo.data.small_epochs import counted_sizes, packed_step
+from lightning_apollo.data.supervised import SupervisedReader
 from lightning_apollo.errors import UserError
 from lightning_apollo.structures import ClipShape
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What the model learns from, and how media become tokens."""
-
-    sources: dict[str, SourceConfig] = field(default_factory=dict)  # name -> manifests; a stage's mixture names them
-    manifests: list[str] = field(default_factory=list)  # where given: one source "custom" in the place of all others
-    root: str = "."  # media root of `manifests`; the folder that `shapes` is rendered into
-    outside_root: list[str] = field(default_factory=list)  # absolute folders that media may also lie in
-    unknown_keys: str = "refuse"  # keys of rows that are not read; "ignore" passes over them, and counts them
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # which moments of a video are shown
-    picture: PictureConfig = field(default_factory=PictureConfig)  # how still pictures are shown
-    budget: BudgetConfig = field(default_factory=BudgetConfig)  # tokens a sample may cost
-    clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)  # between clips, for encoders that take clips
-    system_prompt: str = ""  # put before conversations that bring none; empty for none
-    on_error: str = "skip_and_refill"  # bad media: that, counted and listed; or "raise"
-    max_error_share: float = 0.01  # share of bad samples, of any source, above which a run stops
-    num_workers: int = 0  # loader processes on each rank; 0 loads in the training process
-    supervision: SupervisionConfig | None = field(default_factory=SupervisionConfig)  # null: no limits for a file
-    frame_cache: FrameCacheConfig | None = None  # decoded frames kept on disk; null: none
-    decoder_threads: int = 1  # FFmpeg threads for one video; 1 is right with several workers
-    stream_max_frames: int = 400  # frames of a streaming row; messages after the last of them are dropped
-    index: str | None = None  # folder of a metadata index that packing reads; None: made in the stage's folder
-    cost: CostConfig = field(default_factory=CostConfig)  # what packing balances; see `lightning-apollo data calibrate`
-    visuals: str = "full"  # "single_frame": one frame of each video as an image; "blind": no media (two baselines)
-    shapes: ShapesConfig | None = None  # the built-in video QA set, rendered before training where given
-
-    def __post_init__(self) -> None:
-        if self.on_error not in ("skip_and_refill", "raise"):
-            raise ValueError(f"data.on_error is skip_and_refill or raise, not {self.on_error}")
-        if self.visuals not in ("full", "single_frame", "blind"):
-            raise ValueError(f"data.visuals is full, single_frame or blind, not {self.visuals}")
-        if self.unknown_keys not in (REFUSE, IGNORE):
-            raise ValueError(f"data.unknown_keys is refuse or ignore, not {self.unknown_keys}")
-        if not 0.0 <= self.max_error_share <= 1.0:
-            raise ValueError(f"data.max_error_share is a share between 0 and 1, not {self.max_error_share}")
-        for name, least in (("num_workers", 0), ("decoder_threads", 1), ("stream_max_frames", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.{name} must be {least} or more, it is {getattr(self, name)}")
-        if any(not folder.startswith("/") for folder in self.outside_root):
-            raise ValueError(f"data.outside_root names absolute folders, not {list(self.outside_root)}")
 
 
 def build_reader(config: DataConfig) -> MediaReader:
@@ -105,6 +60,13 @@ class Batching:
     shares: Mapping[str, float] = field(default_factory=dict)  # modality -> share of the samples; empty: as they come
     clip: ClipShape | None = None  # what the model makes of clips; None: it takes frames one by one
     max_clips: int | None = None  # clips of one video, in the place of sampling.max_clips; None: that one
+    stage: str = "NAME"  # whose keys messages name
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of an optimizer step, over all ranks."""
+        packing = self.packing
+        return self.global_batch_size // self.micro_batch_size if packing is None else packing.step_size
 
 
 class DataChanged(UserError, ValueError):
@@ -125,8 +87,8 @@ class VideoDataModule(LightningDataModule):
         progress: Callable[[], AbstractContextManager[Progress]] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        """progress: opens what is told how far the index is, where packing has one made; say: is told once what of the
-        rows is ignored; None for nobody."""
+        """progress: opens what is told how far the index is, where packing has one made; say: is told what of the rows is
+        ignored, and of batches that are smaller than the recipe's, because an epoch is. None for nobody."""
         super().__init__()
         self.config = config
         self.batching = batching
@@ -183,17 +145,21 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Opens the sources of the mixture; files of other stages need not be there."""
         self.sources = self._open()
+        if not any(map(len, self.sources)):
+            manifests = [manifest.address for source in self.sources for manifest in source.manifests]
+            raise TooFewSamples(f"{', '.join(manifests)}: no rows: name manifests that have some")
         packs = self.batching.packing is not None  # then the index's, which covers media too; else of the manifests
         self.fingerprint = Index(self.index_folder).fingerprint if packs else fingerprint_of_manifests(self.sources)
 
     def train_dataloader(self) -> MicroBatchLoader:
         if self.trainer is None:
             raise RuntimeError("a VideoDataModule gives its loader to a Trainer, which knows the ranks")
+        world_size = self.trainer.world_size
         packs = self.batching.packing is not None
         costs = indexed_costs(Index(self.index_folder), self.preparer, self.text) if packs else None
-        planner = self._counted_planner() if costs is None else self._packed_planner(costs)
+        planner = self._counted_planner(world_size) if costs is None else self._packed_planner(costs, world_size)
         positions = Positions(
-            planner, self._num_micro_batches(planner), rank=self.trainer.global_rank, world_size=self.trainer.world_size
+            planner, self._num_micro_batches(planner), rank=self.trainer.global_rank, world_size=world_size
         )
         skips_bad = self.config.on_error == "skip_and_refill"
         self.loader = MicroBatchLoader(
@@ -209,7 +175,8 @@ class VideoDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What tells these data from any others, and where in them the stage is."""
         assert self.loader is not None  # a checkpoint is written while it is read
-        return {"fingerprint": self.fingerprint, "loader": self.loader.state_dict()}
+        loader = self.loader.state_dict()
+        return {"fingerprint": self.fingerprint, "micro_batches": self.batching.micro_batches, "loader": loader}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises DataChanged where a run goes on with other data than it was begun with.
@@ -221,6 +188,12 @@ class VideoDataModule(LightningDataModule):
             raise DataChanged(
                 f"the data are not those that this run was begun with (fingerprint {self.fingerprint[:12]}, then "
                 f"{state_dict['fingerprint'][:12]}): put them back, or train the stage again from its start"
+            )
+        before, now = state_dict.get("micro_batches"), self.batching.micro_batches
+        if self.loader is not None and before not in (None, now):
+            raise DataChanged(
+                f"this run was begun with steps of {before} micro-batches, which on these ranks are {now}: an epoch is "
+                "smaller than a step, so go on with as many ranks as before"
             )
         self._loader_state = state_dict["loader"]
         if self.loader is not None:
@@ -242,21 +215,52 @@ class VideoDataModule(LightningDataModule):
             )
         indexed_costs(index, self.preparer, self.text, jobs, lambda done, total: report("samples", done, total, 0))
 
-    def _counted_planner(self) -> CountedPlanner:
-        batching = self.batching
+    def _counted_planner(self, world_size: int) -> CountedPlanner:
+        batching, name = self.batching, self.batching.stage
         sizes, mixture = self._sizes_and_mixture()
-        return CountedPlanner(sizes, mixture, batching.micro_batch_size, batching.global_batch_size, self.seed)
+        num_samples = epoch_size(sizes, mixture)
+        if not num_samples:
+            raise TooFewSamples(
+                f"stage {name}: an epoch draws none of {sum(sizes.values())} rows: raise the passes in stages.{name}.mixture"
+            )
+        micro, whole = counted_sizes(
+            num_samples, batching.micro_batch_size, batching.global_batch_size, world_size, name
+        )
+        if whole != batching.global_batch_size:
+            self._use_smaller_steps(
+                replace(batching, micro_batch_size=micro, global_batch_size=whole),
+                f"an epoch has {num_samples} samples, fewer than a step of {batching.global_batch_size}: a step takes "
+                f"{whole}; to choose, set stages.{name}.global_batch_size={whole} stages.{name}.micro_batch_size={micro}",
+            )
+        return CountedPlanner(sizes, mixture, micro, whole, self.seed)
 
-    def _packed_planner(self, costs: IndexedCosts) -> PackedPlanner:
+    def _packed_planner(self, costs: IndexedCosts, world_size: int) -> PackedPlanner:
         assert self.batching.packing is not None  # else there are no costs
+        name, before = self.batching.stage, self.batching.packing.step_size
         _, mixture = self._sizes_and_mixture()
+        packing = replace(self.batching.packing, weights=mixture)
+        packing = replace(packing, step_size=packed_step(costs.samples, packing, world_size, name))
+        if packing.step_size != before:
+            self._use_smaller_steps(
+                replace(self.batching, packing=packing),
+                f"an epoch packs into fewer micro-batches than the {before} of a step: a step takes {packing.step_size}; "
+                f"to choose, set stages.{name}.packing.micro_batches={packing.step_size}",
+            )
         numbers = {source.name: number for number, source in enumerate(self.sources)}
         return PackedPlanner(
             costs.samples,
             costs.rows,
             [numbers.get(name, -1) for name in costs.samples.source_names],
-            replace(self.batching.packing, weights=mixture),
+            packing,
         )
+
+    def _use_smaller_steps(self, batching: Batching, reason: str) -> None:
+        """All ranks come to the same; the trainer accumulates as many micro-batches as the step now has."""
+        assert self.trainer is not None  # which asks for the loader
+        self.batching = batching
+        self.trainer.accumulate_grad_batches = batching.micro_batches // self.trainer.world_size
+        if self.say is not None and self.trainer.is_global_zero:
+            self.say(f"stage {batching.stage}: {reason}")
 
     def _sizes_and_mixture(self) -> tuple[dict[str, int], dict[str, float]]:
         """Rows of each source, and its weight in an epoch with the shares of modalities worked in."""
@@ -270,10 +274,7 @@ class VideoDataModule(LightningDataModule):
         batching = self.batching
         if batching.max_steps == -1:
             return sum(planner.num_micro_batches(epoch) for epoch in range(batching.epochs))
-        planner.num_micro_batches(0)  # raises where an epoch has not one whole step
-        if batching.packing is not None:
-            return batching.max_steps * batching.packing.step_size
-        return batching.max_steps * (batching.global_batch_size // batching.micro_batch_size)
+        return batching.max_steps * batching.micro_batches
 
 
 @contextmanager

@@ -191,7 +191,7 @@ class _FileRows:
         with storage.open_address(self.address) as file:
             file.seek(begin)
             raw = file.read(self.ends[position] - begin)
-        return lift_pictures(json_rows.load(raw), raw, self.address, position + 1, begin)
+        return lift_pictures(json_rows.load(encodings.decode(raw)), raw, self.address, position + 1, begin)
 
     def place(self, position: int) -> str:
         return f"{self.kind} {position + 1}"
@@ -245,7 +245,7 @@ class _MemberRows:
     def read(self, position: int) -> object:
         member = int(self._members[position])
         raw = self._bytes(member)
-        row = lift_pictures(json_rows.load(raw), raw, self._table.address(member), 1, 0)
+        row = lift_pictures(json_rows.load(encodings.decode_file(raw)), raw, self._table.address(member), 1, 0)
         return media_beside(row, self._table, member)
 
     def place(self, position: int) -> str:

@@ -197,7 +197,7 @@ def derived_file(address: str, suffix: str, write: Callable[[Path], None]) -> Pa
     `write` is given the path to fill. StorageError where the folder is full or cannot be written to.
     """
     key = hashlib.sha256(repr((os.path.abspath(address), suffix, file_state(address))).encode()).hexdigest()
-    made = cache_folder() / f"{key}-{name_of(address)}.{suffix}"
+    made = cache_folder() / f"{key}-{name_of(address)[-64:]}.{suffix}"
     with (cache_folder() / "derived.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that ask for it at once wait for the first of them
         if not made.is_file():

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_apollo.data.storage import EmbeddedAddress
 from lightning_apollo.new_task.new import STAGE, NewRecipe, Task
 from lightning_apollo.new_task.survey import Survey
 
@@ -37,6 +38,8 @@ def next_commands(task: Task, new: NewRecipe) -> dict[str, str]:
         "train": ["fit", recipe],
         "ask": ["generate", stage, *media, "--prompt", example.prompt],
     }
+    if any(isinstance(part.path, EmbeddedAddress) for part in example.media):  # no file that `generate` could be given
+        del commands["ask"]
     if new.template != "video":  # whose reducer transformers does not have
         exported = f"{new.recipe.output}/exported"
         commands["make a model of it that plain transformers loads"] = ["export", stage, exported, "--verify"]

@@ -48,6 +48,17 @@ def decode(raw: bytes) -> str:
         raise RowError(f"not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from None
 
 
+def decode_file(raw: bytes) -> str:
+    """The text of a whole file, in the encoding that its byte order mark names; RowError as for the others."""
+    for mark, encoding in _ENCODINGS:
+        if raw.startswith(mark):
+            try:
+                return raw[len(mark) :].decode(encoding)
+            except UnicodeError as error:
+                raise RowError(f"not {encoding.upper()} ({error}): save the file as UTF-8") from None
+    return decode(raw[mark_bytes(raw) :])
+
+
 def _convert(address: str, mark: bytes, encoding: str, target: Path) -> None:
     decoder = codecs.getincrementaldecoder(encoding)()
     num_read = len(mark)

@@ -7,7 +7,6 @@ import json
 import re
 from array import array
 
-from lightning_apollo.data.annotations import encodings
 from lightning_apollo.data.annotations.turns import RowError
 
 _UNREADABLE = "nested too deeply, or with a number too long"
@@ -23,11 +22,11 @@ class ListError(RowError):
         self.row = row  # from 1
 
 
-def load(raw: bytes) -> object:
+def load(text: str) -> object:
     """The value of a row; RowError where it has none."""
-    if raw.isspace():
+    if text.isspace():
         raise RowError("blank: remove the line")
-    text = encodings.decode(raw).rstrip("\r\n")
+    text = text.rstrip("\r\n")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

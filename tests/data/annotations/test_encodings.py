@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import pickle
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from lightning_apollo.data.dataset import SourceConfig
 from lightning_apollo.data.manifest import ManifestError, check_manifest, read_manifest
 
 ROWS = [
@@ -102,3 +105,15 @@ def test_lists_and_lines_that_are_named_as_the_other_are_refused_with_the_fix(tm
     assert _refused(tmp_path / "a.json", LINES.encode()).endswith("or name a file of lines .jsonl")
     wrapped = json.dumps({"données": ROWS, "info": {}}, ensure_ascii=False).encode()
     assert "an object with the keys 'données', 'info', not a list" in _refused(tmp_path / "b.json", wrapped)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_members_of_shards_are_files_with_an_encoding_of_their_own(tmp_path: Path, encoding: str) -> None:
+    content = json.dumps(ROWS[1], ensure_ascii=False).encode(encoding)
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name in ("0.json", "1.json"):
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    source = SourceConfig(["*.json"], str(tmp_path / "0.tar")).open("shards")
+    assert [source[row].messages[0].parts[0].text for row in range(2)] == ["日本 🎬"] * 2

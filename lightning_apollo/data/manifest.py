@@ -49,14 +49,13 @@ class MissingManifest(ManifestError):
 
 
 def manifest_names(pattern: str, root: MediaRoot) -> list[str]:
-    """The files that a pattern with `*`, `?` or `[...]` stands for, here or else below a folder; any other name itself."""
+    """The files that `*`, `?` and `[...]` stand for, here or else below a folder; a name that is one, or none, itself."""
     if pattern == MEMBERS or not glob.has_magic(pattern) or storage.is_object(pattern) or Path(pattern).exists():
         return [pattern]
-    below = glob.glob(root.address(pattern)) if isinstance(root, FolderRoot) else []
-    found = sorted(glob.glob(pattern) or below)
-    if not found:
-        raise MissingManifest(pattern, "", "no such file: correct the pattern of the manifests")
-    return found
+    found = glob.glob(pattern)
+    if not found and isinstance(root, FolderRoot):
+        found = glob.glob(pattern, root_dir=root.root)
+    return sorted(found) or [pattern]
 
 
 def open_manifest(name: str, source: str, root: MediaRoot, unknown_keys: str = REFUSE) -> Manifest:
@@ -84,8 +83,9 @@ def read_manifest(
     address = str(path)
     suffix = PurePosixPath(storage.name_of(address)).suffix
     if suffix not in (".json", ".jsonl", *tables.SUFFIXES):
-        kinds = "a .json list, .jsonl lines, or a .parquet or .arrow table"
-        raise ManifestError(address, "", f"{suffix!r} is no manifest: give {kinds}")
+        kind = "a folder" if Path(address).is_dir() else repr(suffix)
+        fix = "give a .json list, .jsonl lines, .parquet or .arrow tables (FOLDER/*.arrow for all in a folder)"
+        raise ManifestError(address, "", f"{kind} is no manifest: {fix}")
     try:
         local = storage.local_copy(address)
         storage.open_address(local).close()

@@ -161,7 +161,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
     if _is_list(kind):
         return _holds_bytes(kind.value_type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

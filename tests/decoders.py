@@ -33,12 +33,12 @@ class Faulty(DirectReader):
     faults: Mapping[str, str] = field(default_factory=dict)  # name of a file -> name of a fault
     log: Path | None = None  # a JSON object a line: of the process, before and after each decode
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
         self._write_log()
         fault = self.faults.get(Path(info.path).name)
         if fault is not None:
             globals()[f"_{fault}"]()
-        frames = super().decode(info, timestamps, size)
+        frames = super().decode(info, timestamps, size, background)
         self._write_log()
         return frames
 

@@ -16,5 +16,5 @@ class ReaderWith(DirectReader):
 
     replacement: Callable[[MediaInfo, Tensor, tuple[int, int]], Frames] = field(default=media.decode)
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
         return self.replacement(info, timestamps, size)

@@ -37,11 +37,11 @@ from lightning_apollo.structures import ClipShape
 
 def build_reader(config: DataConfig) -> MediaReader:
     """Who opens media for a recipe: within limits and with a cache in front, where it asks for them."""
-    reader: MediaReader = DirectReader(config.decoder_threads, config.picture.background)
+    reader: MediaReader = DirectReader(config.decoder_threads)
     if config.supervision is not None:
         reader = SupervisedReader(reader, config.supervision)
     if config.frame_cache is not None:
-        reader = CachedReader(reader, config.frame_cache, config.picture)
+        reader = CachedReader(reader, config.frame_cache)
     return reader
 
 
@@ -118,6 +118,7 @@ class VideoDataModule(LightningDataModule):
             reader=build_reader(config),
             clip=batching.clip,
             clip_text=config.clip_text,
+            picture=config.picture,
         )
 
     @property

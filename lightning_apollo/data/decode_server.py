@@ -126,8 +126,8 @@ def _answer(reader: MediaReader, method: str, arguments: list[Any]) -> Answer:
     try:
         if method == "probe":
             return reader.probe(*arguments)
-        info, timestamps, size = arguments
-        return reader.decode(info, torch.from_numpy(timestamps), size)
+        info, timestamps, *how = arguments
+        return reader.decode(info, torch.from_numpy(timestamps), *how)
     except (MediaError, ValueError, VideoLibrariesError) as error:
         return error
     except Exception as error:  # whatever else a reader of files trips over is a fact of the file

@@ -21,7 +21,6 @@ from torch import Tensor
 from lightning_apollo.data import storage
 from lightning_apollo.data.bounded_folder import BoundedFolder
 from lightning_apollo.data.reader import MediaReader
-from lightning_apollo.data.rgb import PictureConfig
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
 _FORMAT_VERSION = "1"
@@ -46,10 +45,8 @@ class FrameCacheConfig:
 class CachedReader:
     """Another reader, asked only for what the folder does not hold. Errors are never kept."""
 
-    def __init__(self, inner: MediaReader, config: FrameCacheConfig, picture: PictureConfig | None = None) -> None:
-        """picture: how `inner` shows still pictures; None for the defaults."""
+    def __init__(self, inner: MediaReader, config: FrameCacheConfig) -> None:
         self.inner = inner
-        self._picture = picture or PictureConfig()
         self.num_hits = 0  # decodes that the folder has answered, in this process
         self.num_decodes = 0  # that the inner reader was asked for, those that fail included
         self._folder = BoundedFolder(Path(config.folder), int(config.max_gigabytes * 1e9))
@@ -68,26 +65,26 @@ class CachedReader:
         self._keep(address, content, name, [json.dumps(asdict(info)).encode()])
         return info
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
         """As `media.decode`."""
         content = self._content(info.path)
         if content is None:
-            return self._decode(info, timestamps, size)
+            return self._decode(info, timestamps, size, background)
         moments = timestamps.to(torch.float64).numpy().tobytes().hex()
         is_still = info.fps is None
-        background = self._picture.background if is_still or storage.frame_list(info.path) else None
-        name = self._name("frames", content.digest, is_still, background, moments, size)
+        behind = background if is_still or storage.frame_list(info.path) else None
+        name = self._name("frames", content.digest, is_still, behind, moments, size)
         found = self._folder.read(name)
         if found is not None:
             self.num_hits += 1
             return _frames(found, len(timestamps), size)
-        frames = self._decode(info, timestamps, size)
+        frames = self._decode(info, timestamps, size, background)
         self._keep(info.path, content, name, [_bytes(frames.pts_seconds), _bytes(frames.pixels)])
         return frames
 
-    def _decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def _decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str) -> Frames:
         self.num_decodes += 1
-        return self.inner.decode(info, timestamps, size)
+        return self.inner.decode(info, timestamps, size, background)
 
     def _content(self, address: str) -> _Content | None:
         """What the file holds now; None where it cannot be read."""

@@ -21,6 +21,7 @@ from lightning_apollo.data.conversation import ChatTokenizer, render, render_pro
 from lightning_apollo.data.media_plan import MediaPlan, fit_clips, fit_frames
 from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.rgb import PictureConfig
 from lightning_apollo.data.roots import MediaRoot, as_root, part_address
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps, single_frame
@@ -44,6 +45,7 @@ class Preparer:
     reader: MediaReader = field(default_factory=DirectReader)
     clip: ClipShape | None = None  # what the encoder makes of clips; None: it takes frames one by one
     clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)
+    picture: PictureConfig = field(default_factory=PictureConfig)
 
     def __post_init__(self) -> None:
         self.sampling.check_clip(self.clip)
@@ -166,7 +168,7 @@ class Preparer:
     def _decode(self, plan: MediaPlan) -> VisualItem:
         """The item with its pixels. Clips that overlap share frames: each moment is decoded once, in rising order."""
         moments, places = plan.timestamps.unique(return_inverse=True)
-        frames = self.reader.decode(plan.info, moments, plan.size)
+        frames = self.reader.decode(plan.info, moments, plan.size, self.picture.background)
         if not torch.equal(moments, plan.timestamps):
             frames = Frames(frames.pixels[places], frames.pts_seconds[places])
         return _item(plan, frames)

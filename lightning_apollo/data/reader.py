@@ -25,8 +25,8 @@ class MediaReader(Protocol):
         """As `media.probe`."""
         ...
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
-        """As `media.decode`: (F,) seconds, (height, width)."""
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
+        """As `media.decode`: (F,) seconds, (height, width), the colour behind transparent pixels of still pictures."""
         ...
 
 
@@ -35,13 +35,12 @@ class DirectReader:
     """Reads in this very process. A decoder that hangs hangs it too."""
 
     num_threads: int = 1  # FFmpeg threads for one video
-    background: str = "white"  # behind transparent pixels of still pictures
 
     def probe(self, address: str, modality: Modality | None) -> MediaInfo:
         return media.probe(address, modality)
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
-        return media.decode(info, timestamps, size, self.num_threads, self.background)
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
+        return media.decode(info, timestamps, size, self.num_threads, background)
 
 
 class ReadingCost(NamedTuple):
@@ -62,9 +61,9 @@ class MeasuredReader:
         with self._measured(num_reads=0):
             return self.inner.probe(address, modality)
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
         with self._measured(num_reads=1):
-            return self.inner.decode(info, timestamps, size)
+            return self.inner.decode(info, timestamps, size, background)
 
     @contextmanager
     def _measured(self, num_reads: int) -> Iterator[None]:

@@ -80,8 +80,8 @@ class SupervisedReader:
     def probe(self, address: str, modality: Modality | None) -> MediaInfo:
         return self._ask(address, "probe", address, modality)
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
-        return self._ask(info.path, "decode", info, timestamps.numpy(), size)
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
+        return self._ask(info.path, "decode", info, timestamps.numpy(), size, background)
 
     def _ask(self, address: str, method: str, *arguments: object) -> Any:
         """What the child answers; an error that it answers with is raised."""

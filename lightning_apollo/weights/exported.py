@@ -1,7 +1,7 @@
 """An exported folder as our own code reads it: weights, tokenizer, and lightning_apollo.json, which has all the rest."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.resize import BudgetConfig
+from lightning_apollo.data.rgb import PictureConfig
 from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.layers import build
@@ -40,6 +41,7 @@ class ExportedConfig:
     video_merge_size: int
     system_prompt: str = ""  # put before conversations that bring none
     stream_max_frames: int = 400  # frames of a stream
+    picture: PictureConfig = field(default_factory=PictureConfig)  # how still pictures are shown
 
     def __post_init__(self) -> None:
         if self.format not in (PORT, OWN):
@@ -64,6 +66,7 @@ def describe(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> 
         video_merge_size=preparer.video_merge_size,
         system_prompt=preparer.system_prompt,
         stream_max_frames=preparer.stream_max_frames,
+        picture=preparer.picture,
     )
 
 
@@ -105,5 +108,6 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
         stream_max_frames=config.stream_max_frames,
         clip=config.model.clip,
         clip_text=config.clip_text,
+        picture=config.picture,
     )
     return TrainedModel(model.eval().to(device), tokenizer, preparer)

@@ -39,9 +39,9 @@ class LoggedReader(DirectReader):
         self._write(f"probe {address}")
         return super().probe(address, modality)
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
         self._write(f"decode {info.path}")
-        return super().decode(info, timestamps, size)
+        return super().decode(info, timestamps, size, background)
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -151,9 +151,11 @@ def test_frames_of_a_file_that_changes_meanwhile_are_not_kept(tmp_path: Path, cl
     """What was decoded belongs to neither content for certain."""
 
     class Late(DirectReader):
-        def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+        def decode(
+            self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white"
+        ) -> Frames:
             os.utime(info.path, ns=(1, 1))
-            return super().decode(info, timestamps, size)
+            return super().decode(info, timestamps, size, background)
 
     reader = CachedReader(Late(), FrameCacheConfig(str(tmp_path / "cache"), 0.1))
     read(reader, clip)

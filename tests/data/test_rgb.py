@@ -16,9 +16,12 @@ from lightning_apollo.data.datamodule import DataConfig, build_reader
 from lightning_apollo.data.frame_cache import FrameCacheConfig
 from lightning_apollo.data.media import decode, probe
 from lightning_apollo.data.picture import load_picture
+from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.rgb import PictureConfig
+from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.structures import MediaError
 from tests.media_files import ffmpeg
+from tests.small_data import tiny_tokenizer
 
 GREY, COLOUR = 0, 2  # colour types of a PNG
 
@@ -183,13 +186,15 @@ def test_an_animated_avif_is_a_video_unless_it_is_called_an_image(tmp_path):
     assert probe(tmp_path / "a.avif", "image").num_frames == 1
 
 
-def test_the_background_of_a_recipe_reaches_the_pixels_past_the_cache(tmp_path):
+def test_the_background_reaches_the_pixels_past_the_cache(tmp_path):
     Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "clear.png")
     cache = FrameCacheConfig(str(tmp_path / "cache"), 0.1)
+    reader = build_reader(DataConfig(frame_cache=cache, supervision=None))
+    turns = (Message("user", (MediaPart("image", "clear.png"), TextPart("?"))), Message("assistant", (TextPart("!"),)))
     for background, expected in (("white", [255] * 3), ("rgb(1, 2, 3)", [1, 2, 3]), ("white", [255] * 3)):
-        reader = build_reader(DataConfig(picture=PictureConfig(background), frame_cache=cache, supervision=None))
-        info = reader.probe(str(tmp_path / "clear.png"), "image")
-        assert reader.decode(info, torch.zeros(1), (4, 4)).pixels[0, :, 0, 0].tolist() == expected
+        preparer = Preparer(tiny_tokenizer(), 8, 1, 2, reader=reader, picture=PictureConfig(background))
+        (item,) = preparer.sample(Conversation("row.jsonl:1", "test", turns), tmp_path).visuals
+        assert item.frames.pixels[0, :, 0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("background", ["no colour", "#11223344"])

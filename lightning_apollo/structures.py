@@ -39,7 +39,7 @@ class MediaInfo:
 
     path: str
     modality: Modality
-    height: int  # pixels, after the container's rotation
+    height: int  # pixels as a player shows them: upright and square
     width: int
     begin_seconds: float  # presentation time of the first frame; not 0 for a shifted start
     duration_seconds: float  # from the first frame to the end of the last; 0 for an image
@@ -50,6 +50,8 @@ class MediaInfo:
     clock_start_seconds: float = (
         0.0  # where a player's clock reads 0, on the container's: the first of its streams begins
     )
+    is_mirrored: bool = False  # decoding mirrors the stored frames left to right, before it turns them
+    is_read_in_order: bool = False  # no seek finds its frames: all of them are decoded, see data/video_checks.py
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.num_frames < 1:

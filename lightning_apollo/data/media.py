@@ -5,26 +5,23 @@ A path may be any address of storage.py. What a file is, its content decides, ne
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from lightning_apollo.data.decoder import ShownFrame, open_decoder, open_demuxer, open_source
+from lightning_apollo.data.display import upright
 from lightning_apollo.data.frame_list import probe_frames, read_frames
 from lightning_apollo.data.picture import load_picture, not_a_picture, probe_picture
-from lightning_apollo.data.storage import Readable, frame_list, open_media
-from lightning_apollo.machine.video_libraries import load_torchcodec
+from lightning_apollo.data.storage import frame_list, open_media
+from lightning_apollo.data.video_checks import MAX_FRAME_PIXELS, probe_video, read_in_order, turned_degrees
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
-if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
-    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
-
-MAX_FRAME_PIXELS = 2**26  # of a video, 8192×8192: a decoder holds several frames at once
+__all__ = ["MAX_FRAME_PIXELS", "decode", "load_image", "probe"]
 
 _CHUNK_BYTES = 8 * 2**20  # frames held at native size at one time, while they wait to be resized
 _CLOCK_SECONDS = 1e-3  # containers round times, to a millisecond at worst: a frame due within it counts as playing
@@ -47,9 +44,7 @@ def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
         return picture
     if modality == "image":
         raise not_a_picture(address, file)
-    if not isinstance(file, str):
-        file.seek(0)  # Pillow has read the beginning
-    return _probe_video(address, file)
+    return probe_video(address)
 
 
 def decode(
@@ -64,8 +59,7 @@ def decode(
     Timestamps rise, repeats allowed, and lie in [begin, end) of the video; a still picture takes any. The resize is
     that of transformers' VideoLLaMA 3 processors: torchvision's bicubic with antialias on uint8. Frames pass through
     in chunks, so that memory does not grow with F at native size. `background` is the colour behind transparent pixels
-    of still pictures. A frame that cannot be decoded is a MediaError for
-    the item: no hole, no other frame in its place.
+    of still pictures. A frame that cannot be decoded is a MediaError for the item: no hole, no other frame in its place.
     """
     info = media if isinstance(media, MediaInfo) else probe(media)
     if info.fps is None:
@@ -79,7 +73,7 @@ def decode(
     pictures = frame_list(info.path)
     if pictures is not None:
         return read_frames(info.path, pictures, timestamps, lambda path: _resize(load_picture(path, background), size))
-    frames = _seek_and_read(info, timestamps, size, num_threads)
+    frames = None if info.is_read_in_order else _seek_and_read(info, timestamps, size, num_threads)
     return _read_in_order(info, timestamps, size, num_threads) if frames is None else frames
 
 
@@ -88,49 +82,12 @@ def load_image(path: Path, size: tuple[int, int]) -> Frames:
     return decode(probe(path, "image"), torch.zeros(1), size)
 
 
-def _open_video(path: str, file: Readable, num_threads: int) -> VideoDecoder:
-    load_torchcodec()
-    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
-
-    try:
-        return VideoDecoder(file, seek_mode="exact", num_ffmpeg_threads=num_threads)
-    except ValueError:
-        raise MediaError(path, "no video stream") from None
-    except RuntimeError as error:
-        raise MediaError(path, "not a media file that FFmpeg can open") from error
-
-
-def _probe_video(path: str, file: Readable) -> MediaInfo:
-    """Exact mode has read the time of every packet, so that counts and bounds are the content's, not the header's."""
-    metadata = _open_video(path, file, num_threads=1).metadata
-    duration, promised = metadata.duration_seconds, metadata.duration_seconds_from_header
-    height, width, fps = metadata.height, metadata.width, metadata.average_fps
-    if not (metadata.num_frames and duration and height and width and fps):
-        raise MediaError(path, "no frames in the video stream")
-    if height * width > MAX_FRAME_PIXELS:
-        raise MediaError(
-            path, f"a video with frames of more than {MAX_FRAME_PIXELS} pixels, the limit: make them smaller"
-        )
-    if promised is not None and promised - duration > max(0.05 * promised, 2 / fps):
-        raise MediaError(path, f"truncated: {duration:.2f} s of video where the header promises {promised:.2f} s")
-    return MediaInfo(
-        path=path,
-        modality="video",
-        height=height,
-        width=width,
-        begin_seconds=float(metadata.begin_stream_seconds or 0.0),
-        duration_seconds=float(duration),
-        num_frames=metadata.num_frames,
-        fps=float(fps),
-        codec=metadata.codec or "unknown",
-        rotation_degrees=round(metadata.rotation or 0.0) % 360,
-        clock_start_seconds=float(metadata.begin_stream_seconds or 0.0),
-    )
-
-
 def _seek_and_read(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], num_threads: int) -> Frames | None:
     """The frames; None where one cannot be decoded or the seek passed it, as FFmpeg's do in MPEG-TS with B-frames."""
-    decoder = _open_video(info.path, open_media(info.path), num_threads)
+    decoder = open_decoder(info.path, open_source(info.path).file, num_threads)
+    if decoder is None:
+        return None
+    turned = turned_degrees(decoder.metadata)
     due = timestamps + _CLOCK_SECONDS
     due = torch.where(due < info.begin_seconds + info.duration_seconds, due, timestamps)
     chunk = max(1, _CHUNK_BYTES // (3 * info.height * info.width))  # frames
@@ -144,7 +101,7 @@ def _seek_and_read(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], n
             return None
         if bool((batch.pts_seconds > due[part] + _CLOCK_SECONDS).any()):
             return None
-        pixels[part] = _resize(batch.data, size)
+        pixels[part] = _resize(upright(batch.data, info.rotation_degrees, info.is_mirrored, turned), size)
         pts_seconds[part] = batch.pts_seconds
     return Frames(pixels=pixels, pts_seconds=pts_seconds)
 
@@ -155,7 +112,7 @@ def _read_in_order(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], n
     Just before the first frame the first one plays: AVI with B-frames stores no presentation times, and its decoder's
     clock runs a few frames late.
     """
-    stream = _stream(info.path, num_threads)
+    stream, to_pixels = _open_in_order(info, num_threads)
     pixels = torch.empty(len(timestamps), 3, *size, dtype=torch.uint8)
     pts_seconds = torch.empty(len(timestamps), dtype=torch.float64)
     frame, following = next(stream, None), next(stream, None)
@@ -167,35 +124,26 @@ def _read_in_order(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], n
             raise MediaError(info.path, f"corrupt: no frame can be decoded at {moment:.2f} s")
         if following is None and frame.end < moment - _END_SLACK_SECONDS:
             raise MediaError(info.path, f"corrupt: no frame can be decoded after {frame.begin:.2f} s")
-        resized = _resize(frame.pixels, size) if resized is None else resized
+        resized = _resize(to_pixels(frame), size) if resized is None else resized
         pixels[index], pts_seconds[index] = resized[0], frame.begin
     return Frames(pixels=pixels, pts_seconds=pts_seconds)
 
 
-class _Shown(NamedTuple):
-    pixels: Tensor  # (1, 3, H, W) uint8 at native size
-    begin: float  # seconds
-    end: float
+def _open_in_order(info: MediaInfo, num_threads: int) -> tuple[Iterator[ShownFrame], Callable[[ShownFrame], Tensor]]:
+    """Every frame in order, and what makes (1, 3, H, W) uint8 of one, upright."""
+    from torchcodec.decoders import ColorConverter
 
+    source = open_source(info.path)
+    demuxer = open_demuxer(info.path, source.file)
+    metadata = demuxer.streams[0].metadata
+    frames, turned = read_in_order(info, source, demuxer, num_threads), turned_degrees(metadata)
+    converter = ColorConverter("cpu")
 
-def _stream(path: str, num_threads: int) -> Iterator[_Shown]:
-    """Every frame in order, until the stream ends or its times stop rising."""
-    from torchcodec._core.ops import get_next_frame  # torchcodec's public methods all seek before they read
+    def to_pixels(frame: ShownFrame) -> Tensor:
+        pixels = converter.convert(frame.raw).data.unsqueeze(0)
+        return upright(pixels, info.rotation_degrees, info.is_mirrored, turned)
 
-    decoder = _open_video(path, open_media(path), num_threads)
-    last = -math.inf
-    while True:
-        try:
-            pixels, begin, duration = get_next_frame(decoder._decoder)
-        except IndexError:  # the end
-            return
-        except RuntimeError as error:
-            reason = f"after {last:.2f} s" if last > -math.inf else "at all"
-            raise MediaError(path, f"corrupt: no frame can be decoded {reason}") from error
-        if begin.item() <= last:
-            return
-        last = begin.item()
-        yield _Shown(pixels=pixels.unsqueeze(0), begin=last, end=last + duration.item())
+    return frames, to_pixels
 
 
 def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,16 +18,13 @@ from lightning_apollo.data.storage import Readable, open_address, open_media
 from lightning_apollo.structures import MediaError
 
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
-    from torchcodec.decoders import (
-        Demuxer,
-        RawFrame,  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
-        VideoDecoder,  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
-    )
+    from torchcodec.decoders import ContainerMetadata, Demuxer, RawFrame, VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
 
 DISCONTINUOUS = {"mpegts", "mpeg"}  # containers of broadcasts, whose clock may be set anew on the way
+LEAP_SECONDS = 10.0  # FFmpeg's command takes out of them a leap ahead by more
 
 _PATTERN_CHARACTERS = "%*?[{"  # in a name, FFmpeg may take them for a pattern of several pictures' names
-_JUMP_SECONDS = 10.0  # that a clock leaps ahead: FFmpeg's command takes such a leap out, and any step back
+_RESET_SECONDS = 1.0  # by which a clock falls back when it is set anew; less is a time that is wrong
 _NOT_MEDIA = "not a media file that FFmpeg can open"
 _LAST_SECONDS = 4e9  # the end of this century, for cameras whose clock is the date; far below a time that is missing
 
@@ -81,6 +79,13 @@ def open_demuxer(path: str, file: Readable) -> Demuxer:
         raise MediaError(path, _reason(error)) from error
 
 
+def container_metadata(file: Readable) -> ContainerMetadata:
+    """What the headers of a file say that no decoder is open for."""
+    if not isinstance(file, str):
+        file.seek(0)
+    return _decoders().get_container_metadata(file)
+
+
 def frames_in_order(path: str, demuxer: Demuxer, num_threads: int, is_lenient: bool) -> Iterator[RawFrame]:
     """Every frame of the stream, in the order of decoding.
 
@@ -112,17 +117,18 @@ class ShownFrame(NamedTuple):
 
 
 def with_rising_times(frames: Iterator[RawFrame], start: float, fps: float, has_leaps: bool) -> Iterator[ShownFrame]:
-    """The frames on a clock that always rises, as FFmpeg's command mends it: where times are missing, a frame follows the
-    one ahead of it; where the clock is set back, or with `has_leaps` leaps ahead, the rest is moved to follow."""
+    """The frames on a clock that always rises, as FFmpeg's command mends it: where a time is missing or too early, the
+    frame follows the one ahead of it; where the clock is set back, or with `has_leaps` leaps ahead, the rest is moved."""
     end, last, offset = start, -math.inf, 0.0
     for frame in frames:
         begin = frame.pts_seconds + offset
-        if not is_time(frame.pts_seconds):
+        step = begin - last if last > -math.inf else math.inf
+        if not is_time(frame.pts_seconds) or -_RESET_SECONDS < step <= 0:
             begin = end
-        elif begin <= last or (has_leaps and last > -math.inf and begin - last > _JUMP_SECONDS):
+        elif step <= 0 or (has_leaps and LEAP_SECONDS < step < math.inf):
             begin, offset = end, end - frame.pts_seconds
         length = frame.duration_seconds
-        end, last = begin + (length if 0 < length <= _JUMP_SECONDS else 1 / fps), begin
+        end, last = begin + (length if 0 < length <= LEAP_SECONDS else 1 / fps), begin
         yield ShownFrame(frame, begin, end)
 
 
@@ -133,21 +139,16 @@ def is_time(seconds: float | None) -> bool:
 
 def _decoders() -> ModuleType:
     try:
-        from torchcodec import decoders
+        return import_module("torchcodec.decoders")
     except (ImportError, OSError, RuntimeError) as error:
         raise RuntimeError(
             "torchcodec does not load: install FFmpeg's shared libraries (Debian: apt install ffmpeg), "
             "then check with `lightning-apollo doctor`"
         ) from error
-    return decoders
 
 
 def _why_no_video(file: Readable) -> str:
-    if not isinstance(file, str):
-        file.seek(0)
-    codecs = [
-        stream.codec for stream in _decoders().get_container_metadata(file).streams if stream.media_type == "video"
-    ]
+    codecs = [stream.codec for stream in container_metadata(file).streams if stream.media_type == "video"]
     if not codecs:
         return "no video stream"
     if codecs[0] in (None, "none"):
@@ -160,4 +161,6 @@ def _reason(error: RuntimeError) -> str:
     message = str(error).strip().splitlines()[0]
     if "Could not open input" in message:
         return _NOT_MEDIA
+    if "FrameDims" in message:
+        return f"{_NOT_MEDIA}: its decoder takes no frames of the size that the header says"
     return f"FFmpeg cannot read it: {message.split('.cpp:')[-1].partition(', ')[2] or message}"

@@ -23,7 +23,7 @@ from lightning_apollo.data.bounded_folder import BoundedFolder
 from lightning_apollo.data.reader import MediaReader
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
-_FORMAT_VERSION = "1"
+_FORMAT_VERSION = "2"
 _DECODERS = ("torchcodec", "torchvision", "pillow")  # whose versions are part of every key
 _SECONDS_BYTES = 8  # of one presentation time
 

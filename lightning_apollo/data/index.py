@@ -41,6 +41,8 @@ MEDIA_SCHEMA = pa.schema(
         "num_frames": pa.int64(),
         "rotation_degrees": pa.int32(),  # 0, 90, 180 or 270, counter-clockwise, to the upright size above
         "clock_start_seconds": pa.float64(),  # where a player's clock reads 0, on the container's
+        "is_mirrored": pa.bool_(),  # before it is turned
+        "is_read_in_order": pa.bool_(),  # all of its frames are decoded, for no seek finds them
         "file_bytes": pa.int64(),  # -1: no such file
         "mtime_ns": pa.int64(),
         "error": pa.string(),  # null: it can be read

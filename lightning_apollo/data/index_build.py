@@ -220,6 +220,7 @@ def _known(folder: Path) -> dict[MediaKey, MediaFacts]:
 def _media_table(facts: Mapping[MediaKey, MediaFacts]) -> pa.Table:
     broken = {"duration_seconds": 0.0, "begin_seconds": 0.0, "clock_start_seconds": 0.0, "codec": ""}
     broken |= dict.fromkeys(("width", "height", "num_frames", "rotation_degrees"), 0)
+    broken |= dict.fromkeys(("is_mirrored", "is_read_in_order"), False)
     rows = []
     for key, found in facts.items():
         info: dict[str, Any] = {"fps": None, **broken} if found.info is None else asdict(found.info)

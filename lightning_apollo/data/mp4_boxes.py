@@ -24,6 +24,7 @@ class Track(NamedTuple):
         tuple[float, ...] | None
     )  # a b c d of the display matrix: (x, y) is shown at (a·x + c·y, b·x + d·y), y downwards
     pixel_aspect: float  # width to height of a pixel; 0: the container does not say
+    has_order: bool = True  # it can say that frames are shown in another order than they are stored
 
 
 class ClaimError(ValueError):
@@ -44,6 +45,7 @@ class _Boxed:
         self.shown = self.stored = (0.0, 0.0)  # width, height in pixels
         self.pixel_aspect = 0.0
         self.num_samples = self.num_edits = 0
+        self.has_order = False
 
     def finished(self, movie: tuple[float, ...]) -> Track:
         a, b, c, d = self.matrix
@@ -56,7 +58,7 @@ class _Boxed:
                 aspect = width / height
             elif all(self.shown) and all(self.stored) and self.shown != self.stored:
                 aspect = self.shown[0] * self.stored[1] / (self.shown[1] * self.stored[0])
-        return Track(matrix, aspect)
+        return Track(matrix, aspect, self.has_order or self.num_samples == 0)  # fragments order their own
 
 
 def read_mp4_tracks(file: BinaryIO) -> list[Track]:
@@ -85,6 +87,8 @@ def _read_box(file: BinaryIO, box: _Box, track: _Boxed, file_bytes: int) -> None
     elif box.kind == b"stsz":
         track.num_samples = _number(_content(file, box, 12), 8)
         _check_claim(track.num_samples, file_bytes)
+    elif box.kind == b"ctts":
+        track.has_order = True
     elif box.kind == b"elst":
         track.num_edits = _number(_content(file, box, 8), 4)
     elif box.kind == b"stsd":

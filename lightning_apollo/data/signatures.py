@@ -37,7 +37,6 @@ _CONTAINERS = {
     "flic": rb".{4}[\x11\x12]\xaf",
     "gif": rb"GIF8[79]a",
     "png": rb"\x89PNG\r\n\x1a\n",  # an animated one plays
-    "webp": rb"RIFF.{4}WEBP",
     "mjpeg": rb"\xff\xd8\xff",
     "others": rb"BBCD|NSVf|BIK[bfghi]|KB2[adfghi]|SMK[24]|RIFF.{4}AMV\x20",  # Dirac, Nullsoft, Bink, Smacker, AMV
     # sound alone, which FFmpeg finds no video in

@@ -7,12 +7,15 @@ with a key frame. Otherwise the file is read as FFmpeg's command reads it, in or
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_apollo.data.decoder import (
     DISCONTINUOUS,
+    LEAP_SECONDS,
     ShownFrame,
     Source,
+    container_metadata,
     frames_in_order,
     is_time,
     open_decoder,
@@ -24,7 +27,7 @@ from lightning_apollo.data.display import display_of, read_tracks
 from lightning_apollo.structures import MediaError, MediaInfo
 
 if TYPE_CHECKING:
-    from torchcodec.decoders import Demuxer, VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
+    from torchcodec.decoders import ContainerMetadata, Demuxer, VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
 
 MAX_FRAME_PIXELS = 2**26  # of a video, 8192×8192: a decoder holds several frames at once
 MAX_VIDEO_SECONDS = 31 * 24 * 3600  # a longer time is a mistake in the header
@@ -37,6 +40,7 @@ _SURE_FRAMES = (
 )
 _START_SLACK_SECONDS = 0.5  # by which frames may begin ahead of the first packet's time, for B-frames
 _OVERLAP = 0.6  # of a frame's length: frames of a broadcast that follow closer come from two clocks
+_ORDERED_FRAMES = 6  # the first group of B-frames ends within them
 _STILL_END = {"ogg"}  # containers in which a picture that stays takes no packet
 _UNPROMISING = (
     DISCONTINUOUS | _STILL_END
@@ -59,20 +63,22 @@ def probe_video(path: str) -> MediaInfo:
     decoder = open_decoder(path, source.file, num_threads=1)
     if decoder is None:
         stream = open_demuxer(path, source.file).streams[0]
-        index, metadata, starts, claimed = stream.index, stream.metadata, [], 0.0
+        index, metadata = stream.index, stream.metadata
     else:
         index, metadata = decoder.stream_index, decoder.metadata
-        starts, claimed = _container_times(decoder)
-    _check_claims(path, claimed, metadata.duration_seconds_from_header)
+    container = _container(source, decoder)
+    _check_claims(path, container.duration_seconds_from_header, metadata.duration_seconds_from_header)
     stored = _stored_size(path, metadata)
-    display = display_of(
-        path, tracks[index] if index < len(tracks) else None, metadata.rotation, metadata.pixel_aspect_ratio
-    )
+    track = tracks[index] if index < len(tracks) else None
+    display = display_of(path, track, metadata.rotation, metadata.pixel_aspect_ratio)
     height, width = display.size(*stored)
     _check_size(path, height * width)
     fps = metadata.average_fps_from_header or _DEFAULT_FPS
-    start = min(filter(is_time, starts), default=None)
-    timing = _decoded(path, source, start, fps) if decoder is None else _timing(path, source, decoder, start, fps)
+    start = min((seconds for seconds in _starts(container) if is_time(seconds)), default=None)
+    if decoder is None or (track is not None and not track.has_order and _is_out_of_order(path, source)):
+        timing = _decoded(path, source, start, fps)
+    else:
+        timing = _timing(path, source, decoder, start, fps)
     if source.container in _STILL_END and (metadata.duration_seconds_from_header or 0.0) > timing.duration:
         timing = timing._replace(duration=float(metadata.duration_seconds_from_header))
     _check_timing(path, timing)
@@ -102,15 +108,25 @@ def read_in_order(info: MediaInfo, source: Source, demuxer: Demuxer, num_threads
     return with_rising_times(frames, info.clock_start_seconds, fps, is_mended and source.container in DISCONTINUOUS)
 
 
-def _container_times(decoder: VideoDecoder) -> tuple[list[float | None], float]:
-    """When every stream of pictures or sound begins, and how long the header says that the file plays; in seconds."""
+def _container(source: Source, decoder: VideoDecoder | None) -> ContainerMetadata:
+    if decoder is None:
+        return container_metadata(source.file)
     from torchcodec._core import get_container_metadata  # the public function opens the file again
 
-    container = get_container_metadata(decoder._decoder)
+    return get_container_metadata(decoder._decoder)
+
+
+def _starts(container: ContainerMetadata) -> list[float | None]:
+    """When every stream of pictures or sound begins, in seconds."""
     streams = [stream for stream in container.streams if stream.media_type in ("video", "audio")]
-    return [
-        stream.begin_stream_seconds_from_header for stream in streams
-    ], container.duration_seconds_from_header or 0.0
+    return [stream.begin_stream_seconds_from_header for stream in streams]
+
+
+def _is_out_of_order(path: str, source: Source) -> bool:
+    """Whether the first frames come in another order than their times say, as in a file that was made without times."""
+    frames = frames_in_order(path, open_demuxer(path, source.file), 1, is_lenient=True)
+    seconds = [frame.pts_seconds for frame in islice(frames, _ORDERED_FRAMES)]
+    return any(after < before for before, after in pairwise(seconds))
 
 
 def _check_claims(path: str, *claimed_seconds: float | None) -> None:
@@ -157,27 +173,26 @@ def _timing(path: str, source: Source, decoder: VideoDecoder, start: float | Non
     is_odd = abs(num_frames - fps * duration) > _SURE_FRAMES
     keys = decoder._get_key_frame_indices()
     begins_late = len(keys) == 0 or int(keys[0]) > 0
-    falls = source.container in DISCONTINUOUS and start is not None and start - begin > _START_SLACK_SECONDS
-    if not (is_odd or begins_late or falls):
-        return timing
-    return _looked_at_closer(path, source, timing, start, fps, falls and not begins_late)
-
-
-def _looked_at_closer(
-    path: str, source: Source, timing: Timing, start: float | None, fps: float, falls: bool
-) -> Timing:
-    """The same timing from the first frame that can be decoded; the decoded frames' own where the clock does not rise."""
-    demuxer = open_demuxer(path, source.file)
-    seconds = demuxer.streams[0].scan().pts_seconds  # (F,) in rising order
-    steps = seconds.diff()
-    if source.container in DISCONTINUOUS:
-        falls |= bool(((steps < _OVERLAP / fps) | (steps > 10.0)).any())
-    if falls or bool((steps <= 0).any()):
+    falls = start is not None and start - begin > _START_SLACK_SECONDS and not begins_late
+    if source.container == "mpeg":  # its packets are too rarely timed for a closer look
+        falls |= is_odd
+    if falls and source.container in DISCONTINUOUS:
         return _decoded(path, source, start, fps)
-    first = next(frames_in_order(path, demuxer, 1, is_lenient=False), None)
+    return _looked_at_closer(path, source, timing, start, fps) if is_odd or begins_late else timing
+
+
+def _looked_at_closer(path: str, source: Source, timing: Timing, start: float | None, fps: float) -> Timing:
+    """The same timing from the first frame that can be decoded; the decoded frames' own where the clock does not rise."""
+    seconds = open_demuxer(path, source.file).streams[0].scan().pts_seconds  # (F,) sorted
+    steps = seconds.diff()
+    if source.container == "mpegts":
+        is_broken = bool(((steps < _OVERLAP / fps) | (steps > LEAP_SECONDS)).any())
+    else:
+        is_broken = source.container != "mpeg" and bool((steps <= 0).any())
+    first = next(frames_in_order(path, open_demuxer(path, source.file), 1, is_lenient=False), None)
     if first is None:
         raise MediaError(path, "corrupt: no frame can be decoded at all")
-    if not is_time(first.pts_seconds):
+    if is_broken or not is_time(first.pts_seconds):
         return _decoded(path, source, start, fps)
     lost = int((seconds < first.pts_seconds - 1e-6).sum())
     begin = max(timing.begin, first.pts_seconds)

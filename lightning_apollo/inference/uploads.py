@@ -1,33 +1,14 @@
-"""Files that strangers hand to the web page: what they may be, and where they may lie.
-
-FFmpeg opens more than containers: a playlist (HLS, DASH, concat) names other files and addresses, and would show what lies
-elsewhere on this machine. So only what begins like a container or a picture reaches it.
-"""
+"""Files that strangers hand to the web page: what they may be, and where they may lie."""
 
 import os
-import re
 from pathlib import Path
 
 from lightning_apollo.data.reader import MediaReader
+from lightning_apollo.data.signatures import container_of, is_picture, read_head
 from lightning_apollo.structures import MediaError, MediaInfo
 
 MAX_FRAME_PIXELS = 2**25  # of a video, 8K is just below; pictures have the limit of data/picture.py
 MAX_VIDEO_SECONDS = 24 * 3600
-
-_KNOWN = re.compile(
-    rb"""
-    .{4}(ftyp|moov|mdat|wide|free|skip)        # MP4, MOV
-    | \x1a\x45\xdf\xa3                         # Matroska, WebM
-    | RIFF.{4}(AVI\x20|WEBP)
-    | \x47(.{187}\x47){3} | .{4}\x47(.{191}\x47){3}  # MPEG-TS: the sync bytes of four packets, M2TS
-    | \x00\x00\x01\xba                         # MPEG-PS
-    | FLV\x01 | OggS
-    | \x30\x26\xb2\x75\x8e\x66\xcf\x11         # ASF, WMV
-    | \x89PNG | \xff\xd8\xff | GIF8 | BM       # pictures; \xff\xd8\xff is JPEG, BM is BMP
-    """,
-    re.DOTALL | re.VERBOSE,
-)
-_HEAD_BYTES = 1024
 
 
 def is_upload(path: str, folder: Path) -> bool:
@@ -44,7 +25,8 @@ def is_upload(path: str, folder: Path) -> bool:
 def is_known_media(path: Path) -> bool:
     """Whether the file begins like one of the containers and pictures that the page takes."""
     with path.open("rb") as file:
-        return _KNOWN.match(file.read(_HEAD_BYTES)) is not None
+        head = read_head(file)
+    return is_picture(head) or container_of(head) is not None
 
 
 def probe_upload(path: str, folder: Path, reader: MediaReader) -> MediaInfo:

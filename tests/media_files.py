@@ -5,6 +5,7 @@ A frame shows its number as black and white squares that survive H.264: bit i is
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 
@@ -81,5 +82,27 @@ def zero_middle(source: Path, target: Path, begin: float, end: float) -> Path:
     content = bytearray(source.read_bytes())
     first, last = int(len(content) * begin), int(len(content) * end)
     content[first:last] = bytes(last - first)
+    target.write_bytes(content)
+    return target
+
+
+def ffmpeg_frames(path: Path, *input_options: object) -> Tensor:
+    """(F, 3, H, W) uint8: every frame that FFmpeg's command shows, upright."""
+    size = ("-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framecrc", "-")
+    command = ["ffmpeg", "-v", "error", *map(str, input_options), "-i", str(path)]
+    lines = subprocess.run([*command, *size], check=True, capture_output=True, text=True).stdout.splitlines()
+    width, height = next(line for line in lines if line.startswith("#dimensions")).split(": ")[1].split("x")
+    raw = ("-map", "0:v:0", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    content = subprocess.run([*command, *raw], check=True, capture_output=True).stdout
+    frames = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return frames.view(-1, int(height), int(width), 3).permute(0, 3, 1, 2)
+
+
+def with_matrix(source: Path, target: Path, matrix: tuple[float, ...]) -> Path:
+    """The same MP4 with a b c d of the display matrix of its first track."""
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    content = bytearray(source.read_bytes())
+    begin = content.index(b"tkhd") + 4 + 40
+    content[begin : begin + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     target.write_bytes(content)
     return target

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lightning_apollo.data.signatures import container_of, is_playlist, read_head
 from lightning_apollo.data.storage import Readable, open_address, open_media
 from lightning_apollo.structures import MediaError
 
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
-    from torchcodec.decoders import ContainerMetadata, Demuxer, RawFrame, VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
+    from torchcodec.decoders import (
+        ContainerMetadata,  # pyright: ignore[reportPrivateImportUsage] (public, as all here, without __all__)
+        Demuxer,  # pyright: ignore[reportPrivateImportUsage]
+        RawFrame,  # pyright: ignore[reportPrivateImportUsage]
+        VideoDecoder,  # pyright: ignore[reportPrivateImportUsage]
+        VideoStream,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
 DISCONTINUOUS = {"mpegts", "mpeg"}  # containers of broadcasts, whose clock may be set anew on the way
 LEAP_SECONDS = 10.0  # FFmpeg's command takes out of them a leap ahead by more
@@ -79,6 +85,11 @@ def open_demuxer(path: str, file: Readable) -> Demuxer:
         raise MediaError(path, _reason(error)) from error
 
 
+def video_stream(demuxer: Demuxer) -> VideoStream:
+    """The one stream that `open_demuxer` follows."""
+    return cast("VideoStream", demuxer.streams[0])
+
+
 def container_metadata(file: Readable) -> ContainerMetadata:
     """What the headers of a file say that no decoder is open for."""
     if not isinstance(file, str):
@@ -92,7 +103,7 @@ def frames_in_order(path: str, demuxer: Demuxer, num_threads: int, is_lenient: b
     Before the first one, what cannot be decoded is left out: a recording may begin between two key frames. Later that is
     a MediaError, unless `is_lenient`, for files that were joined.
     """
-    decoder = demuxer.streams[0].make_decoder("cpu", num_ffmpeg_threads=num_threads)  # pyright: ignore[reportCallIssue]
+    decoder = video_stream(demuxer).make_decoder("cpu", num_ffmpeg_threads=num_threads)
     last: RawFrame | None = None
     while True:
         frames, packet = [], None

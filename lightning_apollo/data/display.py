@@ -45,10 +45,10 @@ def read_tracks(path: str, container: str) -> list[Track]:
             raise MediaError(path, str(error)) from None
 
 
-def display_of(path: str, track: Track | None, rotation: float | None, pixel_aspect: float | None) -> Display:
+def display_of(path: str, track: Track | None, rotation: float | None, pixel_aspect: float) -> Display:
     """How a stream is shown, by its track and by what the decoder says: degrees counter-clockwise, and the shape of a
     pixel in the coded frames. The track comes first: its matrix also tells mirrors, which no angle can."""
-    aspect = track.pixel_aspect if track is not None and track.pixel_aspect else float(pixel_aspect or 1.0)
+    aspect = track.pixel_aspect if track is not None and track.pixel_aspect else pixel_aspect
     aspect = aspect if 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT else 1.0
     if track is None or track.matrix is None:
         degrees = rotation if rotation is not None and math.isfinite(rotation) else 0.0

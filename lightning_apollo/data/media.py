@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from lightning_apollo.data.decoder import ShownFrame, open_decoder, open_demuxer, open_source
+from lightning_apollo.data.decoder import ShownFrame, open_decoder, open_demuxer, open_source, video_stream
 from lightning_apollo.data.display import upright
 from lightning_apollo.data.frame_list import probe_frames, read_frames
 from lightning_apollo.data.picture import load_picture, not_a_picture, probe_picture
@@ -131,11 +131,11 @@ def _read_in_order(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], n
 
 def _open_in_order(info: MediaInfo, num_threads: int) -> tuple[Iterator[ShownFrame], Callable[[ShownFrame], Tensor]]:
     """Every frame in order, and what makes (1, 3, H, W) uint8 of one, upright."""
-    from torchcodec.decoders import ColorConverter
+    from torchcodec.decoders import ColorConverter  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
 
     source = open_source(info.path)
     demuxer = open_demuxer(info.path, source.file)
-    metadata = demuxer.streams[0].metadata
+    metadata = video_stream(demuxer).metadata
     frames, turned = read_in_order(info, source, demuxer, num_threads), turned_degrees(metadata)
     converter = ColorConverter("cpu")
 

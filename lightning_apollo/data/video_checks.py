@@ -21,6 +21,7 @@ from lightning_apollo.data.decoder import (
     open_decoder,
     open_demuxer,
     open_source,
+    video_stream,
     with_rising_times,
 )
 from lightning_apollo.data.display import display_of, read_tracks
@@ -62,7 +63,7 @@ def probe_video(path: str) -> MediaInfo:
     tracks = read_tracks(path, source.container)
     decoder = open_decoder(path, source.file, num_threads=1)
     if decoder is None:
-        stream = open_demuxer(path, source.file).streams[0]
+        stream = video_stream(open_demuxer(path, source.file))
         index, metadata = stream.index, stream.metadata
     else:
         index, metadata = decoder.stream_index, decoder.metadata
@@ -70,17 +71,17 @@ def probe_video(path: str) -> MediaInfo:
     _check_claims(path, container.duration_seconds_from_header, metadata.duration_seconds_from_header)
     stored = _stored_size(path, metadata)
     track = tracks[index] if index < len(tracks) else None
-    display = display_of(path, track, metadata.rotation, metadata.pixel_aspect_ratio)
+    display = display_of(path, track, metadata.rotation, float(metadata.pixel_aspect_ratio or 1))
     height, width = display.size(*stored)
     _check_size(path, height * width)
     fps = metadata.average_fps_from_header or _DEFAULT_FPS
-    start = min((seconds for seconds in _starts(container) if is_time(seconds)), default=None)
+    start = min(_starts(container), default=None)
     if decoder is None or (track is not None and not track.has_order and _is_out_of_order(path, source)):
         timing = _decoded(path, source, start, fps)
     else:
         timing = _timing(path, source, decoder, start, fps)
-    if source.container in _STILL_END and (metadata.duration_seconds_from_header or 0.0) > timing.duration:
-        timing = timing._replace(duration=float(metadata.duration_seconds_from_header))
+    if source.container in _STILL_END:
+        timing = timing._replace(duration=max(timing.duration, float(metadata.duration_seconds_from_header or 0.0)))
     _check_timing(path, timing)
     return MediaInfo(
         path=path,
@@ -101,7 +102,7 @@ def probe_video(path: str) -> MediaInfo:
 
 def read_in_order(info: MediaInfo, source: Source, demuxer: Demuxer, num_threads: int) -> Iterator[ShownFrame]:
     """Every frame that `probe_video` has found, on the same clock."""
-    metadata = demuxer.streams[0].metadata
+    metadata = video_stream(demuxer).metadata
     is_mended = info.is_read_in_order and metadata.pixel_format not in PALETTE_FORMATS
     frames = frames_in_order(info.path, demuxer, num_threads, is_lenient=is_mended)
     fps = metadata.average_fps_from_header or _DEFAULT_FPS
@@ -111,15 +112,17 @@ def read_in_order(info: MediaInfo, source: Source, demuxer: Demuxer, num_threads
 def _container(source: Source, decoder: VideoDecoder | None) -> ContainerMetadata:
     if decoder is None:
         return container_metadata(source.file)
-    from torchcodec._core import get_container_metadata  # the public function opens the file again
+    # the public function opens the file again
+    from torchcodec._core import get_container_metadata  # pyright: ignore[reportPrivateImportUsage]
 
     return get_container_metadata(decoder._decoder)
 
 
-def _starts(container: ContainerMetadata) -> list[float | None]:
-    """When every stream of pictures or sound begins, in seconds."""
+def _starts(container: ContainerMetadata) -> list[float]:
+    """When every stream of pictures or sound begins, in seconds, where that is known."""
     streams = [stream for stream in container.streams if stream.media_type in ("video", "audio")]
-    return [stream.begin_stream_seconds_from_header for stream in streams]
+    starts = [stream.begin_stream_seconds_from_header for stream in streams]
+    return [seconds for seconds in starts if seconds is not None and is_time(seconds)]
 
 
 def _is_out_of_order(path: str, source: Source) -> bool:
@@ -163,7 +166,7 @@ def _timing(path: str, source: Source, decoder: VideoDecoder, start: float | Non
     begin, duration, num_frames = metadata.begin_stream_seconds, metadata.duration_seconds, metadata.num_frames
     if not (num_frames and duration):
         raise MediaError(path, "no frames in the video stream")
-    if not (is_time(begin) and 0 < duration <= MAX_VIDEO_SECONDS):
+    if begin is None or not is_time(begin) or not 0 < duration <= MAX_VIDEO_SECONDS:
         return _decoded(path, source, start, fps)
     timing = Timing(float(begin), float(duration), num_frames, metadata.pixel_format in PALETTE_FORMATS)
     promised = metadata.duration_seconds_from_header
@@ -183,7 +186,7 @@ def _timing(path: str, source: Source, decoder: VideoDecoder, start: float | Non
 
 def _looked_at_closer(path: str, source: Source, timing: Timing, start: float | None, fps: float) -> Timing:
     """The same timing from the first frame that can be decoded; the decoded frames' own where the clock does not rise."""
-    seconds = open_demuxer(path, source.file).streams[0].scan().pts_seconds  # (F,) sorted
+    seconds = video_stream(open_demuxer(path, source.file)).scan().pts_seconds  # (F,) sorted
     steps = seconds.diff()
     if source.container == "mpegts":
         is_broken = bool(((steps < _OVERLAP / fps) | (steps > LEAP_SECONDS)).any())

@@ -145,6 +145,8 @@ def write_large(folder: Path, num_rows: int) -> None:
         "fps": 25.0,
         "rotation_degrees": 0,
         "clock_start_seconds": 0.0,
+        "is_mirrored": False,
+        "is_read_in_order": False,
     }
     columns = {
         "path": [f"videos/some/longer/folder/{n:09d}.mp4" for n in numbers],

@@ -15,6 +15,7 @@ _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edt
 _VISUAL_ENTRY_BYTES = 86  # of a sample description, before the boxes inside it
 _MAX_EDITED_SAMPLES = 2**22  # samples times edits of one track: FFmpeg lists them anew for each edit
 _MAX_DEPTH = 8
+_MAX_SECONDS = 31 * 24 * 3600
 
 
 class Track(NamedTuple):
@@ -71,6 +72,9 @@ def read_mp4_tracks(file: BinaryIO) -> list[Track]:
             tracks.append(_Boxed())
         elif box.kind == b"mvhd":
             movie = _matrix(_content(file, box, 100)[-64:][:36]) or movie
+            _check_length(_content(file, box, 32))
+        elif box.kind == b"mdhd":
+            _check_length(_content(file, box, 32))
         elif box.kind == b"trun":
             _check_claim(_number(_content(file, box, 8), 4), size)
         elif tracks:
@@ -150,3 +154,11 @@ def _matrix(content: bytes) -> tuple[float, ...] | None:
 def _check_claim(num_samples: int, file_bytes: int) -> None:
     if num_samples > file_bytes:
         raise ClaimError(f"a header that claims {num_samples} frames in a file of {file_bytes} bytes")
+
+
+def _check_length(content: bytes) -> None:
+    """The length that the header of the movie or of a track claims; all ones: it is not known."""
+    place, num_bytes = (20, 8) if content[:1] == b"\1" else (12, 4)
+    ticks, length = _number(content, place), content[place + 4 : place + 4 + num_bytes]
+    if ticks and length != b"\xff" * num_bytes and int.from_bytes(length, "big") > _MAX_SECONDS * ticks:
+        raise ClaimError(f"a header that claims a length of {int.from_bytes(length, 'big') / ticks:.3g} s")

@@ -69,8 +69,8 @@ def test_the_containers_pixel_aspect_is_applied(plain, tmp_path, ending):
 
 @pytest.mark.parametrize(("ending", "codec"), [("mpg", "mpeg2video"), ("ts", "libx264"), ("avi", "mpeg4")])
 def test_the_coded_frames_pixel_aspect_is_applied(tmp_path, ending, codec):
-    info = probe(write_clip(tmp_path / f"wide.{ending}", 10, 25, "-vf", "setsar=16/11", "-c:v", codec))
-    assert (info.width, info.height) == (233, 48)
+    info = probe(write_clip(tmp_path / f"wide.{ending}", 10, 25, "-vf", "setdar=16/9", "-c:v", codec))
+    assert (info.width, info.height) == (85, 48)
 
 
 def test_the_pixel_aspect_of_a_turned_film_is_that_of_its_stored_pixels(plain, tmp_path):
@@ -103,7 +103,10 @@ def test_what_no_seek_finds_is_read_in_order(tmp_path, name, options):
 def test_a_recording_begins_with_its_first_frame_that_can_be_decoded(tmp_path):
     film = write_clip(tmp_path / "film.ts", 60, 10, *OPEN_GROUPS)
     packets = len(film.read_bytes()) // 188
-    for name, begin in (("between_packets.ts", packets // 3 * 188), ("in_a_packet.ts", packets // 3 * 188 + 77)):
+    for name, begin in (
+        ("between_packets.ts", packets // 7 * 3 * 188),
+        ("in_a_packet.ts", packets // 7 * 3 * 188 + 77),
+    ):
         (tmp_path / name).write_bytes(film.read_bytes()[begin:])
         info = check_as_ffmpeg(tmp_path / name)
         assert info.clock_start_seconds < info.begin_seconds
@@ -131,10 +134,11 @@ def test_a_cut_without_times_plays_from_its_first_frame(tmp_path):
 
 
 def test_a_picture_that_stays_to_the_end_of_an_ogg_film_is_no_truncation(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", "smptehdbars=s=160x96:r=10:d=2", "-c:v", "libtheora", tmp_path / "still.ogv")
+    ffmpeg("-f", "lavfi", "-i", "smptehdbars=s=320x180:r=10:d=2", "-c:v", "ffv1", tmp_path / "bars.mkv")
+    ffmpeg("-i", tmp_path / "bars.mkv", "-c:v", "libtheora", tmp_path / "still.ogv")
     info = probe(tmp_path / "still.ogv")
     assert info.duration_seconds == pytest.approx(2.0)
-    last = decode(info, torch.tensor([1.95]).double(), (96, 160)).pixels
+    last = decode(info, torch.tensor([1.95]).double(), (180, 320)).pixels
     assert torch.equal(last[0], ffmpeg_frames(tmp_path / "still.ogv")[-1])
 
 
@@ -176,8 +180,8 @@ def claims(plain: Path, folder: Path) -> dict[str, str]:
     (folder / "frames.avi").write_bytes(content)
     return {
         "samples.mp4": "a header that claims 1000000000 frames in a file of",
-        "length.mp4": "its header claims a length of|the header promises",
-        "delta.mp4": "its header claims a length of|which no film does",
+        "length.mp4": "a header that claims a length of",
+        "delta.mp4": "truncated: 0.10 s of video where the header promises 3.00 s",
         "duration.mkv": "its header claims a length of",
         "frames.avi": "its header claims a length of",
     }
@@ -246,7 +250,7 @@ def test_a_playlist_is_refused_and_nothing_leaves_the_machine(plain, tmp_path, k
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for url in (f"http://127.0.0.1:{server.server_port}/a.mp4", plain):
             (tmp_path / "clip.mp4").write_text(PLAYLISTS[kind].format(url=url))
-            with pytest.raises(MediaError, match="a playlist, which names other files|broken header"):
+            with pytest.raises(MediaError, match=r"a playlist, which names other files|broken header"):
                 probe(tmp_path / "clip.mp4", "video")
         server.shutdown()
     assert not asked

@@ -86,6 +86,7 @@ class RecipeData:
             self.recipe.model.clip,
             self.text(),
             data.stream_max_frames,
+            data.streams,
         )
 
 

@@ -60,7 +60,8 @@ class MediaInfo:
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames at their target size and the presentation time that the container gives each of them."""
+    """Decoded frames at their target size, and when each of them begins: as `decode` has read it from the container, or in
+    a VisualItem on the clock of the prompt."""
 
     pixels: Tensor  # (F, C, H, W) uint8
     pts_seconds: Tensor  # (F,) float64, not decreasing, but where a clip begins before the one ahead of it ends
@@ -99,6 +100,8 @@ class VisualItem:
     clip: ClipShape | None = None  # None: the encoder takes frames one by one
     spans_seconds: Tensor | None = None  # (K, 2) float64: begin and end of every clip of a video
     duration_seconds: float = 0.0  # of the whole video, shown or not
+    zero_seconds: float = 0.0  # where a player's clock reads 0, on that of the times above
+    has_frame_turns: bool = False  # of a stream: every frame is a turn of its own
 
     def __post_init__(self) -> None:
         num_frames = len(self.frames)

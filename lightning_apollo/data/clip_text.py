@@ -69,7 +69,7 @@ def run_texts(item: VisualItem, config: ClipTextConfig) -> list[str]:
         stamps = [f"clip from {_clock(begin)}-{_clock(end)}:" for begin, end in spans]
     else:
         opening, joint = _series(item, max(end - begin for begin, end in spans)), ",\n"
-        stamps = [f"{begin:.1f}-{end:.1f} seconds: " for begin, end in spans]
+        stamps = [f"{begin:z.1f}-{end:z.1f} seconds: " for begin, end in spans]
     return [(joint if position else opening) + stamp for position, stamp in enumerate(stamps)]
 
 

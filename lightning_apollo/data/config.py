@@ -37,6 +37,8 @@ class DataConfig:
     frame_cache: FrameCacheConfig | None = None  # decoded frames kept on disk; null: none
     decoder_threads: int = 1  # FFmpeg threads for one video; 1 is right with several workers
     stream_max_frames: int = 400  # frames of a streaming row; messages after the last of them are dropped
+    # "ours": labels on silence, turns of many frames · "released": a turn for each frame, none behind the last turn
+    streams: str = "ours"
     index: str | None = None  # folder of a metadata index that packing reads; None: made in the stage's folder
     cost: CostConfig = field(default_factory=CostConfig)  # what packing balances; see `lightning-apollo data calibrate`
     visuals: str = "full"  # "single_frame": one frame of each video as an image; "blind": no media (two baselines)
@@ -47,6 +49,8 @@ class DataConfig:
             raise ValueError(f"data.on_error is skip_and_refill or raise, not {self.on_error}")
         if self.visuals not in ("full", "single_frame", "blind"):
             raise ValueError(f"data.visuals is full, single_frame or blind, not {self.visuals}")
+        if self.streams not in ("ours", "released"):
+            raise ValueError(f"data.streams is ours or released, not {self.streams}")
         if self.unknown_keys not in (REFUSE, IGNORE):
             raise ValueError(f"data.unknown_keys is refuse or ignore, not {self.unknown_keys}")
         if not 0.0 <= self.max_error_share <= 1.0:

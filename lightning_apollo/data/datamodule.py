@@ -113,6 +113,8 @@ class VideoDataModule(LightningDataModule):
             budget=config.budget,
             system_prompt=config.system_prompt,
             stream_max_frames=config.stream_max_frames,
+            streams=config.streams,
+            is_packed=batching.packing is not None,
             visuals=config.visuals,
             seed=seed,
             reader=build_reader(config),

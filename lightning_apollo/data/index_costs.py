@@ -104,6 +104,7 @@ class _Settings:
             one.clip,
             self.text,
             one.stream_max_frames,
+            one.streams,
             rows,
         )
 
@@ -174,6 +175,7 @@ def _digest(index: Index, preparer: Preparer, text: TextCounter) -> str:
         preparer.video_merge_size,
         preparer.clip and asdict(preparer.clip),
         preparer.stream_max_frames,
+        preparer.streams,
         preparer.visuals,
     ]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -90,14 +90,16 @@ def tokens(
     clip: ClipShape | None = None,
     text: TextCounter | None = None,
     stream_max_frames: int = 400,
+    streams: str = "ours",
     rows: range | None = None,
 ) -> TokenCounts:
     """The costs of every sample, or of those rows of the index, under these settings, as `Preparer.sample` would find them.
 
     With the `text` that the index was made with, `llm_tokens` are exact for frames that play at the moments that they
     were planned for; a frame that plays earlier can make its time stamp a digit shorter. Upper bounds (`is_exact` False)
-    are streams, which turns are dealt into, and conversations that lose old turns to `max_length`. Without `text`, or
-    with another one, every token of text is counted as a byte and all is an upper bound.
+    are streams, which turns are dealt into, conversations that lose old turns to `max_length`, and videos of fewer frames
+    than moments, of which only the frames' times tell how many are shown. Without `text`, or with another one, every
+    token of text is counted as a byte and all is an upper bound.
     """
     is_counted = text is not None and text.identity == index.text_identity
     planner = _Planner(
@@ -109,6 +111,7 @@ def tokens(
         budget=budget,
         system_prompt="" if text is None else text.system_prompt,
         stream_max_frames=stream_max_frames,
+        streams=streams,
         clip=clip,
         clip_text=(text and text.clip_text) or PAPER_TEXT,
         facts=_Columns(index, is_counted),
@@ -142,10 +145,10 @@ class _Planner(Preparer):
     def cost(self, number: int) -> tuple[tuple[int, ...], bool]:
         """The first five fields of TokenCounts for one sample, and whether they are exact."""
         sample, limit = self._sample(number), self.budget.max_length
-        is_exact = self.facts.is_counted and not self.facts.is_stream[number]
-        *costs, media_tokens = self._of_media(sample)
+        *costs, media_tokens, has_bound = self._of_media(sample)
+        is_exact = self.facts.is_counted and not self.facts.is_stream[number] and not has_bound
         if is_exact and sample.text_length + media_tokens > limit:
-            *costs, media_tokens = self._measure(self._fit(*self.plan(sample, Path()))[1])
+            *costs, media_tokens, _ = self._measure(self._fit(*self.plan(sample, Path()))[1])
         length = sample.text_length + media_tokens
         if length <= limit:
             return (*costs, length), is_exact
@@ -156,7 +159,7 @@ class _Planner(Preparer):
     def _of_media(self, sample: _IndexedSample) -> tuple[int, ...]:
         """What `_measure` says of the sample's media in the token budget; the same for files with the same facts."""
         if not sample.messages:
-            return 0, 0, 0, 0, 0
+            return 0, 0, 0, 0, 0, 0
         parts = [(self.facts.info(int(part.path), ""), replace(part, path="")) for part in sample.media]
         key = (sample.messages[0].role, *parts)
         if key not in self.seen:
@@ -166,8 +169,10 @@ class _Planner(Preparer):
         return self.seen[key]
 
     def _measure(self, plans: Sequence[MediaPlan | None]) -> tuple[int, ...]:
-        """Visual tokens, frames, patches, their squares, and tokens with the text around them."""
+        """Visual tokens, frames, patches, their squares, tokens with the text around them, and 1 where all are bounds."""
         shown = [plan for plan in plans if plan is not None]
+        if any(plan.has_frame_turns or not plan.is_counted for plan in shown):
+            return self._bounds(shown)
         patches = [self._patches_of_frames(plan) for plan in shown]
         return (
             sum(plan.num_tokens(self.patch_size) for plan in shown),
@@ -175,7 +180,28 @@ class _Planner(Preparer):
             sum(frames * each for frames, each in patches),
             sum(frames * each**2 for frames, each in patches),
             sum(self._media_tokens(plan) for plan in shown),
+            0,
         )
+
+    def _bounds(self, plans: Sequence[MediaPlan]) -> tuple[int, ...]:
+        """The same for any number of frames up to those of the plans: no frame is larger than alone in the budget."""
+        budget = self.budget.token_budget
+        alone = [self._budgeted([plan.at(torch.arange(1))], budget)[0] for plan in plans]
+        counts = [len(plan.timestamps) for plan in plans]
+        patches = [self._patches_of_frames(plan)[1] for plan in alone]
+        largest = sum(n * one.num_tokens(self.patch_size) for n, one in zip(counts, alone, strict=True))
+        num_patches = min(
+            sum(n * each for n, each in zip(counts, patches, strict=True)),
+            budget * max(plan.merge_size for plan in plans) ** 2,
+        )
+        visual_tokens = min(budget, largest)
+        text = sum(self._media_tokens(plan) - plan.num_tokens(self.patch_size) for plan in plans)
+        return visual_tokens, sum(counts), num_patches, num_patches * max(patches), visual_tokens + text, 1
+
+    def _counted(self, plan: MediaPlan) -> MediaPlan:
+        """As many moments as there may be frames, the last ones: no other times take more tokens."""
+        most = min(len(plan.timestamps), plan.info.num_frames)
+        return replace(plan.at(torch.arange(len(plan.timestamps))[-most:]), is_counted=False)
 
     def _sample(self, number: int) -> _IndexedSample:
         facts = self.facts
@@ -215,7 +241,7 @@ class _Planner(Preparer):
         """At most: every frame in a turn of its own, as `template.lay_out` writes it."""
         turn = _num_tokens("stream\n", self.tokenizer) + _num_tokens("\n", self.tokenizer) + 2  # and two special tokens
         around = turn + _num_tokens("Time", self.tokenizer) + _num_tokens("\n", self.tokenizer)
-        stamps = (_num_tokens(f" {seconds:.1f}s: ", self.tokenizer) for seconds in plan.timestamps.tolist())
+        stamps = (_num_tokens(f" {seconds:z.1f}s: ", self.tokenizer) for seconds in plan.stamps.tolist())
         return plan.num_tokens(self.patch_size) + sum(around + stamp for stamp in stamps)
 
     def _patches_of_frames(self, plan: MediaPlan) -> tuple[int, int]:

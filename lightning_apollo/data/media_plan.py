@@ -6,6 +6,7 @@ of clips: an image is one clip, videos share the other clips equally, and one th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,13 +24,20 @@ class MediaPlan:
 
     info: MediaInfo
     modality: Modality  # how it is shown; a video's single frame is shown as an image
-    timestamps: Tensor  # (F,) float64 seconds
+    timestamps: Tensor  # (F,) float64 seconds on the container's clock, to decode at
     merge_size: int
     is_stream: bool = False  # loses its end where frames must go; other videos are thinned out evenly
+    ticks: Tensor | None = None  # (F,) float64 seconds to print, on the same clock; None: those of the decoded frames
+    stream_end_seconds: float = math.inf  # of a stream, on a player's clock: where its last frame ceases to be shown
+    has_frame_turns: bool = False  # of a stream: every frame is a turn of its own, its time counts from the cut
+    is_counted: bool = True  # False: fewer frames may be shown, which only their times can tell
     size: tuple[int, int] = (0, 0)  # height and width in pixels, once the budget is shared out
     clip: ClipShape | None = None  # None: the encoder takes frames one by one
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # with which a video in clips is sampled anew
-    segment: tuple[float | None, float | None] = (None, None)  # seconds that the annotation cuts out
+    segment: tuple[float | None, float | None] = (
+        None,
+        None,
+    )  # seconds on a player's clock that the annotation cuts out
 
     @property
     def num_runs(self) -> int:
@@ -38,10 +46,32 @@ class MediaPlan:
         return num_frames if self.clip is None else max(1, num_frames // self.clip.num_frames)
 
     @property
+    def shows_once(self) -> bool:
+        """Whether a frame that plays at several moments is shown at one of them alone."""
+        return self.modality == "video" and self.clip is None and self.sampling.repeats == "drop"
+
+    @property
+    def zero_seconds(self) -> float:
+        """Where times in the prompt count from, on the container's clock."""
+        if self.has_frame_turns and self.segment[0] is not None:
+            return self.info.clock_start_seconds + self.segment[0]
+        return 0.0 if self.sampling.clock == "container" else self.info.clock_start_seconds
+
+    @property
+    def stamps(self) -> Tensor:
+        """(F,) float64 seconds in the prompt, where every frame begins at the moment that it is planned for."""
+        return (self.timestamps if self.ticks is None else self.ticks) - self.zero_seconds
+
+    @property
+    def player_seconds(self) -> Tensor:
+        """(F,) float64 seconds from the start of the video, as `stamps` are from `zero_seconds`."""
+        return self.stamps + self.zero_seconds - self.info.clock_start_seconds
+
+    @property
     def end_seconds(self) -> float:
-        """Where the video, or the part that is cut out of it, ends."""
-        end = self.info.begin_seconds + self.info.duration_seconds
-        return end if self.segment[1] is None else min(self.segment[1], end)
+        """Where the video, or the part that is cut out of it, ends; on the container's clock."""
+        end, cut = self.info.begin_seconds + self.info.duration_seconds, self.segment[1]
+        return end if cut is None else min(self.info.clock_start_seconds + cut, end)
 
     def num_tokens(self, patch_size: int) -> int:
         """Visual tokens before reduction."""
@@ -52,10 +82,23 @@ class MediaPlan:
 
     def thinned(self, num_frames: int) -> MediaPlan:
         """The plan with `num_frames` of its moments, the first one included."""
-        if self.is_stream:
-            return replace(self, timestamps=self.timestamps[:num_frames])
-        kept = torch.linspace(0, len(self.timestamps) - 1, num_frames).long()
-        return replace(self, timestamps=self.timestamps[kept])
+        if not self.is_stream:
+            return self.at(torch.linspace(0, len(self.timestamps) - 1, num_frames).long())
+        if num_frames >= len(self.timestamps):
+            return self
+        end = float(self.player_seconds[num_frames])
+        return replace(self.at(torch.arange(num_frames)), stream_end_seconds=end)
+
+    def until(self, last_seconds: float) -> MediaPlan:
+        """The plan of a stream without the frames behind its last turn, where frames are turns; at least one frame."""
+        if not self.has_frame_turns:
+            return self
+        return self.at(torch.arange(max(1, int((self.player_seconds <= last_seconds).sum()))))
+
+    def at(self, chosen: Tensor) -> MediaPlan:
+        """The plan with those of its moments that are `chosen`, by number or as (F,) bool."""
+        ticks = None if self.ticks is None else self.ticks[chosen]
+        return replace(self, timestamps=self.timestamps[chosen], ticks=ticks)
 
     def in_clips(self, num_clips: int) -> MediaPlan:
         """The plan with `num_clips` clips at most, placed anew over the whole of the video."""

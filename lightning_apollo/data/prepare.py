@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lightning_apollo.data.clip_text import ClipTextConfig
 from lightning_apollo.data.clips import clip_spans
@@ -24,7 +25,13 @@ from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.rgb import PictureConfig
 from lightning_apollo.data.roots import MediaRoot, as_root, part_address
 from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
-from lightning_apollo.data.sample import SamplingConfig, sample_timestamps, single_frame
+from lightning_apollo.data.sample import (
+    SamplingConfig,
+    frames_in_segment,
+    sample_timestamps,
+    single_frame,
+    tick_seconds,
+)
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
 
 
@@ -40,6 +47,8 @@ class Preparer:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     system_prompt: str = ""
     stream_max_frames: int = 400
+    streams: str = "ours"  # ours | released, as in DataConfig
+    is_packed: bool = False  # micro-batches are planned from an index: no sample may take more than was planned
     visuals: str = "full"  # full | single_frame | blind, as in DataConfig
     seed: int = 0  # of the single frame
     reader: MediaReader = field(default_factory=DirectReader)
@@ -52,13 +61,12 @@ class Preparer:
 
     def sample(self, conversation: Conversation, root: Path | MediaRoot, epoch: int = 0) -> Sample:
         """The conversation as a training sample; MediaError for unreadable media, ValueError where it cannot fit."""
-        conversation, plans = self._fit(*self.plan(conversation, root, epoch))
-        return self._render(conversation, [plan and self._decode(plan) for plan in plans], self.budget.max_length)
+        conversation, visuals = self._shown(*self._fit(*self.plan(conversation, root, epoch)))
+        return self._render(conversation, visuals, self.budget.max_length)
 
     def prompt(self, conversation: Conversation, root: Path | MediaRoot) -> Sample:
         """The conversation up to its last answer, as a sample without labels that asks for it."""
-        conversation, plans = self.plan(conversation, root)
-        visuals = [plan and self._decode(plan) for plan in plans]
+        conversation, visuals = self._shown(*self.plan(conversation, root), is_prompt=True)
         return render_prompt(conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, self.clip_text)
 
     def plan(
@@ -80,8 +88,8 @@ class Preparer:
             self._plan_part(part, root, part in streamed, f"{conversation.sample_id}/{epoch}/{number}")
             for number, part in enumerate(conversation.media)
         ]
-        plans = self._budgeted(plans, self.budget.token_budget)
-        return _until_stream_ends(conversation, plans), [*plans]
+        conversation, dealt = _dealt(conversation, plans)
+        return _dealt(conversation, self._shrunk(dealt, self.budget.token_budget))
 
     def _plan_part(self, part: MediaPart, root: Path | MediaRoot, is_stream: bool, name: str) -> MediaPlan:
         info = self._info(part, root)
@@ -96,11 +104,21 @@ class Preparer:
         if self.visuals == "single_frame":
             timestamps = single_frame(timestamps, self.seed, name)
             return MediaPlan(info, "image", timestamps, merge_size, clip=self.clip)
-        if is_stream:
-            timestamps = timestamps[: part.max_frames or self.stream_max_frames]
-        return MediaPlan(
+        plan = MediaPlan(
             info, "video", timestamps, merge_size, is_stream, clip=self.clip, sampling=sampling, segment=segment
         )
+        plan = replace(plan, ticks=tick_seconds(info, sampling, *segment))
+        if is_stream:
+            end = float(plan.player_seconds[-1]) + 1.0 / sampling.fps
+            plan = replace(plan, stream_end_seconds=end, has_frame_turns=self.streams == "released")
+            plan = plan.thinned(min(len(timestamps), part.max_frames or self.stream_max_frames))
+        if plan.shows_once and len(plan.timestamps) > frames_in_segment(info, *segment):
+            return self._counted(plan)
+        return plan
+
+    def _counted(self, plan: MediaPlan) -> MediaPlan:
+        """The plan without moments at which a frame is shown again; its times tell, and pixels of any size come along."""
+        return _once(plan, self.reader.decode(plan.info, plan.timestamps, (1, 1)))
 
     def _info(self, part: MediaPart, root: Path | MediaRoot) -> MediaInfo:
         return self.reader.probe(part_address(as_root(root), part), part.modality)
@@ -124,7 +142,7 @@ class Preparer:
         if not room:
             return conversation, plans
         plans = self._shrunk(plans, room)
-        return _until_stream_ends(conversation, [plan for plan in plans if plan]), plans
+        return _dealt(conversation, plans)
 
     def _shrunk(self, plans: Sequence[MediaPlan | None], token_budget: int) -> list[MediaPlan | None]:
         smaller = iter(self._budgeted([plan for plan in plans if plan is not None], token_budget))
@@ -165,13 +183,29 @@ class Preparer:
         stand_ins = [plan and planned_item(plan) for plan in plans]
         return self._render(conversation, stand_ins, None).input_ids.numel()
 
-    def _decode(self, plan: MediaPlan) -> VisualItem:
-        """The item with its pixels. Clips that overlap share frames: each moment is decoded once, in rising order."""
+    def _shown(
+        self, conversation: Conversation, plans: list[MediaPlan | None], is_prompt: bool = False
+    ) -> tuple[Conversation, list[VisualItem | None]]:
+        """The items with their pixels. Frames that turn out to play at several moments are shown once, and the budget is
+        shared out anew among those that are left: at the cost of a second decode, where there is such a frame."""
+        decoded = [None if plan is None else (plan, self._decode(plan)) for plan in plans]
+        once = [pair and _once(*pair) for pair in decoded]
+        before, after = ([len(plan.timestamps) for plan in some if plan] for some in (plans, once))
+        if before == after:
+            return conversation, [pair and _item(*pair) for pair in decoded]
+        planned = sum(plan.num_tokens(self.patch_size) for plan in plans if plan)
+        plans = self._shrunk(once, planned if self.is_packed else self.budget.token_budget)
+        if not is_prompt:
+            conversation, plans = self._fit(conversation, plans)
+        return conversation, [plan and _item(plan, self._decode(plan)) for plan in plans]
+
+    def _decode(self, plan: MediaPlan) -> Frames:
+        """The frames of a plan. Clips that overlap share some: each moment is decoded once, in rising order."""
         moments, places = plan.timestamps.unique(return_inverse=True)
         frames = self.reader.decode(plan.info, moments, plan.size, self.picture.background)
-        if not torch.equal(moments, plan.timestamps):
-            frames = Frames(frames.pixels[places], frames.pts_seconds[places])
-        return _item(plan, frames)
+        if torch.equal(moments, plan.timestamps):
+            return frames
+        return Frames(frames.pixels[places], frames.pts_seconds[places])
 
     def _render(
         self, conversation: Conversation, visuals: Sequence[VisualItem | None], max_length: int | None
@@ -188,19 +222,43 @@ def planned_item(plan: MediaPlan) -> VisualItem:
 
 
 def _item(plan: MediaPlan, frames: Frames) -> VisualItem:
-    item = VisualItem(frames, plan.modality, plan.merge_size, plan.info.path)
+    """The item, its times on the clock of the prompt."""
+    pts_seconds = (frames.pts_seconds if plan.ticks is None else plan.ticks) - plan.zero_seconds
+    item = VisualItem(
+        Frames(frames.pixels, pts_seconds),
+        plan.modality,
+        plan.merge_size,
+        plan.info.path,
+        zero_seconds=plan.info.clock_start_seconds - plan.zero_seconds,
+        has_frame_turns=plan.has_frame_turns,
+    )
     if plan.clip is None:
         return item
     spans = None
     if plan.modality == "video":
-        spans = clip_spans(frames.pts_seconds, plan.timestamps, plan.clip.num_frames, plan.end_seconds)
+        end_seconds = plan.end_seconds - plan.zero_seconds
+        spans = clip_spans(pts_seconds, plan.timestamps, plan.clip.num_frames, end_seconds)
     return replace(item, clip=plan.clip, spans_seconds=spans, duration_seconds=plan.info.duration_seconds)
 
 
-def _until_stream_ends(conversation: Conversation, plans: Sequence[MediaPlan]) -> Conversation:
-    """The conversation without the turns that come after the last frame of its stream has been shown for 1/fps."""
-    ends = [float(plan.timestamps[-1]) + 1.0 / plan.sampling.fps for plan in plans if plan.is_stream]
+def _once(plan: MediaPlan, frames: Frames) -> MediaPlan:
+    """The plan without the moments at which a frame plays that plays at the one before, where frames are shown once."""
+    return plan.at(_begins(frames)) if plan.shows_once else plan
+
+
+def _begins(frames: Frames) -> Tensor:
+    """(F,) bool: the frame is another one than that before it."""
+    return frames.pts_seconds.diff(prepend=frames.pts_seconds.new_tensor([-torch.inf])) > 0
+
+
+def _dealt(
+    conversation: Conversation, plans: Sequence[MediaPlan | None]
+) -> tuple[Conversation, list[MediaPlan | None]]:
+    """The conversation without the turns behind the end of its stream; frames in turns of their own end with the last turn."""
+    ends = [plan.stream_end_seconds for plan in plans if plan is not None and plan.is_stream]
     if not ends:
-        return conversation
+        return conversation, [*plans]
     messages = tuple(turn for turn in conversation.messages if turn.time is None or turn.time < max(ends))
-    return replace(conversation, messages=messages)
+    times = [turn.time for turn in messages if turn.time is not None]
+    last = max(times, default=torch.inf)
+    return replace(conversation, messages=messages), [plan and plan.until(last) for plan in plans]

@@ -79,13 +79,12 @@ def lay_out(
             stream = next(visuals)
             continue
         if stream is not None and message.time is not None:
-            num_due = int((stream.frames.pts_seconds <= message.time).sum())
-            if num_due > num_shown:
-                yield _stream_turn(stream, range(num_shown, num_due), patch_size, is_followed=True)
-                num_shown = num_due
+            num_due = int((stream.frames.pts_seconds - stream.zero_seconds <= message.time).sum())
+            yield from _stream_turns(stream, range(num_shown, num_due), patch_size, is_followed=True)
+            num_shown = max(num_shown, num_due)
         yield _chat_turn(message.role, _content(message, visuals, patch_size, clip_text), message.is_learnt)
-    if stream is not None and num_shown < len(stream.frames):
-        yield _stream_turn(stream, range(num_shown, len(stream.frames)), patch_size, is_followed=False)
+    if stream is not None:
+        yield from _stream_turns(stream, range(num_shown, len(stream.frames)), patch_size, is_followed=False)
 
 
 def _chat_turn(role: Role, content: Iterable[Piece], is_learnt: bool = True) -> Turn:
@@ -114,7 +113,7 @@ def _frames(item: VisualItem, patch_size: int) -> Iterator[Piece]:
     run = _run(item, patch_size)
     for position, seconds in enumerate(item.frames.pts_seconds.tolist()):
         if item.modality == "video":
-            yield Piece(f"{',' if position else ''}Time {seconds:.1f}s:")
+            yield Piece(f"{',' if position else ''}Time {seconds:z.1f}s:")
         yield run
     yield Piece("\n")
 
@@ -131,19 +130,29 @@ def _clips(item: VisualItem, patch_size: int, config: ClipTextConfig) -> Iterato
     yield Piece(config.closing)
 
 
+def _stream_turns(item: VisualItem, positions: range, patch_size: int, is_followed: bool) -> Iterator[Turn]:
+    """These frames of a stream as one turn, or as many."""
+    if item.has_frame_turns:
+        for position in positions:
+            one = range(position, position + 1)
+            yield _stream_turn(item, one, patch_size, is_followed or position != positions[-1])
+    elif positions:
+        yield _stream_turn(item, positions, patch_size, is_followed)
+
+
 def _stream_turn(item: VisualItem, positions: range, patch_size: int, is_followed: bool) -> Turn:
     """Frames of a stream, one to a line, with labels on what the model itself decides while it watches.
 
     After each frame it learns the newline, and after the newline what really follows: the next stamp (stay silent) or
-    <|stream_end|> (let a turn begin; without a label where the sample ends and no turn does). The released code labels
-    the newline and <|stream_end|> alone, so its model never sees that staying silent is a choice, and in training it
-    prints no times: these are the differences.
+    <|stream_end|> (let a turn begin; without a label where the sample ends and no turn does). In turns of one frame, as
+    the released code has them, these are the newline and <|stream_end|> alone: a model of it never sees that staying
+    silent is a choice.
     """
     pieces = [Piece(STREAM_START, is_special=True), Piece("stream\n")]
     for position in positions:
         if item.modality == "video":
             pieces.append(Piece("Time", is_labelled=position > positions.start))
-            pieces.append(Piece(f" {item.frames.pts_seconds[position].item():.1f}s: "))
+            pieces.append(Piece(f" {item.frames.pts_seconds[position].item():z.1f}s: "))
         pieces += [_run(item, patch_size), Piece("\n", is_labelled=True)]
     pieces += [Piece(STREAM_END, is_special=True, is_labelled=is_followed), Piece("\n")]
     return Turn("stream", tuple(pieces))

@@ -36,7 +36,7 @@ def build_prompt(question: Question, preparer: Preparer, root: Path) -> Sample:
 def _with_subtitles_above(question: Question, preparer: Preparer, root: Path) -> Conversation:
     """The question with the subtitles that are spoken while a frame plays, each once, in front of its text."""
     _, plans = preparer.plan(conversation_of(question), root)
-    moments = [moment for plan in plans if plan is not None for moment in plan.timestamps.tolist()]
+    moments = [moment for plan in plans if plan is not None for moment in plan.player_seconds.tolist()]
     lines = [subtitle.text for subtitle in question.subtitles if _is_shown(subtitle, moments)]
     if not lines:
         return conversation_of(question)
@@ -57,7 +57,7 @@ def _with_subtitles_between(question: Question, preparer: Preparer, root: Path) 
     (item,) = whole.visuals
     (video,) = question.media
     begins = _begins_of_runs(item)
-    moments = item.frames.pts_seconds.tolist()
+    moments = (item.frames.pts_seconds - item.zero_seconds).tolist()
     parts: list[TextPart | MediaPart] = []
     items: list[VisualItem] = []
     shown = 0
@@ -89,8 +89,8 @@ def _middle(subtitle: Subtitle) -> float:
 
 
 def _begins_of_runs(item: VisualItem) -> Tensor:
-    """When each frame begins, or each clip where the encoder takes clips: seconds."""
-    return item.frames.pts_seconds if item.spans_seconds is None else item.spans_seconds[:, 0]
+    """When each frame begins, or each clip where the encoder takes clips: seconds from the start of the video."""
+    return (item.frames.pts_seconds if item.spans_seconds is None else item.spans_seconds[:, 0]) - item.zero_seconds
 
 
 def _runs(item: VisualItem, first: int, last: int) -> VisualItem:

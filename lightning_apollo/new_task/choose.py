@@ -107,6 +107,7 @@ def _costs(
         *(config.image_merge_size, config.video_merge_size),
         text=text,
         stream_max_frames=recipe.data.stream_max_frames,
+        streams=recipe.data.streams,
     )
 
 

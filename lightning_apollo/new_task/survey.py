@@ -103,7 +103,7 @@ def _shown_seconds(index: Index, is_usable: np.ndarray) -> np.ndarray:
     (media, begins, ends, _, _), offsets = index.media_uses()
     is_shown = np.repeat(is_usable, np.diff(offsets)) & (index.media_column("modality")[media] == 1)
     media, begins, ends = media[is_shown], begins[is_shown], ends[is_shown]
-    first = index.media_column("begin_seconds")[media]
+    first = index.media_column("begin_seconds")[media] - index.media_column("clock_start_seconds")[media]
     last = first + index.media_column("duration_seconds")[media]
     return np.fmin(ends, last) - np.fmax(begins, first)  # fmin and fmax pass over NaN, which is: not cut
 

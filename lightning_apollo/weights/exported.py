@@ -42,6 +42,7 @@ class ExportedConfig:
     system_prompt: str = ""  # put before conversations that bring none
     stream_max_frames: int = 400  # frames of a stream
     picture: PictureConfig = field(default_factory=PictureConfig)  # how still pictures are shown
+    streams: str = "ours"  # as in DataConfig
 
     def __post_init__(self) -> None:
         if self.format not in (PORT, OWN):
@@ -67,6 +68,7 @@ def describe(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> 
         system_prompt=preparer.system_prompt,
         stream_max_frames=preparer.stream_max_frames,
         picture=preparer.picture,
+        streams=preparer.streams,
     )
 
 
@@ -106,6 +108,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
         budget=config.budget,
         system_prompt=config.system_prompt,
         stream_max_frames=config.stream_max_frames,
+        streams=config.streams,
         clip=config.model.clip,
         clip_text=config.clip_text,
         picture=config.picture,

@@ -146,6 +146,8 @@ def _sampling(item: VisualItem, asked: MediaPlan, preparer: Preparer) -> str:
 def _shrunk_by(item: VisualItem, asked: MediaPlan, planned: MediaPlan) -> str:
     """The limit that took frames or pixels away: the length of the sample comes after the budget of its media."""
     shown = (len(item.frames), *item.frames.pixels.shape[2:])
+    if shown[1] > planned.size[0]:  # frames that play at several moments are shown once, and leave room
+        return ""
     if shown != (len(planned.timestamps), *planned.size):
         return "data.budget.max_length"
     if shown != (len(asked.timestamps), *asked.size):

@@ -30,6 +30,7 @@ class Chosen:
     """A setting and why it was chosen, in words for a comment."""
 
     sampling: SamplingConfig
+    streams: str  # as in DataConfig
     budget: BudgetConfig
     epochs: int
     global_batch_size: int
@@ -66,6 +67,7 @@ def choose(survey: Survey, recipe: Recipe, stage: str, text: TextCounter | None)
     reasons["steps"] = f"{survey.num_usable:,} rows in batches of {global_batch_size}: {num_steps:,} steps"
     return Chosen(
         sampling=sampling,
+        streams=recipe.data.streams,
         budget=budget,
         epochs=epochs,
         global_batch_size=global_batch_size,

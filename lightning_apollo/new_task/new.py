@@ -109,7 +109,8 @@ def _from_start(own: Tree, start: Start, template: Recipe) -> Tree:
     """The keys with those that the start brings: its model where that is not the template's, and how it was trained."""
     model = _differences(asdict(start.model), asdict(template.model))
     sampling = {"kind": start.sampling.kind, "max_frames": start.sampling.max_frames}  # a rate is the template's
-    settings = {"sampling": sampling, "budget": asdict(start.budget)}
+    settings = {**start.data, "budget": asdict(start.budget)}
+    settings["sampling"] = {**start.data.get("sampling", {}), **sampling}
     if start.init is None:
         return {**own, "model": model}
     return {**own, "model": model, "data": {**own["data"], **settings, "system_prompt": start.system_prompt}}
@@ -158,7 +159,9 @@ def _lines(task: Task, base: str, start: Start, model: Tree, found: Survey, chos
     if len(found.shown_seconds):
         sampling = chosen.sampling
         rate = f"kind: {sampling.kind}, fps: {sampling.fps:g}, max_frames: {sampling.max_frames}"
-        lines += [f"  # {why['sampling']}", f"  sampling: {{{rate}}}"]
+        shown = f"phase: {sampling.phase}, repeats: {sampling.repeats}, clock: {sampling.clock}"
+        lines += [f"  # {why['sampling']}; phase, repeats, clock and streams are those of the start"]
+        lines += [f"  sampling: {{{rate}, {shown}}}", f"  streams: {chosen.streams}"]
     lines += [
         "  budget:",
         f"    # visual tokens of a row: {why['token_budget']}",

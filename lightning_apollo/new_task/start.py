@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.data.resize import BudgetConfig
@@ -15,7 +16,8 @@ from lightning_apollo.models.weight_files import open_weights
 from lightning_apollo.paths import conf_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.expected import shapes_of_recipe
-from lightning_apollo.weights.exported import is_exported
+from lightning_apollo.weights.exported import is_exported, shown_with
+from lightning_apollo.weights.importing import read_data_settings
 from lightning_apollo.weights.layouts import PARTS
 
 Compose = Callable[..., Recipe]  # files of conf/ on top of the template -> the recipe
@@ -30,6 +32,9 @@ class Start:
     sampling: SamplingConfig  # the most that the model has been trained on
     budget: BudgetConfig
     system_prompt: str = ""  # with which it was trained
+    data: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # keys of `data`: how it was shown frames; empty: as the template says
 
 
 def find_start(weights: str | None, compose: Compose) -> Start:
@@ -50,7 +55,8 @@ def find_start(weights: str | None, compose: Compose) -> Start:
             f"{weights}: no folder of a finished stage: make weights of it with "
             f"`lightning-apollo import {weights} start.safetensors`, then --from start.safetensors"
         )
-    return Start(str(path), _model_of(path, compose), template.data.sampling, template.data.budget)
+    model, shown = _model_of(path, compose), read_data_settings(path)
+    return Start(str(path), model, template.data.sampling, template.data.budget, data=shown)
 
 
 def _finished_stage(folder: Path) -> Start:
@@ -59,7 +65,8 @@ def _finished_stage(folder: Path) -> Start:
         raise RecipeError(f"{folder}: no {WEIGHTS} in it: finish that stage with `lightning-apollo fit` first")
     if recipe.model.vision is None:
         raise RecipeError(f"{folder}: an Apollo: the templates are for VideoLLaMA 3, whose encoder takes frames")
-    return Start(str(folder), recipe.model, recipe.data.sampling, recipe.data.budget, recipe.data.system_prompt)
+    data = recipe.data
+    return Start(str(folder), recipe.model, data.sampling, data.budget, data.system_prompt, shown_with(data))
 
 
 def _model_of(path: Path, compose: Compose) -> ModelConfig:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lightning_apollo.data.clip_text import ClipTextConfig
+from lightning_apollo.data.datamodule import DataConfig
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.rgb import PictureConfig
@@ -72,6 +73,15 @@ def describe(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> 
     )
 
 
+def shown_with(config: ExportedConfig | DataConfig) -> dict[str, Any]:
+    """Keys of a recipe's `data` that say how a model is shown frames and their times."""
+    sampling = config.sampling
+    return {
+        "sampling": {"clock": sampling.clock, "phase": sampling.phase, "repeats": sampling.repeats},
+        "streams": config.streams,
+    }
+
+
 def write_settings(config: ExportedConfig, folder: Path) -> None:
     """Writes lightning_apollo.json."""
     (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n")
@@ -82,6 +92,12 @@ def is_exported(folder: Path) -> bool:
     return (folder / SETTINGS).is_file()
 
 
+def read_settings(folder: Path) -> ExportedConfig:
+    """What lightning_apollo.json says."""
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    return build(settings, ExportedConfig, str(folder / SETTINGS))
+
+
 def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
     """The model of an exported folder, in float32, with its tokenizer and the preprocessing of its training.
 
@@ -89,8 +105,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
     """
     if not is_exported(folder):
         raise WeightsError(f"{folder}: no {SETTINGS} in it: name a folder that `lightning-apollo export` wrote")
-    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-    config: ExportedConfig = build(settings, ExportedConfig, str(folder / SETTINGS))
+    config = read_settings(folder)
     tensors = open_weights(str(folder))
     if config.format == PORT:
         tensors = from_port_names(tensors)

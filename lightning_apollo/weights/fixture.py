@@ -29,7 +29,7 @@ from lightning_apollo.machine.video_libraries import encoding
 from lightning_apollo.models.llm import predict
 from lightning_apollo.structures import Modality, Sample
 from lightning_apollo.weights import check_fixture
-from lightning_apollo.weights.port import token_id
+from lightning_apollo.weights.port import as_port, token_id
 
 FOLDER, EXPECTED, LOGITS, CHECK = "fixture", "expected.json", "logits.safetensors", "check.py"
 TOLERANCE = 1e-4  # of a logit, absolute and relative
@@ -85,9 +85,10 @@ def run_cases(
 ) -> tuple[list[Case], dict[str, Tensor]]:
     """What the model makes of each file of the folder, and the first logits (vocabulary,) of each answer."""
     cases, logits = [], {}
+    preparer = trained.preparer if placeholders is None else as_port(trained.preparer)
     for modality, file in _FILES.items():
         message = Message("user", (MediaPart(modality, file), TextPart(_QUESTION)))
-        sample = trained.preparer.prompt(Conversation(f"fixture/{file}", "fixture", (message,)), folder)
+        sample = preparer.prompt(Conversation(f"fixture/{file}", "fixture", (message,)), folder)
         case, logits[modality] = _run(trained, sample, file, None if placeholders is None else placeholders[modality])
         cases.append(case)
     return cases, logits

@@ -5,21 +5,26 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from lightning_apollo.models.llm import check_llm, config_of_recipe
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.models.weight_files import StoredTensor, local_path, open_weights, write_stored
+from lightning_apollo.paths import conf_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.weights.expected import Shape, check_shapes, shapes_of_itself, shapes_of_recipe
+from lightning_apollo.weights.exported import is_exported, read_settings, shown_with
 from lightning_apollo.weights.gguf_files import GGUFSource, read_gguf
 from lightning_apollo.weights.layouts import PARTS, Mapped, map_names
 from lightning_apollo.weights.llm_files import copy_tokenizer, llm_config_of
 
 WEIGHTS, REPORT = "model.safetensors", "import.json"
+RELEASED = "data/released.yaml"  # in conf/
 _EMBEDDINGS, _HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
 
 
@@ -33,6 +38,7 @@ class ImportReport:
     used: dict[str, str]  # our name -> theirs
     unused: dict[str, str]  # their name -> why
     padded: dict[str, str]  # our name -> which rows were added, and what they hold
+    data: dict[str, Any]  # `data.sampling` and `data.streams` with which the weights were trained, where that is known
 
     def lines(self) -> list[str]:
         """The report in short, for people: unused tensors counted by reason."""
@@ -42,6 +48,7 @@ class ImportReport:
             f"used    {len(self.used)} tensors -> {self.output}",
             *(f"unused  {count} tensors: {why}" for why, count in reasons.items()),
             *(f"padded  {name}: {rows}" for name, rows in self.padded.items()),
+            *([f"data    {json.dumps(self.data)}, as they were trained: `new --from` sets it"] if self.data else []),
         ]
 
 
@@ -74,6 +81,7 @@ def import_weights(source: str, output: Path, part: str = "all", model: ModelCon
         used={name: mapped.used[name] for name in ours},
         unused=unused,
         padded=padded,
+        data=_data_settings(source, mapped) if part == "all" else {},
     )
     llm = _llm_config(source, gguf, model) if "llm" in mapped.parts else None
     if part != "llm" or output.suffix == ".safetensors":
@@ -85,6 +93,21 @@ def import_weights(source: str, output: Path, part: str = "all", model: ModelCon
     else:
         _write(ours, report, output, _LLMFiles(llm, gguf))
     return report
+
+
+def read_data_settings(weights: Path) -> dict[str, Any]:
+    """What the report beside imported weights, a file or a folder, says of `data`; empty where there is none."""
+    report = weights / REPORT if weights.is_dir() else weights.with_suffix(f".{REPORT}")
+    return json.loads(report.read_text()).get("data", {}) if report.is_file() else {}
+
+
+def _data_settings(source: str, mapped: Mapped) -> dict[str, Any]:
+    """How the weights were shown media: as an export of ours says, or as the authors of VideoLLaMA 3 did."""
+    if is_exported(Path(source)):
+        return shown_with(read_settings(Path(source)))
+    if mapped.parts < {"vision_encoder", "connector", "llm"}:
+        return {}
+    return yaml.safe_load((conf_folder() / RELEASED).read_text())["data"]
 
 
 def _expected(

@@ -4,6 +4,7 @@ What the port cannot do as we do is an error where it would change every answer,
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ _FRAMES = {  # by kind of sampling
     "uniform": "Frames: ours are in the middle of `max_frames` equal parts, the port's at their beginnings; it refuses clips of "
     "fewer frames.",
 }
+_LAST_FRAMES = (
+    "Phase: ours show the last frame of every step (data.sampling.phase end), as the released model was trained; the port "
+    "shows the first. The fixture compares what the port shows."
+)
 _REDUCERS = (ReducerConfig(kind="none"), ReducerConfig(kind="diff_fp"))
 
 # Our template (data/template.py). The processor puts `Time 0.0s:` and as many tokens as there are in the place of VIDEO_TOKEN.
@@ -104,12 +109,19 @@ def check_portable(model: ModelConfig, reducer: ReducerConfig, preparer: Prepare
 
 def differences(preparer: Preparer) -> list[str]:
     """Where the port's processors may give other pixels or ids than our own for the same files; each a sentence."""
+    sampling = preparer.sampling
     return [
-        _FRAMES[preparer.sampling.kind],
+        _FRAMES[sampling.kind],
+        *([_LAST_FRAMES] if sampling.kind == "fps" and sampling.phase == "end" else []),
         "Budget: ours is shared by all images and frames of a conversation; the port gives it to every image and video anew.",
         "Extreme sizes: the port refuses pictures more than 200 times as wide as high, and lets other narrow ones pass the budget.",
         "Text: the port takes a special token that a user writes for what it stands for; we take it for text.",
     ]
+
+
+def as_port(preparer: Preparer) -> Preparer:
+    """The preparer with the first frame of every step, which the port's processors take."""
+    return replace(preparer, sampling=replace(preparer.sampling, phase="start"))
 
 
 def port_tokenizer(tokenizer: object, vocab_size: int) -> PreTrainedTokenizerBase:

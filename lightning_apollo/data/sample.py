@@ -182,14 +182,14 @@ def _fps_offsets(duration: float, fps: float, max_frames: int) -> Tensor:
 def _whole_ticks(
     info: MediaInfo, config: SamplingConfig, begin: float, end: float, is_from_start: bool
 ) -> tuple[float, Tensor]:
-    """Where tick 0 begins, and (F,) int64 numbers of the whole ticks up to `end`; tick 0 where there is none.
+    """Where tick 0 begins, and (F,) float64 numbers of the whole ticks up to `end`; tick 0 where there is none.
 
     FFmpeg's filter `fps` with round=down, which the released loader is made of: ticks count from where a player does, or
     from a cut, the first is the one in which the first frame begins, and what is left after the last whole tick goes.
     """
     origin = info.clock_start_seconds if is_from_start else begin
     first, last = (math.floor((seconds - origin) * config.fps + _EXACT_SECONDS) for seconds in (begin, end))
-    ticks = _thinned(max(1, last - first), config.max_frames)
+    ticks = _thinned(max(1, last - first), config.max_frames).to(torch.float64)
     return origin + first / config.fps, ticks
 
 
@@ -201,10 +201,11 @@ def _last_moments(
     origin, ticks = _whole_ticks(info, config, begin, end, begin_seconds is None)
     limits = (origin + (ticks + 1) / config.fps).clamp(max=end)
     moments = limits - _TICK_MARGIN_SECONDS
-    if info.fps is not None:  # at NTSC's rates a frame may begin a hair before a tick ends: then at its own begin
-        numbers = torch.ceil((limits - info.begin_seconds) * info.fps - info.fps * _EXACT_SECONDS) - 1
-        begins = info.begin_seconds + numbers / info.fps
-        moments = moments.maximum(begins)
+    rate = round(1.001 * (info.fps or 0.0)) / 1.001
+    if info.fps is not None and abs(info.fps - rate) < abs(info.fps - round(info.fps)):
+        # NTSC's: there a frame may begin a hair before a tick ends, and is asked for at its own begin
+        numbers = torch.ceil((limits - info.begin_seconds - _EXACT_SECONDS) * rate) - 1
+        moments = moments.maximum(info.begin_seconds + numbers / rate)
     return moments.clamp(min=begin)
 
 

@@ -19,7 +19,7 @@ CLIPS: dict[str, tuple[Callable[[Path], Path], Callable[[int], float]]] = {
     "variable.mp4": (write_variable_rate, variable_rate_seconds),
     "shifted.mkv": (
         lambda path: write_clip(path, 40, 10, *h264(), "-output_ts_offset", 3.5),
-        lambda number: 3.5 + number / 10,
+        lambda number: number / 10,
     ),
 }
 

@@ -25,7 +25,8 @@ from tests.small_data import tiny_tokenizer, turns, write_rows
 BUDGET = BudgetConfig(token_budget=600, min_tokens=4, max_length=2000)
 PREPARER = Preparer(tiny_tokenizer(), 8, 1, 1, SamplingConfig(), BUDGET)
 SPARSE = (0.0, 3.0, 50.0, 51.0, 90.0, 99.0)  # seconds at which the screen changes
-BURST = (*(number / 50 for number in range(60)), 8.5, 9.0)  # 60 frames in 1.2 s, then one now and then
+BURST = (*(number / 10 for number in range(60)), 58.5, 59.0)  # 60 frames in 6 s, then one now and then
+SHOWN = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.9, 59.0]  # of them, at one a second
 
 
 def write_at(path: Path, seconds: tuple[float, ...]) -> Path:
@@ -75,34 +76,34 @@ def resized(frames: Frames) -> Tensor:
 
 
 def test_moments_on_one_frame_though_the_file_has_enough(folder: Path) -> None:
-    """Ten moments at one a second; frames 50 to 59 lie before 1.2 s, and nothing new comes until 8.5 s."""
+    """Sixty moments for 62 frames, of which 53 lie on the frame that stands still from 5.9 s to 58.5 s."""
     (item,) = PREPARER.sample(asking(folder, "burst.mp4"), folder).visuals
-    assert item.frames.pts_seconds.tolist() == pytest.approx([0.0, 1.0, 1.18, 9.0])
-    assert [tuple(item.frames.pixels.shape[2:])] == target_sizes([(4, HEIGHT, WIDTH)], [1], 8, BUDGET)
+    assert item.frames.pts_seconds.tolist() == pytest.approx(SHOWN)
+    assert [tuple(item.frames.pixels.shape[2:])] == target_sizes([(8, HEIGHT, WIDTH)], [1], 8, BUDGET)
 
 
 def test_packed_samples_stay_within_what_was_planned(folder: Path) -> None:
     conversation = asking(folder, "burst.mp4")
     planned = sum(plan.num_tokens(8) for plan in PREPARER.plan(conversation, folder)[1] if plan)
     packed = replace(PREPARER, is_packed=True).sample(conversation, folder)
-    assert len(packed.visuals[0].frames) == 4
+    assert len(packed.visuals[0].frames) == 8
     assert int(packed.is_placeholder.sum()) <= planned
 
 
 def test_repeats_are_kept_where_released_weights_are_asked(folder: Path) -> None:
     keeping = replace(PREPARER, sampling=SamplingConfig(repeats="keep"))
     (item,) = keeping.sample(asking(folder, "burst.mp4"), folder).visuals
-    assert item.frames.pts_seconds.tolist() == pytest.approx([0.0, 1.0, *[1.18] * 7, 9.0])
+    assert item.frames.pts_seconds.tolist() == pytest.approx([*SHOWN[:6], *[5.9] * 53, 59.0])
     ticks = replace(keeping, sampling=SamplingConfig(repeats="keep", phase="end"))
     conversation = asking(folder, "burst.mp4")
     (item,) = ticks.sample(conversation, folder).visuals
     assert item.frames.pts_seconds.tolist() == list(range(len(item.frames)))  # each with a time of its own
 
 
-def test_what_one_video_has_no_use_for_goes_to_the_other(folder: Path) -> None:
+def test_videos_share_what_repeats_leave(folder: Path) -> None:
     items = PREPARER.sample(asking(folder, "burst.mp4", "sparse.mp4"), folder).visuals
-    assert [len(item.frames) for item in items] == [4, 6]
-    shapes = [(count, HEIGHT, WIDTH) for count in (4, 6)]
+    assert [len(item.frames) for item in items] == [8, 6]
+    shapes = [(count, HEIGHT, WIDTH) for count in (8, 6)]
     assert [tuple(item.frames.pixels.shape[2:]) for item in items] == target_sizes(shapes, [1, 1], 8, BUDGET)
 
 

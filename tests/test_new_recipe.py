@@ -1,5 +1,6 @@
 """`lightning-apollo new`: what it finds in data made by hand, what it writes for them, and that this trains."""
 
+import json
 import re
 import shutil
 from contextlib import nullcontext
@@ -124,6 +125,28 @@ def test_what_it_writes_from_a_finished_stage_trains(tmp_path: Path, media: Path
     assert recipe.data.budget.max_length <= trained.data.budget.max_length
     run_stage(recipe, STAGE)
     assert (stage_folder(recipe, STAGE) / "model.safetensors").is_file()
+
+
+def test_frames_are_shown_as_the_start_was_trained(tmp_path: Path, media: Path, trained: Recipe) -> None:
+    """The template's own start is a released model; a stage of ours and an import say how they were shown theirs."""
+
+    def shown(recipe: Recipe) -> tuple[str, ...]:
+        sampling = recipe.data.sampling
+        return sampling.clock, sampling.phase, sampling.repeats, recipe.data.streams
+
+    released, ours = ("container", "end", "keep", "released"), ("from_start", "start", "drop", "ours")
+    for number, (start, expected) in enumerate([(None, released), (trained, ours)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert shown(load_recipe(new(folder, media, [video_row()], start).path)) == expected
+    tiny = load_recipe("videollama3-tiny").model
+    save_weights(build_model(tiny, ReducerConfig()), tmp_path / "tiny.safetensors")
+    settings = {"sampling": {"clock": "from_start", "phase": "start", "repeats": "keep"}, "streams": "ours"}
+    (tmp_path / "tiny.import.json").write_text(json.dumps({"data": settings}))
+    data = write_rows(tmp_path / "rows.jsonl", [video_row()])
+    task = Task("task", (str(data),), str(media), str(tmp_path / "tiny.safetensors"))
+    written = write_recipe(task, tmp_path / "task.yaml", lambda: nullcontext(lambda *_: None), jobs=0)
+    assert shown(written.recipe) == ("from_start", "start", "keep", "ours")
 
 
 def test_imported_weights_tell_their_model(tmp_path: Path, media: Path) -> None:

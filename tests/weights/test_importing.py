@@ -51,6 +51,10 @@ def test_videollama3_of_every_layout_gives_the_logits_of_transformers(
     report = import_weights(source, tmp_path / "ours.safetensors", model=MODEL)
     assert report.layout == f"VideoLLaMA 3 ({layout})"
     assert (len(report.used), report.unused) == (len(port.state_dict()), {})
+    assert report.data == {
+        "sampling": {"clock": "container", "phase": "end", "repeats": "keep"},
+        "streams": "released",
+    }
     model = build_model(MODEL, ReducerConfig())
     load_weights(model, tmp_path / "ours.safetensors")
     samples = [sample(image(28, 42, 1), seed=1), sample(video(3, 56, 28, 3), seed=2), sample(seed=3)]

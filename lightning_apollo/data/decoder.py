@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lightning_apollo.data.signatures import container_of, is_playlist, read_head
-from lightning_apollo.data.storage import Readable, open_address, open_media
+from lightning_apollo.data.storage import Readable, open_address, open_media, open_unnamed
 from lightning_apollo.structures import MediaError
 
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
@@ -51,7 +51,7 @@ def open_source(path: str) -> Source:
         with open_address(path) as opened:
             head = read_head(opened)
         has_pattern = any(character in file for character in _PATTERN_CHARACTERS)
-        file = open_address(path) if has_pattern else str(Path(file).absolute())
+        file = open_unnamed(path) if has_pattern else str(Path(file).absolute())
     container = container_of(head)
     if container is None:
         playlist = "a playlist, which names other files: give the films that it names"

@@ -152,6 +152,11 @@ def open_media(address: str) -> Readable:
     return address if is_path else file
 
 
+def open_unnamed(path: str) -> io.BufferedReader:
+    """A file for decoders that are not to see its name; it is closed when they let it go."""
+    return io.BufferedReader(_Slice(path, open_address(path), 0, os.path.getsize(path)))
+
+
 def file_state(address: str) -> tuple[int, int]:
     """Size in bytes, and a number that changes with the content: the time of change in nanoseconds, for an object made
     from its ETag, for a list of frames from the states of all. -1 for both where something cannot be read. Media inside a

@@ -75,7 +75,7 @@ def read_mp4_tracks(file: BinaryIO) -> list[Track]:
             _check_length(_content(file, box, 32))
         elif box.kind == b"mdhd":
             _check_length(_content(file, box, 32))
-        elif box.kind == b"trun":
+        elif box.kind == b"trun":  # codespell:ignore trun
             _check_claim(_number(_content(file, box, 8), 4), size)
         elif tracks:
             _read_box(file, box, tracks[-1], size)

@@ -41,7 +41,7 @@ def read_row(row: object, unknown_keys: str = keys.REFUSE) -> tuple[tuple[Messag
     check = KeyCheck(unknown_keys)
     messages = _parse_stream(fields, check) if _is_stream(fields) else _parse_turns(fields, check)
     messages = with_row_settings(_with_system(messages, fields), fields)
-    check.end(any(isinstance(part, MediaPart) for message in messages for part in message.parts))
+    check.end(messages)
     return _checked(messages), tuple(check.ignored)
 
 
@@ -202,7 +202,7 @@ def _checked(messages: list[Message]) -> tuple[Message, ...]:
         raise RowError("no turn of the assistant: add the answer that the model learns")
     if spoken[0] == "assistant":
         raise RowError("the assistant speaks first: put a turn of the user before it")
-    if not any(message.role == "assistant" and message.is_learnt for message in kept):
+    if not any(message.is_learnt and message.role == "assistant" for message in kept):
         raise RowError("no answer is learnt: switch the loss of one on, or remove the row")
     return tuple(kept)
 

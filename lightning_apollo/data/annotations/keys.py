@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from lightning_apollo.data.annotations import segments
-from lightning_apollo.data.annotations.turns import RowError
+from lightning_apollo.data.annotations.turns import MediaPart, Message, RowError
 
 REFUSE, IGNORE = "refuse", "ignore"  # values of data.unknown_keys
 
@@ -151,7 +151,7 @@ _FIXES = {
     for keys, fix in (
         ("audio audios audio_path audio_paths audio_file audio_url sound sounds speech wav asr", _SOUND),
         (
-            "img imgs picture pictures photo photos vid vids frames frame media medias file files file_name file_names "
+            "img imgs picture pictures photo photos vid vids frames frame media file files file_name file_names "
             "filename filenames path paths bytes depth depths thumbnail",
             _MEDIA,
         ),
@@ -229,6 +229,8 @@ class KeyCheck:
     _media_names: list[tuple[str, Schema]] = field(default_factory=list)
 
     def __call__(self, fields: Mapping[str, object], schema: Schema) -> None:
+        if fields.keys() <= schema.read:
+            return
         rest = fields.keys() - schema.read - _METADATA
         for key, value in fields.items() if rest else ():
             if key not in rest:
@@ -238,10 +240,11 @@ class KeyCheck:
             elif not _is_empty(key, value) and not _is_metadata(key, value):
                 self._refuse(key, schema)
 
-    def end(self, shows_media: bool) -> None:
-        """To be called once all of the row is read: names of media that it does not show are refused."""
-        for key, schema in self._media_names if not shows_media else ():
-            self._refuse(key, schema)
+    def end(self, messages: Iterable[Message]) -> None:
+        """To be called with the turns of the row: names of media are refused where these show none."""
+        if self._media_names and not any(isinstance(part, MediaPart) for message in messages for part in message.parts):
+            for key, schema in self._media_names:
+                self._refuse(key, schema)
 
     def _refuse(self, key: str, schema: Schema) -> None:
         place = f" in {schema.place}" if schema.place else ""

@@ -121,8 +121,7 @@ def inline_part(fields: Mapping[str, object], modality: Modality, media: RowMedi
 def with_row_settings(messages: list[Message], fields: Mapping[str, object]) -> list[Message]:
     """The turns with the segment, rate and number of frames that the row gives to its videos."""
     videos = [part for message in messages for part in message.parts if _is_video(part)]
-    is_plain = not any(part.frame_paths or part.frames_fps for part in videos)
-    if is_plain and segments.KEYS.isdisjoint(fields):
+    if segments.KEYS.isdisjoint(fields) and not any(part.frame_paths or part.frames_fps for part in videos):
         return messages
     given = iter(segments.read_settings(fields, len(videos)))
 

@@ -23,7 +23,7 @@ def require_files(paths: Iterable[str | Path]) -> None:
     """UserError names the first path where no file or folder is."""
     for path in paths:
         if not Path(path).exists():
-            raise UserError(f"{path}: no such file: correct the path")
+            raise UserError(f"{path}: no such file or folder: correct the path")
 
 
 def require_weights(source: str) -> None:

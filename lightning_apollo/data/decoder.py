@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lightning_apollo.data.signatures import container_of, is_playlist, read_head
 from lightning_apollo.data.storage import Readable, open_address, open_media, open_unnamed
+from lightning_apollo.machine.video_libraries import load_torchcodec
 from lightning_apollo.structures import MediaError
 
 if TYPE_CHECKING:  # at run time inside the functions, so that `doctor` works where torchcodec cannot load
@@ -149,13 +150,8 @@ def is_time(seconds: float | None) -> bool:
 
 
 def _decoders() -> ModuleType:
-    try:
-        return import_module("torchcodec.decoders")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeError(
-            "torchcodec does not load: install FFmpeg's shared libraries (Debian: apt install ffmpeg), "
-            "then check with `lightning-apollo doctor`"
-        ) from error
+    load_torchcodec()
+    return import_module("torchcodec.decoders")
 
 
 def _why_no_video(file: Readable) -> str:

@@ -37,9 +37,9 @@ def read_tracks(path: str, container: str) -> list[Track]:
     if container not in ("mp4", "matroska"):
         return []
     with open_address(path) as file:
-        if container == "matroska":
-            return [Track(None, pixel_aspect) for pixel_aspect in read_pixel_aspects(file)]
         try:
+            if container == "matroska":
+                return [Track(None, pixel_aspect) for pixel_aspect in read_pixel_aspects(file)]
             return read_mp4_tracks(file)
         except ClaimError as error:
             raise MediaError(path, str(error)) from None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from lightning_apollo.data.mp4_boxes import ClaimError
+
 _SEGMENT, _TRACKS, _ENTRY, _VIDEO, _CLUSTER = 0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x1F43B675
-_PARENTS = {_SEGMENT, _TRACKS, _ENTRY, _VIDEO}
+_INFO, _DURATION = 0x1549A966, 0x4489
+_PARENTS = {_SEGMENT, _TRACKS, _ENTRY, _VIDEO, _INFO}
+_MAX_TICKS = 1e12  # 31 days in units of 2.7 µs: every writer's are longer, most take milliseconds
 _STORED, _SHOWN, _UNIT = (0xB0, 0xBA), (0x54B0, 0x54BA), 0x54B2  # width and height
 _TYPE, _STREAM_TYPES = 0x83, {1, 2, 17, 33}  # video, sound, subtitles, data: what FFmpeg makes streams of
 _UNKNOWN_UNIT = 4
@@ -20,11 +25,17 @@ class _Element(NamedTuple):
 
 
 def read_pixel_aspects(file: BinaryIO) -> list[float]:
-    """Width to height of a pixel of every track, in the order of FFmpeg's streams; 0 where the header does not say."""
+    """Width to height of a pixel of every track, in the order of FFmpeg's streams; 0 where the header does not say.
+    ClaimError where its length cannot be true."""
     tracks: list[dict[int, int]] = []
     for element in _elements(file):
         if element.kind == _ENTRY:
             tracks.append({})
+        elif element.kind == _DURATION and element.num_bytes in (4, 8):
+            file.seek(element.begin)
+            (ticks,) = struct.unpack(">f" if element.num_bytes == 4 else ">d", file.read(element.num_bytes))
+            if not ticks <= _MAX_TICKS:
+                raise ClaimError(f"its header claims a length of {ticks / 1e3:.3g} s")
         elif tracks and element.kind in (_TYPE, *_STORED, *_SHOWN, _UNIT) and element.num_bytes <= 8:
             file.seek(element.begin)
             tracks[-1][element.kind] = int.from_bytes(file.read(element.num_bytes), "big")

@@ -81,6 +81,19 @@ def test_it_counts_what_the_data_hold(tmp_path: Path, media: Path) -> None:
     assert (found.example.prompt, found.example.media[0].path) == ("What is shown?", "four.mp4")
 
 
+def test_a_recipe_for_rows_with_keys_that_are_not_read_ignores_them_where_that_is_asked_for(
+    tmp_path: Path, media: Path
+) -> None:
+    data = str(write_rows(tmp_path / "rows.jsonl", [video_row(objects={"bbox": [1]})] * 2))
+    path = tmp_path / "task.yaml"
+    with pytest.raises(RecipeError, match=r"none of the 2 rows can be used.*'objects' is not read"):
+        write_recipe(Task("task", (data,), str(media)), path, lambda: nullcontext(lambda *_: None), jobs=0)
+    task = Task("task", (data,), str(media), unknown_keys="ignore")
+    written = write_recipe(task, path, lambda: nullcontext(lambda *_: None), jobs=0)
+    assert load_recipe(path).data.unknown_keys == "ignore"
+    assert written.survey.num_broken == 0
+
+
 def test_settings_fit_the_data(tmp_path: Path, media: Path) -> None:
     """By hand: 160×48 pixels are 6×2 tokens of 28 pixels, fewer than the 16 that a frame has at least: 8×3 then."""
     written = new(tmp_path, media, [video_row()] * 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy
 import pytest
 import torch
@@ -102,3 +104,14 @@ def test_single_frame_is_a_function_of_seed_and_sample():
 def test_wrong_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**values)
+
+
+def test_an_annotation_changes_rate_and_most_frames_of_one_video() -> None:
+    uniform = SamplingConfig(kind="uniform", max_frames=8)
+    assert uniform.for_video(None, None) == uniform
+    assert uniform.for_video(2.0, None) == SamplingConfig(kind="fps", fps=2.0, max_frames=8)
+    assert uniform.for_video(None, 3) == replace(uniform, max_frames=3, max_clips=1)
+    clips = SamplingConfig(kind="clips", clip_frames=4, max_clips=10)
+    assert clips.for_video(None, 9).max_clips == 2  # whole clips
+    assert clips.for_video(None, 99).max_clips == 10
+    assert clips.for_video(3.0, None) == replace(clips, fps=3.0)

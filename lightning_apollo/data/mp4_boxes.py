@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from lightning_apollo.data.h264 import is_shown_as_stored
+
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts"}
 _VISUAL_ENTRY_BYTES = 86  # of a sample description, before the boxes inside it
 _MAX_EDITED_SAMPLES = 2**22  # samples times edits of one track: FFmpeg lists them anew for each edit
@@ -25,7 +27,7 @@ class Track(NamedTuple):
         tuple[float, ...] | None
     )  # a b c d of the display matrix: (x, y) is shown at (a·x + c·y, b·x + d·y), y downwards
     pixel_aspect: float  # width to height of a pixel; 0: the container does not say
-    has_order: bool = True  # it can say that frames are shown in another order than they are stored
+    has_order: bool = True  # it says in which order frames are shown, or that it is the one in which they are stored
 
 
 class ClaimError(ValueError):
@@ -102,7 +104,7 @@ def _read_box(file: BinaryIO, box: _Box, track: _Boxed, file_bytes: int) -> None
 
 
 def _read_description(file: BinaryIO, box: _Box, track: _Boxed) -> None:
-    """The stored size and the shape of a pixel, from the first entry of a video track."""
+    """The stored size, the shape of a pixel and the order of frames, from the first entry of a video track."""
     entry = _content(file, box, 2**13)[8:]
     if len(entry) < _VISUAL_ENTRY_BYTES:
         return
@@ -111,6 +113,8 @@ def _read_description(file: BinaryIO, box: _Box, track: _Boxed) -> None:
         if box_inside.kind == b"pasp":
             width, height = (_number(_content(inner, box_inside, 8), place) for place in (0, 4))
             track.pixel_aspect = width / height if height else 0.0
+        elif box_inside.kind == b"avcC":
+            track.has_order |= is_shown_as_stored(_content(inner, box_inside, end))
     track.stored = struct.unpack(">HH", entry[32:36])
 
 

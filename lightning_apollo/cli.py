@@ -160,8 +160,9 @@ def demo(
     Takes 6 to 10 minutes on two CPU cores and writes report.html, metrics.json and results.jsonl.
     """
     with errors_in_one_line(debug):
-        encode_and_decode()
+        require_video()
         recipe_file(recipe)
+        encode_and_decode()
         from lightning_apollo.demo import RECIPE, run
 
         run(output or Path("runs/demo" if recipe == RECIPE else f"runs/demo-{recipe}"), recipe)

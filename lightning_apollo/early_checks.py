@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_apollo.errors import RecipeError, UserError, suggestion
 from lightning_apollo.paths import conf_folder, recipe_file
 from lightning_apollo.trees import Tree, assign, merge
@@ -162,6 +160,8 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> Tree:
 
 def _read_yaml(text: str) -> Any:
     """The value that the text stands for, as YAML's own rules have it; None for what is no YAML."""
+    import yaml  # here: a name that is not there is answered without it
+
     try:
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # which is ten times as fast
     except yaml.YAMLError:

@@ -112,7 +112,7 @@ def test_show_with_a_recipe_says_what_samples_cost(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show", "nowhere"], "nowhere: no index here (media.parquet): make one with `lightning-apollo data index`"),
+        (["show", "nowhere"], "nowhere: no such file or folder: correct the path"),
         (["scan", "none.jsonl"], "none.jsonl: no such file: correct the path of the manifest"),
         (["index"], "nothing to index: name manifests, or a recipe with --recipe"),
         (["index", "--recipe", "videollama3-tiny", "sed=7"], "sed=7: sed: unknown key, did you mean seed?"),

@@ -44,7 +44,7 @@ class _Bits:
         return value & ((1 << num_bits) - 1)
 
     def unsigned(self) -> int:
-        """An Exp-Golomb code, ue(v)."""
+        """An Exp-Golomb code."""
         num_zeros = 0
         while self._num_left > 0 and not self.read(1):
             num_zeros += 1

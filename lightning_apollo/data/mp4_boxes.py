@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from lightning_apollo.data.h264 import is_shown_as_stored
+from lightning_apollo.errors import UserError
 
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts"}
 _VISUAL_ENTRY_BYTES = 86  # of a sample description, before the boxes inside it
@@ -30,7 +31,7 @@ class Track(NamedTuple):
     has_order: bool = True  # it says in which order frames are shown, or that it is the one in which they are stored
 
 
-class ClaimError(ValueError):
+class ClaimError(UserError, ValueError):
     """A header whose numbers cannot be true; one line."""
 
 

@@ -44,7 +44,7 @@ class FFmpegMissing(VideoLibrariesError):
 
 def require_video() -> None:
     """Raises VideoLibrariesError where video cannot be decoded. Imports torch only where there is a doubt."""
-    if sys.platform != "linux" or ffmpeg.loadable_version() is None or not _are_versions_as_declared():
+    if sys.platform != "linux" or not ffmpeg.looks_whole() or not _are_versions_as_declared():
         load_torchcodec()
 
 

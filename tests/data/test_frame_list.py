@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import tarfile
@@ -12,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_apollo.data import manifest
 from lightning_apollo.data.conversation import prompt_text
 from lightning_apollo.data.dataset import SourceConfig, open_sources
 from lightning_apollo.data.frame_cache import CachedReader, FrameCacheConfig
@@ -23,12 +21,12 @@ from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.reader import DirectReader
 from lightning_apollo.data.resize import BudgetConfig
 from lightning_apollo.data.roots import FolderRoot, open_root, part_address
-from lightning_apollo.data.rows import MediaPart, Message, TextPart
+from lightning_apollo.data.rows import Conversation, MediaPart, Message, RowError, TextPart, parse_row
 from lightning_apollo.data.sample import SamplingConfig, sample_timestamps
 from lightning_apollo.data.storage import FrameList, file_state, frame_list, frames_address
 from lightning_apollo.structures import MediaError
 from tests.media_files import HEIGHT, WIDTH, cut, numbered_frames, read_number
-from tests.small_data import tiny_tokenizer
+from tests.small_data import tiny_tokenizer, turns, write_rows
 
 NATIVE = (HEIGHT, WIDTH)
 NAMES = tuple(f"frames/{number}.png" for number in (3, 1, 4, 15, 9, 2, 6))
@@ -91,7 +89,7 @@ def test_the_prompt_counts_the_seconds_of_the_list(folder: Path) -> None:
     turns = (Message("user", (part, TextPart("What is shown?"))), Message("assistant", (TextPart("Numbers."),)))
     sampling, budget = SamplingConfig(fps=2.0), BudgetConfig(token_budget=256, min_tokens=4, max_length=512)
     preparer = Preparer(tiny_tokenizer(), 8, 1, 2, sampling, budget)
-    conversation = manifest.Conversation("row.jsonl:1", "test", turns)
+    conversation = Conversation("row.jsonl:1", "test", turns)
     sample = preparer.sample(conversation, folder)
     assert [len(item.frames) for item in sample.visuals] == [3]
     text = prompt_text(conversation, sample.visuals, 8)
@@ -163,14 +161,10 @@ def test_the_frame_cache_finds_a_list_by_its_pictures(folder: Path, tmp_path: Pa
         reader.probe(address_in(folder), "video")
 
 
-def test_an_index_knows_lists_and_names_what_is_broken_in_them(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    def parsed(row: dict) -> tuple[Message, ...]:
-        part = video(tuple(row["frames"]))
-        return Message("user", (part, TextPart("?"))), Message("assistant", (TextPart("!"),))
-
-    monkeypatch.setattr(manifest, "parse_row", parsed)
-    rows = [{"frames": NAMES}, {"frames": [*NAMES, "frames/77.png"]}, {"frames": [NAMES[0], "../../etc/passwd"]}]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+def test_an_index_knows_lists_and_names_what_is_broken_in_them(folder: Path, tmp_path: Path) -> None:
+    lists = (NAMES, [*NAMES, "frames/77.png"], [NAMES[0], "../../etc/passwd"])
+    rows = [{"videos": [names], "fps": 2.0, "conversations": turns("<video>?", "!")} for names in map(list, lists)]
+    write_rows(tmp_path / "rows.jsonl", rows)
     sources = open_sources({"lists": SourceConfig([str(tmp_path / "rows.jsonl")], str(folder))}, ())
     index = build_index(sources, tmp_path / "index", jobs=0)
     assert [(row.row, row.reason.split(":")[0]) for row in broken_rows(index)] == [
@@ -186,5 +180,5 @@ def test_an_index_knows_lists_and_names_what_is_broken_in_them(folder: Path, tmp
 def test_no_path_of_a_row_is_taken_for_a_list() -> None:
     address = frames_address(FrameList(2.0, ("a.png",)))
     assert frame_list("a.png (first of a list of 1 frames) 2.0 a.png") is None
-    with pytest.raises(manifest.RowError, match="give it as a string"):
-        manifest.parse_row({"video": address, "conversations": []})
+    with pytest.raises(RowError, match="give it as a string"):
+        parse_row({"video": address, "conversations": turns("?", "!")})

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("media")
     write_pictures(folder, 3, broken=[1])
     write_clip(folder / "late.mkv", 20, 10, *h264(), "-output_ts_offset", 3.5)
-    rows = [{"video": "late.mkv", "start_time": 4.0, "conversations": turns("<video>?", "a")}]
+    rows = [{"video": "late.mkv", "start_time": 0.5, "conversations": turns("<video>?", "a")}]
     write_rows(folder / "films.jsonl", [*rows, {"conversations": turns("Why?", "Because.")}])
     return folder
 
@@ -60,12 +60,12 @@ def test_rows_and_columns(index: Index, folder: Path) -> None:
         0,
         "films.jsonl:1",
     )
-    assert [(use.begin_seconds, use.end_seconds) for use in row.media] == [(4.0, None)]
+    assert [(use.begin_seconds, use.end_seconds) for use in row.media] == [(0.5, None)]
     assert index[-1].sample_id == "pictures.jsonl:3"
     assert [index[number].kind for number in range(5)] == ["video", "text", "image", "image", "image"]
     (numbers, begins, ends, _, _), offsets = index.media_uses()
     assert (numbers.tolist(), offsets.tolist()) == ([0, 1, 2, 3], [0, 1, 1, 2, 3, 4])
-    assert (begins[0], np.isnan(begins[1:]).all(), np.isnan(ends).all()) == (4.0, True, True)
+    assert (begins[0], np.isnan(begins[1:]).all(), np.isnan(ends).all()) == (0.5, True, True)
     with pytest.raises(IndexError):
         index[5]
 

@@ -16,6 +16,7 @@ import pytest
 
 from lightning_apollo.data import media, object_store, storage
 from lightning_apollo.data.dataset import SourceConfig
+from lightning_apollo.data.decoder import open_decoder
 from lightning_apollo.data.storage import StorageError
 from lightning_apollo.structures import MediaError
 from tests.media_files import h264, write_clip
@@ -87,7 +88,7 @@ def test_a_store_that_stops_in_the_middle_of_a_film_is_a_media_error(
         server.stop()
         for address, file in zip(addresses, files, strict=True):
             with pytest.raises(MediaError, match="the store does not answer") as caught:
-                media._probe_video(address, file)
+                open_decoder(address, file, 1)
             assert caught.value.path == address
 
 

@@ -55,9 +55,9 @@ class Counting(DirectReader):
 
     calls: list[tuple[int, tuple[int, int]]]
 
-    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
+    def decode(self, info: MediaInfo, timestamps: Tensor, size: tuple[int, int], background: str = "white") -> Frames:
         self.calls.append((len(timestamps), size))
-        return super().decode(info, timestamps, size)
+        return super().decode(info, timestamps, size, background)
 
 
 def test_fewer_frames_than_moments(folder: Path) -> None:

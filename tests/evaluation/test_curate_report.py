@@ -77,7 +77,7 @@ def test_mistakes_are_one_line(files: list[Path], tmp_path: Path) -> None:
     assert twice.stderr == "hand q1: a answers it twice in mode full: keep one of them\n"
     missing = run(tmp_path / "none.jsonl")
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
-    assert missing.stderr.startswith(f"{tmp_path / 'none.jsonl'}: No such file or directory")
+    assert missing.stderr.startswith(f"{tmp_path / 'none.jsonl'}: no such file or folder: correct the path")
     write_results(results_of({"q7": ANSWERS["q7"]}), tmp_path / "easy.jsonl")
     nothing = run(tmp_path / "easy.jsonl", "--output", tmp_path / "curated")
     assert nothing.exit_code == 2

@@ -117,7 +117,7 @@ def test_what_cannot_be_asked_is_one_line_without_folders(
     for text, files, message in (
         ("  ", [clip], "no question"),
         (QUESTION, [str(broken)], "broken.mp4: neither a video"),
-        (QUESTION, [str(cut)], "cut.mp4: not a media file"),
+        (QUESTION, [str(cut)], "cut.mp4: no frames in the video stream"),
         (QUESTION, ["/etc/passwd"], "passwd: no file that was uploaded here"),
         ("<video> or <video>?", [clip], "shows 2 <video>"),
     ):

@@ -59,3 +59,11 @@ def test_the_file_runs_alone() -> None:
     """Before anything is installed: no package of ours or of others can be imported."""
     done = subprocess.run([sys.executable, "-I", "-S", ffmpeg.__file__], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_glance_sees_that_a_library_is_not_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = ffmpeg.loadable_version()
+    assert version is not None  # `make setup` has seen to it
+    assert ffmpeg.looks_whole()
+    monkeypatch.setattr(ffmpeg, "LIBRARIES", {version: {**ffmpeg.LIBRARIES[version], "avmissing": 1}})
+    assert not ffmpeg.looks_whole()

@@ -92,7 +92,7 @@ def test_each_command_asks_before_other_work(words: list[str], monkeypatch: pyte
     def refuse() -> None:
         raise FFmpegMissing("FFmpeg's libraries are missing", "install it")
 
-    monkeypatch.setattr(ffmpeg, "loadable_version", lambda: None)
+    monkeypatch.setattr(ffmpeg, "looks_whole", lambda: False)
     monkeypatch.setattr(video_libraries, "load_torchcodec", refuse)
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2

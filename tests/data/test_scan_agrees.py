@@ -13,10 +13,11 @@ from lightning_apollo.data.media_check import probe_and_decode
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.structures import MediaError
 from tests.broken_files import write_broken_files
+from tests.odd_files import write_odd_files
 from tests.small_data import tiny_tokenizer, turns, write_rows
 
 CLIPS = Path(__file__).parent.parent.parent / ".cache" / "real_clips"
-WRITERS = {"broken": write_broken_files}
+WRITERS = {"broken": write_broken_files, "odd": write_odd_files}
 
 
 def files(folder: Path) -> list[str]:

@@ -12,8 +12,11 @@ import pytest
 from lightning_apollo.early_checks import require_data, require_manifests, require_trained
 from lightning_apollo.errors import UserError
 
-MAX_CPU_SECONDS = 0.5
-TRIES = 4  # the best counts: other processes on the machine slow this one down
+# CPU time of a command over that of its command line library alone, measured beside it since a busy machine slows down both:
+# about 2.5, and 0.45 s on an idle core. torch alone would make it 10.
+MAX_RATIO = 5
+YARDSTICK = "import typer, rich.console, importlib.metadata, packaging.requirements"
+TRIES = 3  # the best counts
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "torchcodec"}
 
 # The command line with the packages that it imported as the last line
@@ -63,11 +66,11 @@ MISSING = {  # command -> what its answer says
 HELP = ("", "fit", "evaluate run", "data scan", "study run")
 
 
-def run_cli(words: list[str], folder: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """The answer of a command, and its CPU seconds."""
+def run_python(program: str, words: list[str], folder: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """What a program answers, and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-c", CLI, *words],
+        [sys.executable, "-c", program, *words],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -79,14 +82,15 @@ def run_cli(words: list[str], folder: Path) -> tuple[float, subprocess.Completed
 
 def run_in_time(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """The answer of a command that imports nothing heavy and stays below the limit in one of its tries."""
-    seconds = []
+    ratios = []
     for _ in range(TRIES):
-        took, done = run_cli(words, folder)
-        seconds.append(took)
+        yardstick, _ = run_python(YARDSTICK, [], folder)
+        took, done = run_python(CLI, words, folder)
+        ratios.append(took / yardstick)
         assert done.stdout.splitlines()[-1].split() == ["heavy:"]
-        if took <= MAX_CPU_SECONDS:
+        if ratios[-1] <= MAX_RATIO:
             return done
-    pytest.fail(f"{shlex.join(words)}: {min(seconds):.2f} s of CPU, more than {MAX_CPU_SECONDS}")
+    pytest.fail(f"{shlex.join(words)}: {min(ratios):.1f} times the CPU time of its command line library")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", MISSING)
-def test_what_is_missing_is_answered_in_half_a_second(command: str, folder: Path) -> None:
+def test_what_is_missing_is_answered_at_once(command: str, folder: Path) -> None:
     done = run_in_time(shlex.split(command), folder)
     assert done.returncode == 2
     assert MISSING[command] in done.stderr
@@ -113,7 +117,7 @@ def test_what_is_missing_is_answered_in_half_a_second(command: str, folder: Path
 
 
 @pytest.mark.parametrize("command", HELP)
-def test_help_takes_half_a_second(command: str, folder: Path) -> None:
+def test_help_is_shown_at_once(command: str, folder: Path) -> None:
     assert run_in_time([*command.split(), "--help"], folder).returncode == 0
 
 

@@ -106,7 +106,7 @@ $(LMMS_EVAL): | $(VENV)/.installed-test
 	$(BIN)/python -m venv $@.partial
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' \
 		> "$$($@.partial/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
-	$@.partial/bin/python -m pip install --quiet --disable-pip-version-check lmms-eval==0.7.3
+	$@.partial/bin/python -m pip install --quiet --disable-pip-version-check 'filelock<4' lmms-eval==0.7.3
 	mv $@.partial $@
 
 # A browser for the web page, and what drives it

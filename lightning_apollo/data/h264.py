@@ -24,7 +24,8 @@ def is_shown_as_stored(configuration: bytes) -> bool:
     if profile in _WITH_CHROMA:
         if bits.unsigned() == 3:  # chroma_format_idc
             bits.read(1)
-        bits.unsigned(), bits.unsigned()  # bit depths
+        bits.unsigned()  # bit_depth_luma_minus8
+        bits.unsigned()  # bit_depth_chroma_minus8
         if bits.read(2) & 1:  # scaling lists follow: not read here
             return False
     bits.unsigned()  # log2_max_frame_num_minus4

@@ -35,7 +35,7 @@ class WeightsError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What the header of a file says; no pixel is decoded to know it."""
+    """What the header of a file says, or its frames where the header cannot be believed."""
 
     path: str
     modality: Modality

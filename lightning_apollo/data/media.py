@@ -29,7 +29,10 @@ _END_SLACK_SECONDS = 0.5  # how far outside the frames that can be decoded a mom
 
 
 def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
-    """What the file says about itself; no pixel is decoded. `fps` is None exactly where it is read as a still picture.
+    """What the file says about itself. `fps` is None exactly where it is read as a still picture.
+
+    Frames are decoded only where the header cannot be believed: the first of some films, all of those whose clock is of no
+    use (video_checks.py).
 
     `modality` is what the annotation calls it, None for what it is. An animated GIF called an image is its first
     frame; a still picture called a video is a video of one frame. A film called an image is a MediaError.

@@ -31,6 +31,7 @@ def _write_films(folder: Path) -> None:
     write_clip(folder / "palette.avi", 20, 10, *PALETTE)
     write_clip(folder / "camera.h264", 20, 25, *h264(keyframe_interval=10))
     write_clip(folder / "hours.ts", 20, 10, *h264(keyframe_interval=10), "-output_ts_offset", 36000)
+    write_clip(folder / "camera.mjpeg", 20, 25, "-c:v", "mjpeg")
     film = write_clip(folder / "film.ts", 60, 10, *OPEN_GROUPS).read_bytes()
     (folder / "tuned_in.ts").write_bytes(film[len(film) // 188 // 3 * 188 :])
     (folder / "joined.ts").write_bytes(film + (folder / "hours.ts").read_bytes())

@@ -19,6 +19,10 @@ MAX_PICTURE_PIXELS = 2**27  # 134 megapixels; decoded, 400 MB
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "TIFF", "JPEG2000", "PPM")
 _MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "JPEG2000")  # whose first bytes no text begins with
 _ANIMATED_FORMATS = ("PNG", "WEBP", "GIF", "AVIF")  # the several pictures of a phone's JPEG are no animation
+_SEAMS = {  # the end of a picture and the beginning of the next; a thumbnail's end has something else behind it
+    "JPEG": b"\xff\xd9\xff\xd8\xff",
+    "PNG": b"IEND\xaeB`\x82\x89PNG",
+}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _ORIENTATION_TAG = 0x0112  # of EXIF
 _TO_UPRIGHT = {  # orientation -> what undoes it; not by ImageOps.exif_transpose, which fails where it cannot write the EXIF
@@ -47,7 +51,7 @@ def probe_picture(path: str, modality: Modality | None, file: Readable) -> Media
     if picture is None:
         return None
     with picture:
-        if modality != "image" and picture.format in _ANIMATED_FORMATS and getattr(picture, "is_animated", False):
+        if modality != "image" and _plays(picture):
             return None
         width, height = picture.size
         if _orientation(picture) >= 5 and not _turns_itself(picture):  # lies on its side
@@ -64,6 +68,21 @@ def probe_picture(path: str, modality: Modality | None, file: Readable) -> Media
             codec=str(picture.format).lower(),
             rotation_degrees=_ROTATIONS.get(_orientation(picture), 0),
         )
+
+
+def _plays(picture: ImageFile.ImageFile) -> bool:
+    """Whether the file is an animation, or a raw stream of pictures one behind the other, as Motion JPEG."""
+    if picture.format in _ANIMATED_FORMATS and getattr(picture, "is_animated", False):
+        return True
+    seam, file, before = _SEAMS.get(str(picture.format)), picture.fp, b""
+    if seam is None or file is None:
+        return False
+    file.seek(0)
+    while chunk := file.read(2**20):
+        if seam in before + chunk:
+            return True
+        before = chunk[-len(seam) :]
+    return False
 
 
 def load_picture(path: str, background: str = "white") -> Tensor:

@@ -99,6 +99,13 @@ def test_what_no_seek_finds_is_read_in_order(tmp_path, name, options):
     assert (info.begin_seconds, info.duration_seconds) == pytest.approx((0.0, 1.2))
 
 
+@pytest.mark.parametrize("options", [("-c:v", "mjpeg", "-f", "mjpeg"), ("-c:v", "png", "-f", "image2pipe")])
+def test_a_raw_stream_of_pictures_plays(tmp_path, options):
+    info = check_as_ffmpeg(write_clip(tmp_path / "camera.stream", 30, 25, *options))
+    assert (info.fps, info.num_frames) == (25.0, 30)
+    assert probe(tmp_path / "camera.stream", "image").fps is None  # its first picture, as of a GIF
+
+
 def test_a_recording_begins_with_its_first_frame_that_can_be_decoded(tmp_path):
     film = write_clip(tmp_path / "film.ts", 60, 10, *OPEN_GROUPS)
     packets = len(film.read_bytes()) // 188

@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes. A second run finds it and starts at once.
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for python in python3.11 python3.13 python3; do \
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 TORCH := torch==2.14.1 torchvision==0.29.1
 REAL_CLIPS := .cache/real_clips

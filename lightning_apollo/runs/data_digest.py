@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_apollo.config import Recipe
+from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.data import media, shapes
 from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.datamodule import build_reader
@@ -113,6 +113,7 @@ def _facts_of_source(source: Source, data: DataConfig, shows_progress: bool) -> 
         with _progress(shows_progress and len(source) > _MANY_ROWS) as report:
             facts = _read_rows(source, report)
     changed = _refresh(source, facts.media)
+    _require_root(source, facts)
     videos = [name for name in changed if facts.media[name].modality == "video" and facts.media[name].size >= 0]
     with _progress(shows_progress and len(videos) > _MANY_VIDEOS) as report:
         _probe(source, {name: facts.media[name] for name in videos}, data, report)
@@ -153,6 +154,14 @@ def _refresh(source: Source, media_of_source: dict[str, _Medium]) -> list[str]:
                 media_of_source[name] = _Medium(before.modality, *state)
                 changed.append(name)
     return changed
+
+
+def _require_root(source: Source, facts: _Facts) -> None:
+    """RecipeError where not one file is there, because their folder is not."""
+    if not isinstance(source.root, FolderRoot) or Path(source.root.root).is_dir() or not facts.media:
+        return
+    if all(one.size < 0 for one in facts.media.values()):
+        raise RecipeError(f"{source.root.root}: no such folder for the media of source {source.name}: correct the root")
 
 
 def _probe(source: Source, videos: dict[str, _Medium], data: DataConfig, report: Progress) -> None:

@@ -41,16 +41,15 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.begun import write_begun
+from lightning_apollo.runs.fingerprint import read_origin
+from lightning_apollo.runs.start_weights import require_start, start_file
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
     checkpoint_to_go_on_from,
     clear,
-    digest_of_start,
-    fingerprint,
     is_finished,
     stage_folder,
-    start_file,
-    write_begun,
 )
 from lightning_apollo.stages import Stage, StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
@@ -130,7 +129,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     stage = _build_stage(model, recipe, name)
     if trainer.is_global_zero and checkpoint is None:
         clear(folder)
-        write_begun(recipe, name)
+        write_begun(folder / CHECKPOINTS, read_origin(recipe, name))
     if trainer.is_global_zero:
         save_recipe(recipe, folder / "recipe.yaml")
     try:
@@ -159,12 +158,9 @@ def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:
     path = start_file(recipe, name)
     if path is None:
         load_pretrained(model, recipe.model)
-    elif path.is_file():
-        load_weights(model, path)
-    elif recipe.stages[name].init == "previous":
-        raise RecipeError(f"stage {name} starts from {path}, which is not there: train the stage before it first")
     else:
-        raise RecipeError(f"stages.{name}.init: {path}: no such file")
+        require_start(recipe, name)
+        load_weights(model, path)
 
 
 def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint: Path | None) -> Trainer:
@@ -203,7 +199,8 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
 def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:
     """What happens around the steps of a stage, in this order."""
     folder = stage_folder(recipe, name)
-    facts = {"fingerprint": fingerprint(recipe, name), "started_from": digest_of_start(recipe, name)}
+    origin = read_origin(recipe, name)
+    facts = {"fingerprint": origin.fingerprint, "origin": origin.to_json()}
     checkpoint = StepCheckpoint(folder / CHECKPOINTS, recipe.trainer.checkpoint)
     return [
         *([Sentinel(folder)] if recipe.trainer.sentinel else []),  # first: what others wait for in their hooks is seen

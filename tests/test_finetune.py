@@ -19,7 +19,8 @@ from lightning_apollo.models.adapter_file import merge_files
 from lightning_apollo.models.checkpoints import load_weights
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.models.weight_files import ADAPTER
-from lightning_apollo.stage_state import fingerprint, stage_folder
+from lightning_apollo.runs.fingerprint import differences, read_origin
+from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.stages import find_stage
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
@@ -152,7 +153,8 @@ def test_a_stopped_stage_with_adapters_ends_in_the_same_weights(
 
 def test_adapters_are_part_of_the_fingerprint(root: Path, tmp_path: Path) -> None:
     one, other = (recipe("lora", tmp_path, root, f"stages.{STAGE}.lora.llm.rank={rank}") for rank in (4, 8))
-    assert fingerprint(one, STAGE) != fingerprint(other, STAGE)
+    said = differences(read_origin(one, STAGE), read_origin(other, STAGE))
+    assert said == [f"stages.{STAGE}.lora.llm.rank was 4 and is 8"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
 from lightning_apollo.fit import run_recipe, run_stage
-from lightning_apollo.stage_state import fingerprint, is_finished, stage_folder
+from lightning_apollo.runs.fingerprint import read_origin
+from lightning_apollo.stage_state import is_finished, stage_folder
 from tests.small_recipe import recipe
 
 
@@ -90,12 +91,14 @@ def test_a_stage_is_finished_only_with_these_settings_and_these_weights_before_i
     changed = replace(trained, stages={**trained.stages, "videos": slower})
     assert is_finished(changed, "adapt")
     assert not is_finished(changed, "videos")
-    done = stage_folder(trained, "adapt") / "done.json"
-    kept = done.read_text()
-    done.write_text(kept.replace('"finished": "2', '"finished": "3'))  # as another training of the first stage would
+    weights = stage_folder(trained, "adapt") / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.touch()
+    assert is_finished(trained, "videos")  # what they hold counts
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))  # as another training of the first stage would
     assert is_finished(trained, "adapt")
     assert not is_finished(trained, "videos")
-    done.write_text(kept)
+    weights.write_bytes(kept)
 
 
 def test_a_failing_stage_ends_the_run_with_its_exit_code(trained: Recipe) -> None:
@@ -128,7 +131,7 @@ def test_two_processes_equal_one(trained: Recipe, tmp_path: Path) -> None:
         output=str(tmp_path / "two"),
         trainer=replace(one.trainer, devices="2", strategy="ddp"),
     )
-    assert fingerprint(one, "videos") == fingerprint(two, "videos")
+    assert read_origin(one, "videos") == read_origin(two, "videos")
     save_recipe(two, tmp_path / "two.yaml")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launch, "-m", "lightning_apollo.cli", "fit", str(tmp_path / "two.yaml"), "--stage", "videos"]

@@ -15,7 +15,6 @@ import pytest
 
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, RecipeError, save_recipe
-from lightning_apollo.data.datamodule import DataChanged
 from lightning_apollo.fit import run_stage
 from lightning_apollo.stage_state import checkpoint_to_go_on_from, stage_folder
 from tests.small_recipe import recipe
@@ -151,9 +150,15 @@ def test_other_settings_are_refused_and_named(stopped: Recipe, shapes: Path) -> 
 def test_other_start_weights_are_refused(stopped: Recipe) -> None:
     path = stage_folder(stopped, STAGE) / "checkpoints" / "begun.json"
     before = path.read_text()
-    path.write_text(json.dumps({**json.loads(before), "started_from": "another"}))
+    begun = json.loads(before)
+    path.write_text(json.dumps({**begun, "origin": {**begun["origin"], "start": "another"}}))
     try:
-        with pytest.raises(RecipeError, match="was begun from other weights than those that lie before it now"):
+        with pytest.raises(RecipeError, match=f"{STAGE} was begun with other settings: the start weights changed"):
+            run_stage(stopped, STAGE, resume=True)
+        path.write_text(json.dumps({"settings": {}, "started_from": None}))  # what an earlier version wrote
+        with pytest.raises(
+            RecipeError, match="did not note what the stage was begun with: resume it with that version"
+        ):
             run_stage(stopped, STAGE, resume=True)
     finally:
         path.write_text(before)
@@ -166,7 +171,7 @@ def test_other_data_are_refused(stopped: Recipe, shapes: Path, tmp_path: Path) -
     before = manifest.read_text()
     manifest.write_text(before.replace("red", "blue", 1))
     try:
-        with pytest.raises(DataChanged, match="the data are not those that this run was begun with"):
+        with pytest.raises(RecipeError, match="was begun with other settings: data of source videos changed"):
             run_stage(small(tmp_path, f"data.root={shapes}", f"output={output}"), STAGE, resume=True)
     finally:
         manifest.write_text(before)

@@ -99,8 +99,11 @@ class VideoDataModule(LightningDataModule):
         self.say = say
         self.sources: list[Source] = []
         self.loader: MicroBatchLoader | None = None
-        self._loader_state: dict[str, Any] | None = None  # from a checkpoint
-        self.fingerprint = ""  # of the data, once they are opened
+        self._restored: dict[str, Any] | None = (
+            None  # what `state_dict` gave to the checkpoint from which a run resumes
+        )
+        self.costs: IndexedCosts | None = None  # where packing has them, once the data are opened
+        self.fingerprint = ""  # of what a position counts in, from then on
         sampling = config.sampling
         if batching.max_clips is not None:
             sampling = replace(sampling, max_clips=batching.max_clips)
@@ -151,15 +154,18 @@ class VideoDataModule(LightningDataModule):
         if not any(map(len, self.sources)):
             manifests = [manifest.address for source in self.sources for manifest in source.manifests]
             raise TooFewSamples(f"{', '.join(manifests)}: no rows: name manifests that have some")
-        packs = self.batching.packing is not None  # then the index's, which covers media too; else of the manifests
-        self.fingerprint = Index(self.index_folder).fingerprint if packs else fingerprint_of_manifests(self.sources)
+        self.fingerprint = fingerprint_of_manifests(self.sources)
+        if self.batching.packing is not None:
+            self.costs = indexed_costs(Index(self.index_folder), self.preparer, self.text)
+            self.fingerprint = (
+                f"{self.fingerprint}, {self.costs.digest()}"  # a position counts in what is planned from both
+            )
 
     def train_dataloader(self) -> MicroBatchLoader:
         if self.trainer is None:
             raise RuntimeError("a VideoDataModule gives its loader to a Trainer, which knows the ranks")
         world_size = self.trainer.world_size
-        packs = self.batching.packing is not None
-        costs = indexed_costs(Index(self.index_folder), self.preparer, self.text) if packs else None
+        costs = self.costs
         planner = self._counted_planner(world_size) if costs is None else self._packed_planner(costs, world_size)
         positions = Positions(
             planner, self._num_micro_batches(planner), rank=self.trainer.global_rank, world_size=world_size
@@ -171,18 +177,21 @@ class VideoDataModule(LightningDataModule):
             Quarantine(self.run_folder / "quarantine.jsonl", self.config.max_error_share),
             num_workers=self.config.num_workers,
         )
-        if self._loader_state is not None:
-            self.loader.load_state_dict(self._loader_state)
+        self._restore_position()
         return self.loader
 
     def state_dict(self) -> dict[str, Any]:
         """What tells these data from any others, and where in them the stage is."""
         assert self.loader is not None  # a checkpoint is written while it is read
-        loader = self.loader.state_dict()
-        return {"fingerprint": self.fingerprint, "micro_batches": self.batching.micro_batches, "loader": loader}
+        return {
+            "fingerprint": self.fingerprint,
+            "micro_batches": self.batching.micro_batches,
+            "micro_batch_size": self._micro_batch_size,
+            "loader": self.loader.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises DataChanged where a run goes on with other data than it was begun with.
+        """Raises DataChanged where a run resumes with other rows, or other costs to pack by, than it was begun with.
 
         Lightning restores a loader only if it is asked for after the checkpoint was read; the number of steps, which the
         schedule wants, asks for it before. So the position is restored here. Nothing has been read by then.
@@ -192,15 +201,29 @@ class VideoDataModule(LightningDataModule):
                 f"the data are not those that this run was begun with (fingerprint {self.fingerprint[:12]}, then "
                 f"{state_dict['fingerprint'][:12]}): put them back, or train the stage again from its start"
             )
-        before, now = state_dict.get("micro_batches"), self.batching.micro_batches
-        if self.loader is not None and before not in (None, now):
+        self._restored = state_dict
+        self._restore_position()
+
+    def _restore_position(self) -> None:
+        """Goes to the sample at which the checkpoint was written, whatever the micro-batches were that led there."""
+        if self.loader is None or self._restored is None:
+            return
+        size = self._restored["micro_batch_size"]
+        before, now = size * self._restored["micro_batches"], self._micro_batch_size * self.batching.micro_batches
+        if before != now:
+            what = "samples" if self.batching.packing is None else "micro-batches"
             raise DataChanged(
-                f"this run was begun with steps of {before} micro-batches, which on these ranks are {now}: an epoch is "
-                "smaller than a step, so go on with as many ranks as before"
+                f"this run was begun with steps of {before} {what}, which now are {now}: an epoch is smaller than a step, so "
+                f"resume with as many ranks and the stages.{self.batching.stage}.micro_batch_size as before"
             )
-        self._loader_state = state_dict["loader"]
-        if self.loader is not None:
-            self.loader.load_state_dict(state_dict["loader"])
+        loader = self._restored["loader"]
+        places = {name: loader[name] * size // self._micro_batch_size for name in ("position", "num_given")}
+        self.loader.load_state_dict({**loader, **places})
+
+    @property
+    def _micro_batch_size(self) -> int:
+        """Samples of a micro-batch; 1 where it is packed and so is itself what positions count."""
+        return self.batching.micro_batch_size if self.batching.packing is None else 1
 
     def _open(self) -> list[Source]:
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}

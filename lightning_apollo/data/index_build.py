@@ -89,8 +89,9 @@ def is_current(index: Index, sources: Sequence[Source], text: TextCounter | None
 
 
 def fingerprint_of_manifests(sources: Sequence[Source]) -> str:
-    """A hash of the content of all manifests, whatever folder they are in; media are not looked at."""
-    return hashlib.sha256(json.dumps(_manifest_digests(sources)).encode()).hexdigest()
+    """A hash of the content of all manifests, whatever they are called; media are not looked at."""
+    contents = [[source.name, *(manifest.content_digest() for manifest in source.manifests)] for source in sources]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def _made_before(folder: Path) -> Index | None:

@@ -49,6 +49,14 @@ class IndexedCosts:
     def __reduce__(self) -> tuple[type[IndexedCosts], tuple[Path]]:
         return IndexedCosts, (self.folder,)
 
+    def digest(self) -> str:
+        """A hash of all that epochs are planned from."""
+        digest = hashlib.sha256(json.dumps(self.samples.source_names).encode())
+        for name in _COLUMNS:
+            column: np.ndarray = self.rows if name == "rows" else getattr(self.samples, name)
+            digest.update(column.data)
+        return digest.hexdigest()
+
     def no_dearer(self, source: str, row: int, candidates: Iterator[int]) -> Iterator[int]:
         """Those candidates, rows of the same source, that take no more room than `row` in LLM tokens and in patches."""
         of_source = self.samples.source_range(source)

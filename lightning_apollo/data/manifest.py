@@ -21,9 +21,9 @@ from lightning_apollo.data import storage
 from lightning_apollo.data.annotations import encodings, json_rows, tables
 from lightning_apollo.data.annotations.beside import media_beside
 from lightning_apollo.data.annotations.embedded import lift_pictures
-from lightning_apollo.data.annotations.keys import REFUSE
+from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
 from lightning_apollo.data.roots import FolderRoot, MediaRoot, ShardRoot
-from lightning_apollo.data.rows import Conversation, RowError, read_row
+from lightning_apollo.data.rows import Conversation, MediaPart, RowError, read_row
 from lightning_apollo.data.shards import ShardTable
 from lightning_apollo.errors import UserError
 from lightning_apollo.structures import MediaError
@@ -152,9 +152,22 @@ class Manifest(Sequence[Conversation]):
         """What a row is called, whether it can be read or not."""
         return f"{self.name}:{position + 1}"
 
+    def media(self, position: int) -> tuple[MediaPart, ...]:
+        """The media of a row that may be refused for other reasons (unknown keys, paths outside the root); none of a row
+        that cannot be read."""
+        try:
+            messages, _ = read_row(self._rows.read(position), IGNORE)
+        except RowError:
+            return ()
+        return Conversation(self.sample_id(position), self.source, messages).media
+
+    def content_digest(self) -> str:
+        """SHA-256 of its content, wherever it lies."""
+        return self._rows.digest()
+
     def digest(self) -> str:
-        """SHA-256 of its content, wherever it lies, and of what else its rows depend on."""
-        digest = self._rows.digest()
+        """The digest of its content, and what else its rows depend on."""
+        digest = self.content_digest()
         return digest if self.unknown_keys == REFUSE else f"{digest}, {self.unknown_keys} unknown keys"
 
 

@@ -39,6 +39,7 @@ from lightning_apollo.data.shapes_scene import (
     describe,
     describe_image,
 )
+from lightning_apollo.errors import UserError, suggestion
 from lightning_apollo.files import lock
 
 FORMAT_VERSION = 5  # raised when the same configuration renders other files
@@ -49,6 +50,10 @@ _FACTS = "shapes.json"
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]  # files written so far, files in all
+
+
+class ShapesError(UserError, ValueError):
+    """A folder that is not that of the built-in set, or a file that the set does not have."""
 
 
 @dataclass(frozen=True)
@@ -85,30 +90,47 @@ def render(config: ShapesConfig, folder: Path, progress: Progress | None = None)
     The files are written beside the folder and moved into place when all are there: a render that was cut short leaves
     nothing that a later one could take for finished. Processes that render the same folder wait for the first of them.
     """
-    facts = {"format_version": FORMAT_VERSION, "config": asdict(config), "manifests": sorted(_manifests(config))}
+    facts = _facts(config)
     folder = folder.absolute()  # "." has no name to put a lock beside
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder.with_name(f"{folder.name}.lock")):
         if folder.exists():
-            _check_holds(folder, facts)
+            check_holds(config, folder)
             return facts
         partial = folder.with_name(f"{folder.name}.partial")
         if partial.exists():
             shutil.rmtree(partial)
         _write_media(config, partial, progress)
         for name, rows in _manifests(config).items():
-            _write_jsonl(partial / name, rows)
+            (partial / name).write_text(_jsonl(rows))
         (partial / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
         partial.rename(folder)
     return facts
 
 
-def _check_holds(folder: Path, facts: Row) -> None:
+def check_holds(config: ShapesConfig, folder: Path) -> None:
+    """ShapesError where the folder is there and holds anything but this set."""
+    if not folder.exists():
+        return
     path = folder / _FACTS
     if not path.is_file():
-        raise ValueError(f"{folder} exists and is no rendered shapes set: name another folder")
-    if json.loads(path.read_text()) != facts:
-        raise ValueError(f"{folder} holds shapes of another configuration: remove it or name another folder")
+        raise ShapesError(f"{folder} exists and is no rendered shapes set: name another folder in data.root")
+    if json.loads(path.read_text()) != _facts(config):
+        raise ShapesError(
+            f"{folder} holds shapes of another configuration: remove it or name another folder in data.root"
+        )
+
+
+def manifest_text(config: ShapesConfig, name: str) -> str:
+    """The content of an annotation file, without rendering anything; ShapesError where the set has none of this name."""
+    manifests = _manifests(config)
+    if name not in manifests:
+        raise ShapesError(f"{name}: no annotation file of the built-in set{suggestion(name, manifests)}")
+    return _jsonl(manifests[name])
+
+
+def _facts(config: ShapesConfig) -> Row:
+    return {"format_version": FORMAT_VERSION, "config": asdict(config), "manifests": sorted(_manifests(config))}
 
 
 def _write_media(config: ShapesConfig, folder: Path, progress: Progress | None) -> None:
@@ -128,8 +150,8 @@ def _write_media(config: ShapesConfig, folder: Path, progress: Progress | None) 
             progress(len(clips) + index + 1, total)
 
 
-def _write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def _jsonl(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _clip_path(index: int) -> str:

@@ -17,7 +17,7 @@ from lightning_apollo.models.llm import LanguageModel
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, select
 from lightning_apollo.models.video_lmm import FrameLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
-from lightning_apollo.stage_state import start_file
+from lightning_apollo.runs.start_weights import start_file
 from lightning_apollo.structures import VisualBatch
 
 

@@ -20,7 +20,7 @@ from lightning_apollo.errors import suggestion
 from lightning_apollo.explain import count_parameters
 from lightning_apollo.layers import build, read_layers, short_path, with_defaults
 from lightning_apollo.paths import conf_folder, study_file
-from lightning_apollo.stage_state import fingerprint
+from lightning_apollo.runs.settings import places_of, settings_of
 from lightning_apollo.study.analysis import THRESHOLD
 from lightning_apollo.study.table import StudyError
 
@@ -140,8 +140,10 @@ class Run:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of all settings that the run's scores depend on; not of how fast it runs or where it lies."""
-        stages = {stage: fingerprint(self.recipe, stage) for stage in self.recipe.stages}
-        return hashlib.sha256(json.dumps(stages).encode()).hexdigest()
+        recipe = self.recipe
+        stages = [[settings_of(recipe, stage), places_of(recipe, stage)] for stage in recipe.stages]
+        held_out = recipe.data.shapes and recipe.data.shapes.num_held_out  # whose questions are the score
+        return hashlib.sha256(json.dumps([stages, held_out], sort_keys=True).encode()).hexdigest()
 
 
 def load_study(name_or_path: str) -> Study:

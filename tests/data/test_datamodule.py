@@ -142,6 +142,42 @@ def test_other_data_than_those_of_the_state_are_refused(tmp_path: Path) -> None:
         other.load_state_dict(state)
 
 
+def reading(folder: Path, **chosen: Any) -> VideoDataModule:
+    """A DataModule whose Trainer has asked for its loader."""
+    module = data_module(folder, **chosen)
+    module.trainer = trainer()
+    module.setup("fit")
+    module.train_dataloader()
+    return module
+
+
+def test_another_micro_batch_resumes_at_the_same_sample(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 18)
+    first = reading(tmp_path, micro_batch_size=2, epochs=2)
+    assert first.loader is not None
+    for _ in range(10):  # an epoch of eight micro-batches, and a step of two
+        first.loader.positions.advance()
+    rest = [row for request in first.loader.positions for row in request.rows]
+    for size in (1, 4):
+        other = reading(tmp_path, micro_batch_size=size, epochs=2)
+        other.load_state_dict(first.state_dict())
+        assert other.loader is not None
+        assert other.loader.state_dict() == {"epoch": 1, "position": 4 // size, "num_given": 20 // size}
+        assert [row for request in other.loader.positions for row in request.rows] == rest
+        assert len(rest) == 12
+
+
+def test_a_micro_batch_that_changes_the_step_of_a_small_epoch_is_refused(tmp_path: Path) -> None:
+    """Seven samples under a step of eight: two micro-batches of three, or one of four."""
+    write_pictures(tmp_path, 7)
+    first = reading(tmp_path, micro_batch_size=3, global_batch_size=9)
+    other = reading(tmp_path, micro_batch_size=4, global_batch_size=8)
+    with pytest.raises(
+        DataChanged, match=r"begun with steps of 6 samples, which now are 4: .*micro_batch_size as before"
+    ):
+        other.load_state_dict(first.state_dict())
+
+
 def test_the_first_position_of_a_request_counts_samples() -> None:
     requests: list[MicroBatchRequest] = list(positions(rank=1, world_size=2))
     assert [request.first_position for request in requests] == [2, 6, 10, 14]

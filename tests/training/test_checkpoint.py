@@ -170,10 +170,10 @@ def test_random_states_come_back_and_hold_plain_tensors() -> None:
 def test_counts_of_one_rank_are_converted_and_kept_at_the_edge_of_a_step() -> None:
     counts = {"ready": 6, "started": 6, "processed": 6, "completed": 5}
     progress = {"total": dict(counts), "current": dict(counts), "is_last_batch": False}
-    convert_batch_progress(progress, old_world_size=2, new_world_size=4)
+    convert_batch_progress(progress, old_accumulated=2, new_accumulated=1)
     assert progress["current"] == progress["total"] == {"ready": 3, "started": 3, "processed": 3, "completed": 2}
-    with pytest.raises(ValueError, match="of 4 ranks is not the edge of a step of 5 ranks"):
-        convert_batch_progress(progress, old_world_size=4, new_world_size=5)
+    with pytest.raises(ValueError, match="is not the edge of a step of 2 micro-batches"):
+        convert_batch_progress(progress, old_accumulated=2, new_accumulated=1)
 
 
 @pytest.mark.parametrize("key", ["every_n_steps", "keep"])

@@ -1,8 +1,10 @@
 """What a finished stage leaves behind."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -23,7 +25,7 @@ class StageExport(Callback):
     `done.json` has the number of steps, the loss of the last one, the time, and `facts` that a later run compares.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, str | None], adapters: AdapterOrigin | None = None) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], adapters: AdapterOrigin | None = None) -> None:
         self.folder = folder
         self.facts = facts
         self.adapters = adapters

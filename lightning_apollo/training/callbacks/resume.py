@@ -17,24 +17,26 @@ class ExactResume(Callback):
     """Keeps the random states of every rank, and lets a run go on with another number of ranks.
 
     On as many ranks as before, each gets its own states back right before its next micro-batch, so that dropout draws what it
-    would have drawn. On another number, states are made anew from the first rank's, and Lightning's counters of micro-batches,
-    which are a rank's own, are converted; the position in the data holds for any number (loader.py).
+    would have drawn. On another number, states are made anew from the first rank's. Lightning's counters of micro-batches, which
+    are a rank's own, are converted where a step takes more or fewer of them; the position in the data is that of a sample.
     """
 
     def __init__(self) -> None:
         self._pending: dict[str, Tensor] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_KEY] = {"random_states": _of_all_ranks(trainer.world_size, random_states())}
+        checkpoint[_KEY] = {
+            "random_states": _of_all_ranks(trainer.world_size, random_states()),
+            "accumulated": trainer.accumulate_grad_batches,  # micro-batches of a step on one rank
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states: list[dict[str, Tensor]] = checkpoint[_KEY]["random_states"]
-        if len(states) == trainer.world_size:
-            self._pending = states[trainer.global_rank]
-            return
-        self._pending = _new_states(states[0], trainer.global_rank)
+        has_as_many = len(states) == trainer.world_size
+        self._pending = states[trainer.global_rank] if has_as_many else _new_states(states[0], trainer.global_rank)
+        _ = trainer.estimated_stepping_batches  # asks for the loader, which takes smaller steps where an epoch is small
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        convert_batch_progress(progress, len(states), trainer.world_size)
+        convert_batch_progress(progress, checkpoint[_KEY]["accumulated"], trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._pending is not None:  # only now: what Lightning and the loader do before may draw numbers
@@ -68,15 +70,16 @@ def set_random_states(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
-def convert_batch_progress(progress: dict[str, Any], old_world_size: int, new_world_size: int) -> None:
-    """Changes Lightning's counts of one rank's micro-batches into those of a rank among another number.
+def convert_batch_progress(progress: dict[str, Any], old_accumulated: int, new_accumulated: int) -> None:
+    """Changes Lightning's counts of one rank's micro-batches where a step takes another number of them on each rank.
 
     They were saved at the end of a micro-batch, which is thus processed and not yet completed.
     """
     for counts in (progress["total"], progress["current"]):
-        num_batches, rest = divmod(counts["processed"] * old_world_size, new_world_size)
+        num_steps, rest = divmod(counts["processed"], old_accumulated)
         if rest or counts["completed"] != counts["processed"] - 1:
-            raise ValueError(f"{counts} of {old_world_size} ranks is not the edge of a step of {new_world_size} ranks")
+            raise ValueError(f"{counts} is not the edge of a step of {old_accumulated} micro-batches")
+        num_batches = num_steps * new_accumulated
         counts.update(ready=num_batches, started=num_batches, processed=num_batches, completed=num_batches - 1)
 
 

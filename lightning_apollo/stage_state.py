@@ -21,15 +21,6 @@ def stage_folder(recipe: Recipe, name: str) -> Path:
     return Path(recipe.output) / name
 
 
-def is_finished(recipe: Recipe, name: str) -> bool:
-    """Whether the stage's weights are what this recipe would train from the data and start weights of now."""
-    folder = stage_folder(recipe, name)
-    if not (folder / DONE).is_file() or not (folder / WEIGHTS).is_file():
-        return False
-    done = json.loads((folder / DONE).read_text())
-    return "origin" in done and not differences(Origin.from_json(done["origin"]), read_origin(recipe, name))
-
-
 def checkpoint_to_go_on_from(recipe: Recipe, name: str, resume: bool) -> Path | None:
     """The last checkpoint of an unfinished stage; RecipeError where going on, or beginning anew, would be a mistake."""
     folder = stage_folder(recipe, name) / CHECKPOINTS
@@ -38,16 +29,19 @@ def checkpoint_to_go_on_from(recipe: Recipe, name: str, resume: bool) -> Path | 
         return None
     if not resume:
         raise RecipeError(
-            f"{folder} has a checkpoint of step {checkpoint_step(checkpoint)}: go on from it with --resume, or remove that "
-            "folder to train the stage from its start"
+            f"{folder} has a checkpoint of step {checkpoint_step(checkpoint)}: go on from it with --resume, or begin again "
+            f"with --again={name}, which moves the stage's folder aside"
         )
     require_same_training(recipe, name, folder)
     return checkpoint
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier training of the stage left, so that nothing of it is taken for this one's."""
+    """Makes the folder of a stage that begins, and removes what one that ended before its first checkpoint left there.
+
+    The caller has seen that no weights are there: those are never removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (DONE, WEIGHTS, ADAPTER, "quarantine.jsonl"):
+    for name in (DONE, "quarantine.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)

@@ -34,6 +34,7 @@ from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.plan import PlanConfig
+from lightning_apollo.files import write_atomically
 from lightning_apollo.models.adapter_file import AdapterOrigin
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
@@ -166,7 +167,8 @@ def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say:
         clear(folder)
         write_begun(folder / CHECKPOINTS, read_origin(recipe, name))
     if trainer.is_global_zero:
-        save_recipe(recipe, folder / "recipe.yaml")
+        with write_atomically(folder / "recipe.yaml") as partial:
+            save_recipe(recipe, partial)
     try:
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:

@@ -22,7 +22,9 @@ def move_aside(recipe: Recipe, first: str, say: Callable[[str], None]) -> None:
         for name in later:
             locks.enter_context(sole_writer(stage_folder(recipe, name), say))
         folders = [folder for name in (first, *later) if (folder := stage_folder(recipe, name)).exists()]
-        number = next(n for n in count(1) if not any(folder.with_name(f"{folder.name}.{n}").exists() for folder in folders))
+        number = next(
+            n for n in count(1) if not any(folder.with_name(f"{folder.name}.{n}").exists() for folder in folders)
+        )
         for folder in reversed(folders):  # a kill between two leaves no stage behind one that is gone
             aside = folder.with_name(f"{folder.name}.{number}")
             folder.rename(aside)

@@ -131,7 +131,9 @@ def _made_file(folder: Path, path: Path, say: Callable[[str], None]) -> Iterator
         time.sleep(_TRIES * _SECONDS_BETWEEN)  # of several that do this at once, the last one to write holds the folder
         if _read(path) != Owner.here():
             raise RecipeError(f"{folder} is being written by {_read(path) or 'another process'}: {_ADVICE}") from error
-    say(f"{folder}: this file system has no locks; {path.name} beside it keeps a second run on this machine or another out")
+    say(
+        f"{folder}: this file system has no locks; {path.name} beside it keeps a second run on this machine or another out"
+    )
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,9 @@ def survey(recipe: Recipe, names: Sequence[str], resume: bool) -> Survey:
     stages = list(recipe.stages)
     for name in names:
         found = standing(recipe, name)
-        before = stages[stages.index(name) - 1] if recipe.stages[name].init == "previous" and name != stages[0] else None
+        before = (
+            stages[stages.index(name) - 1] if recipe.stages[name].init == "previous" and name != stages[0] else None
+        )
         is_open = before in names and before not in finished  # the stage before it will be trained
         if (found.is_finished or found.other) and is_open:
             found = Standing(other=f"{before}, whose weights it starts from, is not finished")
@@ -112,6 +114,15 @@ def first_to_train(recipe: Recipe, names: Sequence[str], again: str | None, resu
     if found.obstacle is not None:
         raise RecipeError(found.obstacle.line)
     return found, first
+
+
+def again_by_itself(recipe: Recipe, who: str, say: Callable[[str], None]) -> str | None:
+    """`again` of `run_recipe` for commands that train anew whatever is in their way; `say` is told why and that `who` does."""
+    obstacle = survey(recipe, list(recipe.stages), resume=True).obstacle
+    if obstacle is None:
+        return None
+    say(f"{obstacle.line}; {who} does the latter")
+    return ""
 
 
 def finished_line(recipe: Recipe, name: str, remark: str) -> str:

@@ -152,7 +152,7 @@ def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say:
     silence_lightning()
     seed_everything(recipe.seed, verbose=False)
     data = build_data(recipe, name)
-    _require_start(recipe, name)
+    require_start(recipe, name)
     if is_first_rank():
         data.require_data()
     trainer = _build_trainer(recipe, name, data, checkpoint)
@@ -182,16 +182,6 @@ def _build_stage(model: VideoLMM, recipe: Recipe, name: str) -> Stage:
         return find_stage(config.kind)(model, config)
     except ValueError as error:  # the model has no module of the name that lora gives, or an extra is not installed
         raise RecipeError(f"stages.{name}: {error}") from error
-
-
-def _require_start(recipe: Recipe, name: str) -> None:
-    """RecipeError where the weights that the stage starts from are not there."""
-    path = start_file(recipe, name)
-    if path is None or path.is_file():
-        return
-    if recipe.stages[name].init == "previous":
-        raise RecipeError(f"stage {name} starts from {path}, which is not there: train the stage before it first")
-    raise RecipeError(f"stages.{name}.init: {path}: no such file")
 
 
 def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_apollo.config import Recipe, RecipeError
+from lightning_apollo.data.shapes import ShapesError
 from lightning_apollo.errors import UserError
 from lightning_apollo.models.weight_files import ADAPTER
 from lightning_apollo.runs.fingerprint import Origin, differences, read_origin
@@ -70,6 +71,8 @@ def standing(recipe: Recipe, name: str) -> Standing:
         return Standing(other=f"{DONE} cannot be read")
     try:
         now = read_origin(recipe, name)
+    except ShapesError:
+        raise
     except UserError as error:
         return Standing(is_finished=True, remark=f"not compared with the recipe: {error}")
     changed = differences(before, now)

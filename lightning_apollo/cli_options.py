@@ -1,6 +1,6 @@
 """What commands that take a recipe share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -30,5 +30,5 @@ Overrides = Annotated[
 class AgainCommand(TyperCommand):
     """Command whose --again has a value behind `=` or none, and never takes the next word for one."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, ["--again=" if word == "--again" else word for word in args])

@@ -14,6 +14,7 @@ from typing import TextIO
 import pytest
 
 from lightning_apollo.errors import RecipeError
+from lightning_apollo.files import is_locked, try_lock
 from lightning_apollo.runs import lock
 from lightning_apollo.runs.lock import sole_writer
 
@@ -99,6 +100,21 @@ def test_no_two_of_many_are_inside_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONTENDER, str(tmp_path / "stage")]
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+
+
+def test_a_file_that_its_holder_has_just_removed_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, tries = tmp_path / "stage.lock", list[TextIO]()
+
+    def try_behind_another(file: TextIO) -> bool:
+        if not tries:
+            path.unlink()  # as a process does that leaves between our opening the file and locking it
+        tries.append(file)
+        return try_lock(file)
+
+    monkeypatch.setattr(lock, "try_lock", try_behind_another)
+    with sole_writer(tmp_path / "stage", pytest.fail):
+        assert is_locked(path)
+    assert len(tries) == 2
 
 
 def test_an_error_inside_gives_the_folder_back(tmp_path: Path) -> None:

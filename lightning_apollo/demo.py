@@ -28,8 +28,8 @@ from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.report import ClipView, Exchange, ScoreRow, draw_losses, read_losses, view_clip, write_report
-from lightning_apollo.runs.standing import again_by_itself, is_finished
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.runs.survey import again_by_itself
+from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.structures import VisualBatch
 
 RECIPE = "videollama3-tiny"

@@ -44,22 +44,20 @@ def require_manifests(manifests: Iterable[str], root: str) -> None:
 def require_data(recipe: str, words: Sequence[str] = (), stage: str | None = None, *, begins: bool = False) -> None:
     """UserError where a recipe, the stage of it, or a manifest that it names is not there.
 
-    With `begins`, the stage is the first that is not finished, and the weights that it starts from are wanted too. Where all
-    are finished, only words that may name data are looked at.
+    With `begins`, the stage is the first that is not finished, and the weights that it starts from are wanted too.
     """
     outline = _Outline(recipe_file(recipe), words)
     outline.require_stage(stage)
     stages = [stage] if stage else outline.stages if begins else outline.stages[-1:]
-    unfinished = [name for name in stages if not (begins and outline.is_done(name))]
-    if not unfinished and not any(word.startswith(("data.", "stages.")) for word in words):
-        return  # the data of what is finished need not be there, unless they are named now
-    for first in (unfinished or stages)[:1]:
-        outline.require_folder_named_by(words)
-        for manifests, root in outline.manifests(first):
-            require_manifests(manifests, root)
-        init = outline.get(f"stages.{first}.init")
-        if begins and isinstance(init, str) and init != "previous" and not Path(init).exists():
-            raise RecipeError(f"stages.{first}.init: {init}: no such file")
+    stages = [name for name in stages if not (begins and outline.is_done(name))]
+    if not stages:
+        return
+    outline.require_folder_named_by(words)
+    for manifests, root in outline.manifests(stages[0]):
+        require_manifests(manifests, root)
+    init = outline.get(f"stages.{stages[0]}.init")
+    if begins and isinstance(init, str) and init != "previous" and not Path(init).exists():
+        raise RecipeError(f"stages.{stages[0]}.init: {init}: no such file")
 
 
 def require_trained(checkpoint: str, words: Sequence[str] = (), stage: str | None = None) -> None:

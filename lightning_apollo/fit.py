@@ -47,13 +47,15 @@ from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
 from lightning_apollo.runs.fingerprint import read_origin
 from lightning_apollo.runs.lock import is_first_rank, sole_writer
-from lightning_apollo.runs.standing import Standing, finished_line, first_to_train, refusal, standing
 from lightning_apollo.runs.start_weights import require_start, start_file
+from lightning_apollo.runs.survey import finished_line, first_to_train, refusal
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
+    Standing,
     checkpoint_to_go_on_from,
     clear,
     stage_folder,
+    standing,
 )
 from lightning_apollo.stages import Stage, StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
@@ -109,7 +111,7 @@ def run_recipe(
         raise RecipeError(
             f"torchrun and srun start one stage at a time: add --stage NAME, one of {', '.join(recipe.stages)}, in this order"
         )
-    found, first = first_to_train(recipe, list(recipe.stages), again, resume)
+    found, first = first_to_train(recipe, again, resume)
     for number, name in enumerate(recipe.stages, start=1):
         if name in found.finished:
             say(finished_line(recipe, name, found.finished[name]))

@@ -15,8 +15,7 @@ from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.models.checkpoints import load_weights
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.runs.standing import is_finished
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 

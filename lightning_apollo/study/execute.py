@@ -19,7 +19,7 @@ from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.explain import count_parameters
 from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
-from lightning_apollo.runs.standing import again_by_itself
+from lightning_apollo.runs.survey import again_by_itself
 from lightning_apollo.study.plan import TEMPORAL, Run
 from lightning_apollo.study.score import RESULTS, Score, locked, read_score, remove_score, write_score
 from lightning_apollo.study.table import StudyError

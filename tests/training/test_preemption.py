@@ -13,8 +13,7 @@ import pytest
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, save_recipe
 from lightning_apollo.fit import run_stage
-from lightning_apollo.runs.standing import is_finished
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
 from lightning_apollo.training.callbacks.preemption import EXIT_CODE, SIGNALS, Preempted, run_passing_signals_on
 from tests.launch import launch

@@ -36,6 +36,11 @@ def stage_folder(recipe: Recipe, name: str) -> Path:
     return Path(recipe.output) / name
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether something that was trained lies in a stage's folder."""
+    return any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
+
+
 def is_finished(recipe: Recipe, name: str) -> bool:
     """True where the stage's weights are what this recipe would train, from the data and start weights of now."""
     return standing(recipe, name).is_finished
@@ -48,7 +53,7 @@ def standing(recipe: Recipe, name: str) -> Standing:
     with a remark: there is nothing to compare. Where this recipe names other places that are not there, that is the UserError.
     """
     folder = stage_folder(recipe, name)
-    if not any((folder / file).is_file() for file in (WEIGHTS, ADAPTER)):
+    if not has_weights(folder):
         return Standing()
     if not (folder / DONE).is_file():
         if latest_checkpoint(folder / CHECKPOINTS) is not None:  # ended while it wrote them: --resume writes them again

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.models.weight_files import ADAPTER
-from lightning_apollo.stage_state import Standing, checkpoint_to_go_on_from, stage_folder, standing
+from lightning_apollo.stage_state import Standing, checkpoint_to_go_on_from, has_weights, stage_folder, standing
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 
@@ -32,10 +32,13 @@ def survey(recipe: Recipe, names: Sequence[str], resume: bool) -> Survey:
     """What of the recipe's first stages, `names`, is finished, and the first that must not be trained into its folder."""
     finished: dict[str, str] = {}
     for before, name in zip((None, *names), names, strict=False):
-        found = standing(recipe, name)
         is_open = before is not None and before not in finished and recipe.stages[name].init == "previous"
-        if is_open and (found.is_finished or found.other):
+        if not is_open:
+            found = standing(recipe, name)
+        elif has_weights(stage_folder(recipe, name)):
             found = Standing(other=f"{before}, whose weights it starts from, is not finished")
+        else:
+            found = Standing()
         if found.other:
             return Survey(finished, Obstacle(name, refusal(recipe, name, found.other)))
         if found.is_finished:

@@ -147,9 +147,12 @@ def _line() -> str:
 
 
 def _read(path: Path) -> Owner | None:
-    """The process that a file names, once it is written; None where it names none."""
+    """The process that a file names, once it is written; None where it names none, or has gone."""
     for _ in range(_TRIES):
-        words = path.read_text(errors="replace").split() if path.is_file() else []
+        try:
+            words = path.read_text(errors="replace").split()
+        except FileNotFoundError:
+            return None
         if len(words) == 2 and words[1].isdecimal():
             return Owner(words[0], int(words[1]))
         time.sleep(_SECONDS_BETWEEN)

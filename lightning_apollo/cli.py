@@ -122,7 +122,7 @@ def fit(
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
-        run_recipe(load_recipe(recipe, overrides or ()), stage, resume, again=again)
+        run_recipe(load_recipe(recipe, overrides or ()), stage, resume, again)
 
 
 @app.command(epilog=EXPLAIN_EPILOG)

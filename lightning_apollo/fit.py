@@ -89,7 +89,7 @@ def _print_line(line: str) -> None:
 
 
 def run_recipe(
-    recipe: Recipe, stage: str | None = None, resume: bool = False, say: Say = _print_line, again: str | None = None
+    recipe: Recipe, stage: str | None = None, resume: bool = False, again: str | None = None, say: Say = _print_line
 ) -> None:
     """Trains the stages of a recipe in order, or the one called `stage`; a finished stage is not trained again.
 

@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -271,14 +274,6 @@ def test_what_again_begins_with(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "leave it out, or set --again=adapt" in refused(small(run), "adapt", again="videos")
 
 
-def test_again_takes_a_value_behind_an_equals_sign_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-    monkeypatch.setattr(fit, "run_recipe", lambda one, stage, resume, again=None: calls.append((one.seed, again)))
-    for words in (["--again", "seed=3"], ["--again=videos", "seed=3"]):
-        assert cli(run, *words) == (0, "")
-    assert calls == [(3, ""), (3, "videos")]
-
-
 def test_a_checkpoint_is_kept_from_a_new_beginning(run: Path) -> None:
     out = run / "out"
     checkpoint = out / "adapt" / "checkpoints" / "step-00000001.ckpt"
@@ -326,3 +321,26 @@ def test_run_stage_alone_keeps_what_is_finished(run: Path) -> None:
     with pytest.raises(RecipeError, match="seed was 1 and is 2"):
         run_stage(replace(one, seed=2), "adapt")
     assert tree(run / "out") == before
+
+
+@pytest.mark.slow
+def test_a_second_fit_is_refused_and_what_a_killed_one_held_is_taken_over(run: Path) -> None:
+    """Two real runs, the first with a loader process and a decoding one, which outlive it for a moment."""
+    words = ["stages.adapt.max_steps=100000", "data.num_workers=1", "data.supervision={}", f"output={run / 'new'}"]
+    one = small(run, *words)
+    save_recipe(one, run / "long.yaml")
+    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(run / "long.yaml"), "--stage", "adapt"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            metrics = run / "new" / "adapt" / "metrics.csv"
+            deadline = time.monotonic() + 200
+            while not metrics.is_file() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            with pytest.raises(RecipeError, match=rf"adapt is being written by process {process.pid} on "):
+                run_stage(one, "adapt")
+        finally:
+            process.kill()
+        process.wait()
+        short = small(run, f"output={run / 'new'}")
+        run_stage(short, "adapt")
+    assert is_finished(short, "adapt")

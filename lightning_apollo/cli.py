@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from lightning_apollo import __version__
-from lightning_apollo.cli_options import Overrides, RecipeArgument, complete_recipe
+from lightning_apollo.cli_options import AgainCommand, Overrides, RecipeArgument, complete_recipe
 from lightning_apollo.data_cli import app as data
 from lightning_apollo.early_checks import require_data, require_files
 from lightning_apollo.evaluation.cli import app as evaluate
@@ -54,6 +54,8 @@ lightning-apollo fit videollama3-2b data.manifests=\\[train.jsonl,more.json] dat
 lightning-apollo fit my_recipe.yaml --stage video_centric_fine_tuning seed=1
 
 lightning-apollo fit videollama3-2b --resume
+
+lightning-apollo fit my_recipe.yaml seed=1 --again=video_centric_fine_tuning
 """
 CONSOLIDATE_EPILOG = """[bold]Example[/bold]
 
@@ -86,7 +88,7 @@ def main(
     """Options before the command."""
 
 
-@app.command(epilog=FIT_EPILOG)
+@app.command(cls=AgainCommand, epilog=FIT_EPILOG)
 def fit(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -97,11 +99,22 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of a stage that was stopped.")
     ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option(
+            "--again",
+            metavar="[=STAGE]",
+            help="Train STAGE and all after it again; what lies in their folders is moved aside (STAGE.1), never removed. "
+            "Without =STAGE: from the first stage that is not finished with these settings and data, or the first of all.",
+            show_default=False,
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train the stages of a recipe, one after the other.
 
-    Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again.
+    Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again. Where it was
+    trained from other settings or data, nothing is trained until you name another output, or --again.
     """
     with errors_in_one_line(debug):
         require_video()
@@ -109,7 +122,7 @@ def fit(
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
-        run_recipe(load_recipe(recipe, overrides or ()), stage, resume)
+        run_recipe(load_recipe(recipe, overrides or ()), stage, resume, again)
 
 
 @app.command(epilog=EXPLAIN_EPILOG)

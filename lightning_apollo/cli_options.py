@@ -1,8 +1,9 @@
 """What commands that take a recipe share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from lightning_apollo.paths import recipe_names
 
@@ -24,3 +25,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False),
 ]
+
+
+class AgainCommand(TyperCommand):
+    """Command whose --again has a value behind `=` or none, and never takes the next word for one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--again=" if word == "--again" else word for word in args])

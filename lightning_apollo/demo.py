@@ -28,6 +28,7 @@ from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.report import ClipView, Exchange, ScoreRow, draw_losses, read_losses, view_clip, write_report
+from lightning_apollo.runs.survey import again_by_itself
 from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.structures import VisualBatch
 
@@ -124,10 +125,18 @@ def _render(recipe: Recipe, console: Console) -> None:
 
 
 def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
-    """The full model trains in front; the baselines one after the other on another core where there is one."""
+    """The full model trains in front; the baselines one after the other on another core where there is one.
+
+    What an earlier demo trained from other settings, or with an earlier version, is moved aside and trained again.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1)) as beside:
         baselines = {name: beside.submit(_train_quietly, name, recipes[name], output) for name in MODELS[1:]}
-        run_recipe(recipes["full"], resume=True, say=lambda line: console.print(line, markup=False, soft_wrap=True))
+        again = again_by_itself(recipes["full"], "the demo", say)
+        run_recipe(recipes["full"], resume=True, say=say, again=again)
         _wait(baselines, recipes, console)
 
 
@@ -141,6 +150,8 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
     save_recipe(recipe, path)
     command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--resume"]
     with log.open("w") as file:
+        if again_by_itself(recipe, "the demo", lambda line: print(line, file=file, flush=True)) is not None:
+            command.append("--again")
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code:
         last = log.read_text().strip().splitlines()[-1:]

@@ -19,9 +19,10 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -33,6 +34,7 @@ from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index_tokens import TextCounter
 from lightning_apollo.data.plan import PlanConfig
+from lightning_apollo.files import write_atomically
 from lightning_apollo.models.adapter_file import AdapterOrigin
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
@@ -41,19 +43,23 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
 from lightning_apollo.runs.fingerprint import read_origin
+from lightning_apollo.runs.lock import is_first_rank, sole_writer
 from lightning_apollo.runs.start_weights import require_start, start_file
+from lightning_apollo.runs.survey import finished_line, first_to_train, refusal
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
+    Standing,
     checkpoint_to_go_on_from,
     clear,
-    is_finished,
     stage_folder,
+    standing,
 )
 from lightning_apollo.stages import Stage, StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
-from lightning_apollo.training.callbacks.export import WEIGHTS, StageExport
+from lightning_apollo.training.callbacks.export import DONE, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
 from lightning_apollo.training.callbacks.progress import StepProgress
@@ -82,68 +88,94 @@ def _print_line(line: str) -> None:
     get_console().print(line, markup=False, soft_wrap=True)
 
 
-def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, say: Say = _print_line) -> None:
+def run_recipe(
+    recipe: Recipe, stage: str | None = None, resume: bool = False, again: str | None = None, say: Say = _print_line
+) -> None:
     """Trains the stages of a recipe in order, or the one called `stage`; a finished stage is not trained again.
 
     Each stage runs in a process of its own, which shares the terminal; the first that fails ends the run with its
     exit code. With `stage` given, that stage runs in this process. With `resume`, a stage that was stopped goes on from its
     last checkpoint; one that has none begins.
+    Weights of another training in a stage's folder are a RecipeError. `again` names the stage that is moved aside with all
+    after it and trained anew; "" is the first that is not finished, or where all are, the first.
     """
+    for name in (stage, again or None):
+        if name is not None and name not in recipe.stages:
+            raise RecipeError(f"{recipe.name} has no stage {name}; it has {', '.join(recipe.stages)}")
     if stage is not None:
-        if stage not in recipe.stages:
-            raise RecipeError(f"{recipe.name} has no stage {stage}; it has {', '.join(recipe.stages)}")
-        if not _said_finished(recipe, stage, say):
-            run_stage(recipe, stage, resume)
+        if again not in (None, "", stage):
+            raise RecipeError(f"--stage {stage} trains that stage alone: leave it out, or set --again={stage}")
+        run_stage(recipe, stage, resume, again is not None, say)
         return
     if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         raise RecipeError(
             f"torchrun and srun start one stage at a time: add --stage NAME, one of {', '.join(recipe.stages)}, in this order"
         )
+    found, first = first_to_train(recipe, again, resume)
     for number, name in enumerate(recipe.stages, start=1):
-        if _said_finished(recipe, name, say):
+        if name in found.finished:
+            say(finished_line(recipe, name, found.finished[name]))
             continue
         say(f"stage {number} of {len(recipe.stages)}: {name}")
-        path = stage_folder(recipe, name) / "recipe.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_recipe(recipe, path)
-        command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name]
-        command += ["--resume"] * resume
-        if code := run_passing_signals_on(command):
+        if code := _run_in_process(recipe, name, ["--resume"] * resume + [f"--again={name}"] * (name == first)):
             raise SystemExit(code)
 
 
-def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
-    """Trains one stage in this process and exports its weights; with `resume`, from its last checkpoint if it has one."""
+def _run_in_process(recipe: Recipe, name: str, options: Sequence[str]) -> int:
+    """Exit code of a stage in a process of its own, which writes into the stage's folder once it has seen data and start."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        save_recipe(recipe, path)
+        command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name]
+        return run_passing_signals_on([*command, *options])
+
+
+def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = False, say: Say = _print_line) -> None:
+    """Trains one stage in this process and exports its weights, unless it is finished.
+
+    With `resume`, it goes on from its last checkpoint if it has one; with `again`, it is moved aside with all after it and
+    begins. No other process may write into its folder meanwhile.
+    """
+    with sole_writer(stage_folder(recipe, name), say):
+        found = Standing() if again else standing(recipe, name)
+        if found.other:
+            raise RecipeError(refusal(recipe, name, found.other))
+        if found.is_finished:
+            say(finished_line(recipe, name, found.remark))
+        else:
+            _train(recipe, name, None if again else checkpoint_to_go_on_from(recipe, name, resume), again, say)
+
+
+def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say: Say) -> None:
+    """Opens data and start weights, then writes into the stage's folder and trains."""
     config, folder = recipe.stages[name], stage_folder(recipe, name)
-    checkpoint = checkpoint_to_go_on_from(recipe, name, resume)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
     silence_lightning()
     seed_everything(recipe.seed, verbose=False)
     data = build_data(recipe, name)
+    require_start(recipe, name)
+    if is_first_rank():
+        data.require_data()
     trainer = _build_trainer(recipe, name, data, checkpoint)
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
     model.to(WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
     stage = _build_stage(model, recipe, name)
+    if trainer.is_global_zero and again:
+        move_aside(recipe, name, say)
     if trainer.is_global_zero and checkpoint is None:
         clear(folder)
         write_begun(folder / CHECKPOINTS, read_origin(recipe, name))
     if trainer.is_global_zero:
-        save_recipe(recipe, folder / "recipe.yaml")
+        with write_atomically(folder / "recipe.yaml") as partial:
+            save_recipe(recipe, partial)
     try:
         trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
-        if trainer.is_global_zero and is_finished(recipe, name):
+        if trainer.is_global_zero and (folder / DONE).is_file():
             shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
-
-
-def _said_finished(recipe: Recipe, name: str, say: Say) -> bool:
-    if not is_finished(recipe, name):
-        return False
-    say(f"stage {name} is finished and not trained again: {stage_folder(recipe, name) / WEIGHTS}")
-    return True
 
 
 def _build_stage(model: VideoLMM, recipe: Recipe, name: str) -> Stage:

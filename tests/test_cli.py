@@ -69,16 +69,16 @@ def test_the_shell_completes_names_of_recipes() -> None:
 
 
 def test_fit_hands_the_recipe_and_the_stage_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Recipe, str | None, bool]] = []
+    calls: list[tuple[Recipe, str | None, bool, str | None]] = []
     monkeypatch.setattr(lightning_apollo.fit, "run_recipe", lambda *arguments: calls.append(arguments))
     assert run("fit", "videollama3-tiny").exit_code == 0
-    assert (
-        run("fit", "videollama3-tiny", "seed=7", "--stage", "multi_task_fine_tuning", "output=x", "--resume").exit_code
-        == 0
-    )
-    assert [(recipe.seed, recipe.output, stage, resume) for recipe, stage, resume in calls] == [
-        (0, "runs/videollama3-tiny", None, False),
-        (7, "x", "multi_task_fine_tuning", True),
+    words = ("seed=7", "--stage", "multi_task_fine_tuning", "output=x", "--resume", "--again=multi_task_fine_tuning")
+    assert run("fit", "videollama3-tiny", *words).exit_code == 0
+    assert run("fit", "--again", "videollama3-tiny", "seed=1").exit_code == 0  # it takes no word behind it for a stage
+    assert [(recipe.seed, recipe.output, *how) for recipe, *how in calls] == [
+        (0, "runs/videollama3-tiny", None, False, None),
+        (7, "x", "multi_task_fine_tuning", True, "multi_task_fine_tuning"),
+        (1, "runs/videollama3-tiny", None, False, ""),
     ]
 
 

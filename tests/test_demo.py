@@ -1,8 +1,11 @@
 """How the demo turns answers into its table; the demo itself is run by CI, which checks its scores."""
 
+import subprocess
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lightning_apollo import demo
 from lightning_apollo.demo import MODELS, num_steps, score
@@ -66,3 +69,32 @@ def test_every_answer_is_in_the_results(tmp_path: Path, monkeypatch: pytest.Monk
         "shapes", "2", "first_colour", "videollama3-tiny", "full", "blue", "blue", is_right=True
     )
     assert not results[5].is_right
+
+
+def test_what_an_earlier_version_trained_is_moved_aside_and_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {name: demo_recipe("apollo-tiny", tmp_path, name) for name in MODELS}
+    for name in ("full", "blind"):
+        folder = tmp_path / name / "connector_alignment"
+        folder.mkdir(parents=True)
+        for file in ("model.safetensors", "done.json"):
+            (folder / file).write_text("{}")
+    calls: list[object] = []
+    commands: list[list[str]] = []
+
+    def start(command: list[str], **how: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command[-2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(demo, "run_recipe", lambda recipe, **how: calls.append(how["again"]))
+    monkeypatch.setattr(demo.subprocess, "run", start)
+    console = Console(file=StringIO(), width=1000)
+    demo._train(recipes, tmp_path, console)
+    assert calls == [""]
+    assert isinstance(console.file, StringIO)
+    line = console.file.getvalue().splitlines()[0]
+    for said in (line, (tmp_path / "blind" / "fit.log").read_text()):
+        assert "trained by an earlier version, which did not note from what" in said
+        assert said.rstrip().endswith("after it aside; the demo does the latter")
+    assert commands == [[str(tmp_path / "single_frame" / "recipe.yaml"), "--resume"], ["--resume", "--again"]]

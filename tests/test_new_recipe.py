@@ -223,6 +223,9 @@ def test_the_command_says_what_it_saw_and_what_to_run(
     rows = [video_row(), image_row(), video_row("broken.mp4"), {"conversations": turns("[red]Why?[/red]", "So.")}]
     write_rows(tmp_path / "rows.jsonl", rows)
     start = str(stage_folder(trained, "videos"))
+    earlier = tmp_path / "runs" / "task" / "fine_tuning"
+    earlier.mkdir(parents=True)
+    (earlier / "model.safetensors").touch()
     words = ["new", "task", "--data", "rows.jsonl", "--root", "my clips", "--from", start]
     result = CliRunner().invoke(app, words, env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
@@ -232,6 +235,8 @@ def test_the_command_says_what_it_saw_and_what_to_run(
     assert "rows.jsonl, row 3: my clips/broken.mp4: not a media file that FFmpeg can open" in output
     commands = [line for line in output.splitlines() if line.startswith("lightning-apollo ")]
     assert [command.split()[1] for command in commands] == ["inspect", "explain", "fit", "generate", "export"]
+    assert commands[2] == "lightning-apollo fit task.yaml --again"
+    assert "# train; the weights that lie in runs/task/fine_tuning are moved aside to runs/task/fine_tuning.1" in output
     assert commands[3] == (
         "lightning-apollo generate runs/task/fine_tuning --video 'my clips/four.mp4' --prompt 'What is shown?'"
     )

@@ -29,6 +29,7 @@ from lightning_apollo.data.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.reader import DirectReader, MediaReader
+from lightning_apollo.data.readiness import require_media, require_rows
 from lightning_apollo.data.small_epochs import counted_sizes, packed_step
 from lightning_apollo.data.supervised import SupervisedReader
 from lightning_apollo.errors import UserError
@@ -130,6 +131,18 @@ class VideoDataModule(LightningDataModule):
     def index_folder(self) -> Path:
         return self.run_folder / "index" if self.config.index is None else Path(self.config.index)
 
+    def require_data(self) -> None:
+        """UserError where the data of the stage cannot be used at all; the run's folder is left alone.
+
+        The built-in set is rendered where the recipe uses it: its own folder is no part of the run's.
+        """
+        if self.config.shapes is not None:
+            shapes.render(self.config.shapes, Path(self.config.root))
+        sources = self._open()
+        require_rows(sources)
+        for source in sources if self.config.visuals != "blind" else ():
+            require_media(source)
+
     def prepare_data(self) -> None:
         """Renders the built-in set where the recipe uses it, and makes what packing needs: the index and its costs.
 
@@ -151,9 +164,7 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Opens the sources of the mixture; files of other stages need not be there."""
         self.sources = self._open()
-        if not any(map(len, self.sources)):
-            manifests = [manifest.address for source in self.sources for manifest in source.manifests]
-            raise TooFewSamples(f"{', '.join(manifests)}: no rows: name manifests that have some")
+        require_rows(self.sources)
         self.fingerprint = fingerprint_of_manifests(self.sources)
         if self.batching.packing is not None:
             self.costs = indexed_costs(Index(self.index_folder), self.preparer, self.text)

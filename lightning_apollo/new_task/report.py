@@ -14,6 +14,7 @@ from rich.text import Text
 from lightning_apollo.data.storage import EmbeddedAddress
 from lightning_apollo.new_task.new import STAGE, NewRecipe, Task
 from lightning_apollo.new_task.survey import Survey
+from lightning_apollo.training.callbacks.export import WEIGHTS
 
 _KINDS = {"text": "text alone", "image": "one image", "multi_image": "several images", "video": "video"}
 _START = ("DAMO-NLP-SG/VideoLLaMA3-2B", "videollama3-2b.safetensors")  # what the templates start from
@@ -35,7 +36,7 @@ def next_commands(task: Task, new: NewRecipe) -> dict[str, str]:
     commands |= {
         "look at a sample as the model gets it": ["inspect", recipe, "--sample", "0"],
         "see what is trained, and how much memory that takes": ["explain", recipe],
-        "train": ["fit", recipe],
+        **_training(Path(stage), recipe),
         "ask": ["generate", stage, *media, "--prompt", example.prompt],
     }
     if any(isinstance(part.path, EmbeddedAddress) for part in example.media):  # no file that `generate` could be given
@@ -44,6 +45,13 @@ def next_commands(task: Task, new: NewRecipe) -> dict[str, str]:
         exported = f"{new.recipe.output}/exported"
         commands["make a model of it that plain transformers loads"] = ["export", stage, exported, "--verify"]
     return {what: f"lightning-apollo {shlex.join(words)}" for what, words in commands.items()}
+
+
+def _training(stage: Path, recipe: str) -> dict[str, list[str]]:
+    """The command that trains, which must ask for it where a stage of that name was trained before."""
+    if not (stage / WEIGHTS).is_file():
+        return {"train": ["fit", recipe]}
+    return {f"train; the weights that lie in {stage} are moved aside to {stage}.1": ["fit", recipe, "--again"]}
 
 
 def _seen(survey: Survey) -> Table:

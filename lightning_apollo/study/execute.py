@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import torch
+from rich import get_console
 
 from lightning_apollo.config import Recipe
 from lightning_apollo.data import shapes
@@ -17,6 +19,7 @@ from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.explain import count_parameters
 from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.runs.survey import again_by_itself
 from lightning_apollo.study.plan import TEMPORAL, Run
 from lightning_apollo.study.score import RESULTS, Score, locked, read_score, remove_score, write_score
 from lightning_apollo.study.table import StudyError
@@ -25,7 +28,8 @@ from lightning_apollo.study.table import StudyError
 def run_one(run: Run, kind: str, threads: int | None = None) -> Score:
     """The run's scores, after training and evaluating it unless that is done already.
 
-    A process that is to do the same run waits for the first. `kind` is what `Score.score` holds; `threads` are the CPU's.
+    A process that is to do the same run waits for the first. Weights that the run left with another recipe are moved aside.
+    `kind` is what `Score.score` holds; `threads` are the CPU's.
     """
     with locked(run):
         finished = read_score(run)
@@ -35,7 +39,8 @@ def run_one(run: Run, kind: str, threads: int | None = None) -> Score:
         started = time.monotonic()
         recipe = _with_threads(run.recipe, threads)
         render(recipe)
-        run_recipe(recipe, resume=True)
+        again = again_by_itself(recipe, "a run of a study", partial(get_console().print, markup=False, soft_wrap=True))
+        run_recipe(recipe, resume=True, again=again)
         return finish(run, kind, evaluate(recipe), time.monotonic() - started)
 
 

@@ -10,7 +10,8 @@ from lightning_apollo.cli import app
 from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction
 from lightning_apollo.evaluation.results import read_results
 from lightning_apollo.explain import count_parameters
-from lightning_apollo.study.execute import finish
+from lightning_apollo.study import execute
+from lightning_apollo.study.execute import finish, run_one
 from lightning_apollo.study.plan import plan_run
 from lightning_apollo.study.score import read_score
 from lightning_apollo.study.table import StudyError
@@ -21,6 +22,13 @@ NAME = "fast.w16.one.s3"
 
 def question(number: int, kind: str, is_temporal: bool) -> BenchmarkQuestion:
     return BenchmarkQuestion(str(number), "a.mp4", "?", "red", kind, is_temporal, ("red", "blue"))
+
+
+KINDS = [("order", True), ("order", True), ("flashes", True), ("border", False)]
+PREDICTIONS = [
+    Prediction(question(number, *kind), answer)
+    for number, (kind, answer) in enumerate(zip(KINDS, ["Red", "blue", "red", "blue"], strict=True))
+]
 
 
 def test_a_run_trains_evaluates_and_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,15 +56,29 @@ def test_a_run_trains_evaluates_and_is_not_repeated(tmp_path: Path, monkeypatch:
     assert written == ((folder / "score.json").stat().st_mtime_ns, (folder / "videos" / "done.json").stat().st_mtime_ns)
 
 
+def test_what_another_recipe_of_the_run_trained_is_moved_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = plan_run(study(tmp_path), NAME)
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(execute, "run_recipe", lambda recipe, **how: calls.append(how))
+    monkeypatch.setattr(execute, "evaluate", lambda recipe: PREDICTIONS)
+    for name in ("model.safetensors", "done.json"):
+        (run.folder / "videos").mkdir(parents=True, exist_ok=True)
+        (run.folder / "videos" / name).write_text("{}")  # of an earlier version
+    run_one(run, "order")
+    (run.folder / "score.json").unlink()
+    (run.folder / "videos" / "model.safetensors").unlink()
+    run_one(run, "order")
+    assert calls == [{"resume": True, "again": ""}, {"resume": True, "again": None}]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("; a run of a study does the latter") for line in lines] == [True]
+
+
 def test_scores_by_hand(tmp_path: Path) -> None:
     run = plan_run(study(tmp_path), NAME)
     run.folder.mkdir(parents=True)
-    kinds = [("order", True), ("order", True), ("flashes", True), ("border", False)]
-    questions = [question(number, *kind) for number, kind in enumerate(kinds)]
-    predictions = [
-        Prediction(one, answer) for one, answer in zip(questions, ["Red", "blue", "red", "blue"], strict=True)
-    ]
-    score = finish(run, "order", predictions, 1.234)
+    score = finish(run, "order", PREDICTIONS, 1.234)
     assert score.scores == {"order": 0.5, "flashes": 1.0, "border": 0.0, "temporal": 0.75}
     assert (score.score, score.seconds) == (0.5, 1.2)
     assert read_score(run) == score

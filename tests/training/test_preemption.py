@@ -13,7 +13,7 @@ import pytest
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, save_recipe
 from lightning_apollo.fit import run_stage
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
 from lightning_apollo.training.callbacks.preemption import EXIT_CODE, SIGNALS, Preempted, run_passing_signals_on
 from tests.launch import launch
@@ -125,7 +125,7 @@ def test_a_stage_in_its_last_step_is_finished_first(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "11")
     assert strike(one, monkeypatch, Strike(0, 13, "SIGUSR1")) == EXIT_CODE
     assert digest(one) == digest(whole)
-    assert fit.is_finished(one, STAGE)
+    assert is_finished(one, STAGE)
     assert not (stage_folder(one, STAGE) / "checkpoints").exists()
     assert scontrol.read_text() == "requeue 47_11\n"
     assert "stopped by SIGUSR1 after step 4: this stage is finished" in capsys.readouterr().out

@@ -41,6 +41,7 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.room import require_room, stage_bytes
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
     checkpoint_to_go_on_from,
@@ -59,6 +60,7 @@ from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.callbacks.room import FinalRoom
 from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.sentinel import Sentinel
@@ -123,6 +125,8 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     seed_everything(recipe.seed, verbose=False)
     data = build_data(recipe, name)
     trainer = _build_trainer(recipe, name, data, checkpoint)
+    if trainer.is_global_zero:
+        require_room(recipe, name, _print_line)
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
@@ -212,6 +216,7 @@ def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:
         NonFinite(recipe.trainer.non_finite),
         checkpoint,
         StageExport(folder, facts, _adapters(recipe, name)),
+        FinalRoom(folder, stage_bytes(recipe, name).final),
         Preemption(checkpoint, recipe.trainer.preemption, _print_line),  # a stage that is finished is exported first
     ]
 

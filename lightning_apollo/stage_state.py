@@ -12,10 +12,10 @@ from typing import Any
 
 from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.models.weight_files import ADAPTER
-from lightning_apollo.training.callbacks.checkpoint import checkpoint_step, latest_checkpoint
+from lightning_apollo.training.callbacks.checkpoint import CHECKPOINTS, checkpoint_step, latest_checkpoint
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS
 
-CHECKPOINTS, BEGUN = "checkpoints", "begun.json"
+BEGUN = "begun.json"
 
 # Settings that change how fast a stage runs and not what it learns
 _WITHOUT_EFFECT = ("num_workers", "decoder_threads", "index", "supervision", "frame_cache")

@@ -14,7 +14,7 @@ from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
-from lightning_apollo.inference.trained import find_stage_of, load_checkpoint
+from lightning_apollo.inference.trained import find_stage_of, load_checkpoint, say_nothing
 from lightning_apollo.models.weight_files import weight_files
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.weights.exported import is_exported
@@ -33,7 +33,7 @@ def evaluate_checkpoint(
     benchmark = find_benchmark(name)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with join_ranks() as (ranks, device):
-        trained = load_checkpoint(checkpoint, overrides, device, say if ranks.rank == 0 else _nothing)
+        trained = load_checkpoint(checkpoint, overrides, device, say if ranks.rank == 0 else say_nothing)
         folder, model = _folder_and_name(checkpoint, overrides)
         run = Run(
             benchmark=benchmark,
@@ -59,15 +59,11 @@ def evaluate_checkpoint(
         console.print(f"report: {run.output / 'report.md'}", markup=False, soft_wrap=True)
 
 
-def _nothing(line: str) -> None:
-    """For a line that rank 0 has said."""
-
-
 def _folder_and_name(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, str]:
     """Where the weights lie, and what the model is called in files of results."""
     if is_exported(Path(checkpoint)):
         return Path(checkpoint), Path(checkpoint).resolve().name
-    recipe, stage = find_stage_of(checkpoint, overrides, say=_nothing)
+    recipe, stage = find_stage_of(checkpoint, overrides, say=say_nothing)
     is_last = stage == list(recipe.stages)[-1]
     return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}"
 

@@ -19,11 +19,15 @@ from lightning_apollo.weights.exported import is_exported, load_exported
 
 Say = Callable[[str], None]
 
-_warn: Say = logging.getLogger(__name__).warning
+warn: Say = logging.getLogger(__name__).warning
+
+
+def say_nothing(line: str) -> None:
+    """For what another rank, or an earlier call, has said."""
 
 
 def load_checkpoint(
-    checkpoint: str, overrides: Sequence[str] = (), device: torch.device | str = "cpu", say: Say = _warn
+    checkpoint: str, overrides: Sequence[str] = (), device: torch.device | str = "cpu", say: Say = warn
 ) -> TrainedModel:
     """Returns the model of an exported folder, of a finished stage's folder, or of the last stage of a recipe.
 
@@ -55,7 +59,7 @@ def trained_weights(recipe: Recipe, stage: str) -> Path:
 
 
 def find_stage_of(
-    checkpoint: str, overrides: Sequence[str] = (), stage: str | None = None, say: Say = _warn
+    checkpoint: str, overrides: Sequence[str] = (), stage: str | None = None, say: Say = warn
 ) -> tuple[Recipe, str]:
     """The recipe and stage of a stage's folder, wherever it was moved to, or the last stage of a recipe.
 

@@ -27,10 +27,11 @@ def stage_bytes(recipe: Recipe, name: str) -> StageBytes:
     stage, parameters = recipe.stages[name], count_parameters(recipe)
     adapters = count_adapters(recipe, stage) if stage.lora else {}
     size = BYTES_PER_VALUE[recipe.trainer.precision]
-    final = size * sum(parameters.values())
+    wide = max(size, 4)  # adapters, and what trains in bfloat16, are written in float32
+    trained = sum(parameters[component] for component in stage.trains if component not in adapters)
+    final = size * (sum(parameters.values()) - trained) + wide * trained
     if adapters:  # their file also has the components that train whole
-        final += max(size, 4) * sum(sizes.num_parameters for sizes in adapters.values())
-        final += size * sum(parameters[component] for component in stage.trains if component not in adapters)
+        final += wide * (trained + sum(sizes.num_parameters for sizes in adapters.values()))
     on_one_rank = replace(recipe.trainer, strategy="auto")  # slices of all ranks come to as much
     memory = stage_memory(stage, on_one_rank, parameters, adapters)
     return StageBytes(int(final) + _REST, int(memory.weights + memory.optimizer) + _REST)

@@ -1,5 +1,6 @@
 """What `generate`, `chat`, `evaluate` and `export` take for a checkpoint: a stage's folder, a recipe, an exported folder."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,11 @@ from tests.weights.stages import videollama3, videollama3_with_clips
 
 def test_an_export_answers_as_its_stage_does(tmp_path: Path) -> None:
     recipe, stage = videollama3_with_clips(tmp_path)
+    before = os.umask(0o027)
     export_stage(recipe, stage.name, stage / WEIGHTS, tmp_path / "exported")
+    os.umask(before)
+    files = [path for path in (tmp_path / "exported").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
     clip = min((tmp_path / "shapes/clips").iterdir())
     said = [
         answer(load_checkpoint(str(folder)), "Which colour came first?", videos=[clip], max_new_tokens=12)

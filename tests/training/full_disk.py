@@ -8,10 +8,12 @@ Prints what was seen as one JSON object.
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe
 from lightning_apollo.errors import UserError
+from lightning_apollo.runs.room import stage_bytes
 from lightning_apollo.stage_state import stage_folder
 from tests.small_recipe import recipe
 
@@ -83,7 +86,7 @@ def train(one: Recipe, disk: Path, filler: Filler | None, *, resume: bool = Fals
     folder = stage_folder(one, STAGE)
     with (folder / "metrics.csv").open() as file:
         steps = [row["step"] for row in csv.DictReader(file)]
-    checkpoints = sorted(path.name for path in folder.glob("checkpoints/*.ckpt"))
+    checkpoints = {path.name: path.stat().st_size for path in sorted(folder.glob("checkpoints/*.ckpt"))}
     partials = [path.name for path in folder.rglob("*.partial")]
     return {"line": line, "steps": steps, "checkpoints": checkpoints, "partials": partials}
 
@@ -91,6 +94,7 @@ def train(one: Recipe, disk: Path, filler: Filler | None, *, resume: bool = Fals
 def main(disk: Path, shapes: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
     whole, one = small(disk / "whole", shapes), small(disk / "one", shapes)
+    os.umask(0o027)
     seen: dict[str, Any] = {"whole": train(whole, disk, None)}
     fill(disk, 100_000)
     try:
@@ -104,6 +108,9 @@ def main(disk: Path, shapes: Path) -> None:
     seen["before_last"] = train(one, disk, Filler(disk, NUM_STEPS - 1, 500_000))
     seen["at_end"] = train(one, disk, Filler(disk, None, 100_000), resume=True)
     seen["finished"] = train(one, disk, None, resume=True)
+    seen["needs"] = asdict(stage_bytes(one, STAGE))
+    files = sorted(stage_folder(one, STAGE).rglob("*"))
+    seen["modes"] = {path.name: f"{path.stat().st_mode & 0o777:o}" for path in files if path.is_file()}
     for name in ("model.safetensors", "done.json"):
         paths = [stage_folder(run, STAGE) / name for run in (whole, one)]
         seen[name] = [path.read_bytes().hex() if name.endswith("s") else json.loads(path.read_text()) for path in paths]

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.launch import launch
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +43,7 @@ def test_a_disk_that_is_full_before_the_last_step_ends_the_run_there(seen: dict[
         in run["line"]
     )
     assert run["steps"] == ["0", "1", "2"]  # the row of the step is there
-    assert run["checkpoints"] == ["step-00000001.ckpt", "step-00000002.ckpt"]
+    assert list(run["checkpoints"]) == ["step-00000001.ckpt", "step-00000002.ckpt"]
     assert run["partials"] == []  # that of a killed writer is gone as well
 
 
@@ -49,7 +51,7 @@ def test_weights_that_cannot_be_written_end_the_run_in_one_line(seen: dict[str, 
     run = seen["at_end"]
     assert run["line"].startswith("the weights of this stage are not in ")
     assert "No space left on device; the checkpoint of step 4 stays" in run["line"]
-    assert run["checkpoints"] == ["step-00000003.ckpt", "step-00000004.ckpt"]
+    assert list(run["checkpoints"]) == ["step-00000003.ckpt", "step-00000004.ckpt"]
     assert run["partials"] == []
 
 
@@ -61,4 +63,37 @@ def test_resuming_without_a_step_left_finishes_with_the_weights_of_a_run_that_wa
     assert seen["model.safetensors"][0] == seen["model.safetensors"][1]
     whole, one = seen["done.json"]
     assert (one["steps"], one["loss"]) == (whole["steps"], whole["loss"])
-    assert seen["finished"]["checkpoints"] == []
+    assert seen["finished"]["checkpoints"] == {}
+
+
+def test_the_room_that_is_asked_for_is_that_of_the_files(seen: dict[str, Any]) -> None:
+    """To a mebibyte, for headers and what else is small."""
+    written = {
+        "final": len(seen["model.safetensors"][0]) // 2,
+        "checkpoint": seen["at_end"]["checkpoints"]["step-00000004.ckpt"],
+    }
+    for name, num_bytes in written.items():
+        assert num_bytes <= seen["needs"][name] <= num_bytes + 2**20
+
+
+def test_the_umask_says_who_may_read_the_files_of_a_stage(seen: dict[str, Any]) -> None:
+    assert seen["modes"].keys() >= {"model.safetensors", "done.json", "recipe.yaml", "metrics.csv"}
+    assert set(seen["modes"].values()) == {"640"}  # umask 027
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_all_ranks_end_where_one_cannot_write_the_weights_and_resuming_finishes(strategy: str, tmp_path: Path) -> None:
+    """Files of rank 0 may not grow beyond 4 KiB after the last step."""
+    run = launch(2, "tests.training.rank_ending:run", strategy, str(tmp_path))
+    assert run.returncode == 0, run.stdout
+    lines = [line for line in run.stdout.splitlines() if "the weights of this stage are not in" in line]
+    assert len(lines) == 1
+    assert "File too large; the checkpoint of step 4 stays" in lines[0]
+    assert [(tmp_path / f"code{rank}").read_text() for rank in range(2)] == [
+        "2",
+        "0",
+    ]  # as of ranks that Lightning started
+    whole, stopped = (tmp_path / name / "model.safetensors" for name in ("whole", "stopped"))
+    assert whole.read_bytes() == stopped.read_bytes()
+    assert all((tmp_path / name / "done.json").is_file() for name in ("whole", "stopped"))

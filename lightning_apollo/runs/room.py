@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from lightning_apollo.config import Recipe
 from lightning_apollo.errors import UserError
 from lightning_apollo.explain import BYTES_PER_VALUE, count_adapters, count_parameters, stage_memory
-from lightning_apollo.stage_state import CHECKPOINTS, stage_folder
+from lightning_apollo.files import remove_partials
+from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.training.callbacks.checkpoint import CHECKPOINTS, remove_unfinished
 from lightning_apollo.training.callbacks.room import free_bytes, in_words
 
 _REST = 2**20  # headers of the files, buffers of the model, done.json
@@ -38,8 +40,13 @@ def stage_bytes(recipe: Recipe, name: str) -> StageBytes:
 
 
 def require_room(recipe: Recipe, name: str, say: Callable[[str], None]) -> None:
-    """Raises UserError where the final weights of a stage would find no room; says so where its checkpoints would not."""
+    """Raises UserError where the final weights of a stage would find no room; says so where its checkpoints would not.
+
+    What killed runs of the stage left half written is removed first. No other process may be writing into its folder.
+    """
     folder, needs = stage_folder(recipe, name), stage_bytes(recipe, name)
+    remove_partials(folder)
+    remove_unfinished(folder / CHECKPOINTS)
     free = free_bytes(folder)
     if free < needs.final:
         raise UserError(

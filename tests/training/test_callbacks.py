@@ -93,14 +93,6 @@ def test_a_file_that_cannot_be_written_ends_the_run_in_one_line(name: str, tmp_p
     assert not (tmp_path / "done.json").is_file()
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    names = (f"model.safetensors.{'a1' * 16}.partial", "mine.partial")
-    for name in names:
-        (tmp_path / name).write_text("half")
-    trainer(StageExport(tmp_path, {}), progress_bar=False).fit(Line(), train_dataloaders=Batches())
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "done.json", "mine.partial"}
-
-
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="one too many"):
         trainer(StageExport(tmp_path / "stage", {}), progress_bar=False).fit(

@@ -178,10 +178,15 @@ def _prepare(folder: Path) -> OSError | None:
     """Makes the folder, without what was left of a checkpoint that was not finished."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove(*folder.glob("*.partial"))
+        remove_unfinished(folder)
     except OSError as error:
         return error
     return None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process left that was killed in the middle of a save; nobody else may be saving."""
+    _remove(*folder.glob("step-*.partial"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_apollo.files import remove_partials, sync, write_atomically
+from lightning_apollo.files import sync, write_atomically
 from lightning_apollo.models.adapter_file import AdapterOrigin, write_adapted
 from lightning_apollo.models.checkpoints import whole_weights, write_weights
 from lightning_apollo.models.weight_files import ADAPTER
@@ -38,10 +38,6 @@ class StageExport(Callback):
         self.facts = facts
         self.adapters = adapters
         self._loss = math.nan  # of the step before the checkpoint from which the run resumed
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            remove_partials(self.folder)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[_LOSS] = self._last_loss(trainer)

@@ -33,6 +33,11 @@ __all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipe
 
 COMPATIBILITIES = ("videollama3", "apollo")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
+_IN_CONF = (
+    ("vision", "weights"),
+    ("llm", "weights"),
+    ("llm", "tokenizer"),
+)  # keys of a model that may name folders of conf/
 CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
 
 
@@ -158,8 +163,16 @@ def load_recipes(name_or_path: str | Path, choices: Sequence[Sequence[str]]) -> 
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the recipe with nothing left to look up: the file loads back to an equal Recipe."""
-    OmegaConf.save(OmegaConf.create(asdict(recipe)), path)
+    """Writes the recipe with nothing left to look up: the file loads back to an equal Recipe.
+
+    Folders of conf/ are written relative to it, so that another installation reads them as its own.
+    """
+    tree = asdict(recipe)
+    for part, key in _IN_CONF:
+        model = tree["model"][part]
+        if model is not None and model[key] and Path(model[key]).is_relative_to(conf_folder()):
+            model[key] = Path(model[key]).relative_to(conf_folder()).as_posix()
+    OmegaConf.save(OmegaConf.create(tree), path)
 
 
 def _use_manifests(tree: Tree) -> Tree:
@@ -182,8 +195,15 @@ def _resolve_folders(tree: Tree) -> Tree:
     model = tree["model"]
     if not isinstance(model, dict):
         return tree
-    for part, key in (("vision", "weights"), ("llm", "weights"), ("llm", "tokenizer")):
+    for part, key in _IN_CONF:
         value = model[part][key] if isinstance(model[part], dict) else None
-        if value and (conf_folder() / value).exists():
-            model = {**model, part: {**model[part], key: str(conf_folder() / value)}}
+        if value and (folder := _in_conf(value)) is not None:
+            model = {**model, part: {**model[part], key: str(folder)}}
     return {**tree, "model": model}
+
+
+def _in_conf(name: str) -> Path | None:
+    """What a name relative to conf/ stands for, or a path in the conf/ of an installation that is gone; None for others."""
+    if Path(name).is_absolute() and not Path(name).exists():
+        name = name.rpartition("/conf/")[2] or name
+    return conf_folder() / name if (conf_folder() / name).exists() else None

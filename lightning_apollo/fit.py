@@ -47,6 +47,7 @@ from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
 from lightning_apollo.runs.fingerprint import read_origin
 from lightning_apollo.runs.lock import is_first_rank, sole_writer
+from lightning_apollo.runs.room import require_room, stage_bytes
 from lightning_apollo.runs.start_weights import require_start, start_file
 from lightning_apollo.runs.survey import finished_line, first_to_train, refusal
 from lightning_apollo.stage_state import (
@@ -64,6 +65,7 @@ from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.callbacks.room import FinalRoom
 from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.sentinel import Sentinel
@@ -158,6 +160,8 @@ def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say:
     if is_first_rank():
         data.require_data()
     trainer = _build_trainer(recipe, name, data, checkpoint)
+    if trainer.is_global_zero:
+        require_room(recipe, name, _print_line)
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
@@ -241,6 +245,7 @@ def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:
         NonFinite(recipe.trainer.non_finite),
         checkpoint,
         StageExport(folder, facts, _adapters(recipe, name)),
+        FinalRoom(folder, stage_bytes(recipe, name).final),
         Preemption(checkpoint, recipe.trainer.preemption, _print_line),  # a stage that is finished is exported first
     ]
 

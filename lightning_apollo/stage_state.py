@@ -15,10 +15,9 @@ from lightning_apollo.models.weight_files import ADAPTER
 from lightning_apollo.runs.begun import require_same_training
 from lightning_apollo.runs.fingerprint import Origin, differences, read_origin
 from lightning_apollo.runs.settings import places_of
-from lightning_apollo.training.callbacks.checkpoint import checkpoint_step, latest_checkpoint
+from lightning_apollo.training.callbacks.checkpoint import CHECKPOINTS, checkpoint_step, latest_checkpoint
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS
 
-CHECKPOINTS = "checkpoints"
 _MAX_SHOWN = 3  # differences in one line
 
 

@@ -14,7 +14,7 @@ from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
-from lightning_apollo.inference.trained import find_stage_of, load_checkpoint
+from lightning_apollo.inference.trained import find_stage_of, load_checkpoint, say_nothing
 from lightning_apollo.models.weight_files import weight_files
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.weights.exported import is_exported
@@ -31,8 +31,9 @@ def evaluate_checkpoint(
 ) -> None:
     """Asks, writes the answers and tables into `output`, or the model's folder, and prints the tables."""
     benchmark = find_benchmark(name)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with join_ranks() as (ranks, device):
-        trained = load_checkpoint(checkpoint, overrides, device)
+        trained = load_checkpoint(checkpoint, overrides, device, say if ranks.rank == 0 else say_nothing)
         folder, model = _folder_and_name(checkpoint, overrides)
         run = Run(
             benchmark=benchmark,
@@ -54,7 +55,7 @@ def evaluate_checkpoint(
         for table in tables:
             console.print(table.grid().rich())
             for line in table.remarks():
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                say(line)
         console.print(f"report: {run.output / 'report.md'}", markup=False, soft_wrap=True)
 
 
@@ -62,7 +63,7 @@ def _folder_and_name(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, s
     """Where the weights lie, and what the model is called in files of results."""
     if is_exported(Path(checkpoint)):
         return Path(checkpoint), Path(checkpoint).resolve().name
-    recipe, stage = find_stage_of(checkpoint, overrides)
+    recipe, stage = find_stage_of(checkpoint, overrides, say=say_nothing)
     is_last = stage == list(recipe.stages)[-1]
     return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}"
 

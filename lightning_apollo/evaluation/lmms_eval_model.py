@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, Role, TextPart
 from lightning_apollo.evaluation.benchmarks import answer_prompts
 from lightning_apollo.inference.generate import DrawConfig
-from lightning_apollo.inference.trained import load_checkpoint
+from lightning_apollo.inference.trained import load_checkpoint, say_nothing, warn
 from lightning_apollo.structures import Sample
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -46,7 +46,9 @@ class TrainedForLmmsEval(lmms):
         accelerator = Accelerator()
         self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         place = accelerator.device if self._world_size > 1 or device is None else device
-        self._trained = load_checkpoint(checkpoint, [word for word in overrides.split(";") if word], place)
+        words = [word for word in overrides.split(";") if word]
+        say = warn if self._rank == 0 else say_nothing
+        self._trained = load_checkpoint(checkpoint, words, place, say)
         self._batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

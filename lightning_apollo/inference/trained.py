@@ -1,7 +1,7 @@
 """Where trained models lie, and how they are loaded: the folder of a finished stage, a recipe, an export."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,12 +12,23 @@ from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoints import load_weights
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.runs.trained_recipe import RECIPE, changes_since, trained_recipe
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.exported import is_exported, load_exported
 
+Say = Callable[[str], None]
 
-def load_checkpoint(checkpoint: str, overrides: Sequence[str] = (), device: torch.device | str = "cpu") -> TrainedModel:
+warn: Say = logging.getLogger(__name__).warning
+
+
+def say_nothing(line: str) -> None:
+    """For what another rank, or an earlier call, has said."""
+
+
+def load_checkpoint(
+    checkpoint: str, overrides: Sequence[str] = (), device: torch.device | str = "cpu", say: Say = warn
+) -> TrainedModel:
     """Returns the model of an exported folder, of a finished stage's folder, or of the last stage of a recipe.
 
     `overrides` are `key=value` words for the recipe; an export has none. See `find_stage_of`.
@@ -26,12 +37,12 @@ def load_checkpoint(checkpoint: str, overrides: Sequence[str] = (), device: torc
         if overrides:
             raise RecipeError(f"{checkpoint} is an export, whose settings are fixed: leave {' '.join(overrides)} out")
         return load_exported(Path(checkpoint), device)
-    recipe, stage = find_stage_of(checkpoint, overrides)
+    recipe, stage = find_stage_of(checkpoint, overrides, say=say)
     return load_trained(recipe, stage, device)
 
 
 def load_trained(recipe: Recipe, stage: str | None = None, device: torch.device | str = "cpu") -> TrainedModel:
-    """Returns the model after `stage` (the last one where None), reducing and sampling as that stage did."""
+    """Returns the model after `stage` (the last one where None), reducing and sampling as this recipe says."""
     name = stage or list(recipe.stages)[-1]
     model = build_model(recipe.model, recipe.stages[name].reducer)
     load_weights(model, trained_weights(recipe, name))
@@ -47,24 +58,36 @@ def trained_weights(recipe: Recipe, stage: str) -> Path:
     return weights
 
 
-def find_stage_of(checkpoint: str, overrides: Sequence[str] = (), stage: str | None = None) -> tuple[Recipe, str]:
+def find_stage_of(
+    checkpoint: str, overrides: Sequence[str] = (), stage: str | None = None, say: Say = warn
+) -> tuple[Recipe, str]:
     """The recipe and stage of a stage's folder, wherever it was moved to, or the last stage of a recipe.
 
     `overrides` are `key=value` words, as `fit` takes them; `stage` names another stage of that recipe.
+    A recipe says where the stage lies. What counts is what was trained, the recipe.yaml in the stage's folder, with the words
+    on top; `say` gets a line where the recipe differs from it now, and one where the words do.
     """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        recipe = load_recipe(checkpoint, overrides)
-        name = list(recipe.stages)[-1]
-    elif not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{folder} has no recipe.yaml: name the folder of a stage that `fit` has finished")
-    else:
+    folder, is_folder = Path(checkpoint), Path(checkpoint).is_dir()
+    if is_folder and not (folder / RECIPE).is_file():
+        raise RecipeError(f"{folder} has no {RECIPE}: name the folder of a stage that `fit` has finished")
+    if is_folder:
         folder = folder.resolve()
-        recipe = replace(load_recipe(folder / "recipe.yaml", overrides), output=str(folder.parent))
-        name = folder.name
-    known = ", ".join(recipe.stages)
-    if stage is not None and stage not in recipe.stages:
+        asked = load_recipe(folder / RECIPE, overrides)
+        output, name = folder.parent, stage or folder.name
+    else:
+        asked = load_recipe(checkpoint, overrides)
+        output, name = Path(asked.output), stage or list(asked.stages)[-1]
+    known = ", ".join(asked.stages)
+    if stage is not None and stage not in asked.stages:
         raise RecipeError(f"{checkpoint}: no stage {stage}: name one of {known}")
-    if stage is None and name not in recipe.stages:
+    if name not in asked.stages:
         raise RecipeError(f"{folder} is called like no stage of its recipe: {known}: rename it back")
-    return recipe, stage or name
+    trained = trained_recipe(output, name, overrides)
+    if trained is None:  # weights that no `fit` of ours left, or none
+        return asked, name
+    words = [word.partition("=")[0] for word in overrides]
+    if not is_folder and (changed := changes_since(output, name, asked, words)):
+        say(f"{checkpoint} has changed since stage {name} was trained, and what it was trained with counts: {changed}")
+    if changed := changes_since(output, name, trained):
+        say(f"stage {name} is asked otherwise than it was trained: {changed}")
+    return trained, name

@@ -58,10 +58,13 @@ def inspect_command(
         from lightning_apollo.config import load_recipe
         from lightning_apollo.inspection.page import write_page
         from lightning_apollo.inspection.sample import inspect_sample
+        from lightning_apollo.runs.trained_recipe import changes_since
         from lightning_apollo.stage_state import stage_folder
 
         loaded = load_recipe(recipe, overrides or ())
         name = stage or list(loaded.stages)[-1]
+        if changed := changes_since(Path(loaded.output), name, loaded):
+            typer.echo(f"stage {name} was trained with another recipe than the one that is shown: {changed}", err=True)
         inspected = inspect_sample(loaded, name, sample, sample_id)
         path = output or stage_folder(loaded, name) / "inspect" / f"sample-{inspected.place.number}.html"
         typer.echo(write_page(inspected, path))

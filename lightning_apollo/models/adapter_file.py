@@ -16,11 +16,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_apollo.files import write_atomically
-from lightning_apollo.models.checkpoints import whole_weights
 from lightning_apollo.models.lora import DOWN, PREFIXES, UP, LoraConfig, merge, split_weights, through_nf4
 from lightning_apollo.models.weight_files import ADAPTER, StoredTensor, open_weights, stored, write_stored
 from lightning_apollo.structures import WeightsError
@@ -48,26 +45,23 @@ class AdapterFacts:
     frozen_sha256: str  # `digest` of the frozen weights
 
 
-def save_adapted(model: nn.Module, origin: AdapterOrigin, weights: Path, adapter: Path) -> None:
+def write_adapted(state: Mapping[str, Tensor], origin: AdapterOrigin, weights: Path, adapter: Path) -> None:
     """Writes the weights of a model with adapters, merged, and the adapter file, each all or nothing.
 
-    Of several ranks every one calls it, and rank 0 writes: it puts slices together and needs the memory of the weights.
+    state: `whole_weights` of the model.
     """
-    state = whole_weights(model)
-    if not state:  # not rank 0
-        return
     split = split_weights(state, origin.trains, origin.lora)
     frozen = {name: stored(tensor) for name, tensor in split.frozen.items()}
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in frozen.values() if tensor.dtype.is_floating_point}
     assert len(dtypes) == 1  # fit casts the whole model to one
     facts = AdapterFacts(origin, dtypes.pop(), split.quantized, digest(frozen))
-    with write_atomically(adapter) as partial:
-        save_file(split.trained, partial, metadata={_FORMAT: json.dumps(asdict(facts))})
-    write_stored(merged(frozen, {name: stored(tensor) for name, tensor in split.trained.items()}, origin.lora), weights)
+    trained = {name: stored(tensor) for name, tensor in split.trained.items()}
+    write_stored(trained, adapter, {_FORMAT: json.dumps(asdict(facts))})
+    write_stored(merged(frozen, trained, origin.lora), weights)
 
 
 def read_adapter(path: Path) -> tuple[AdapterFacts, dict[str, StoredTensor]]:
-    """The facts and the tensors, which stay in the file; WeightsError for a file that `save_adapted` has not written."""
+    """The facts and the tensors, which stay in the file; WeightsError for a file that `write_adapted` has not written."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_FORMAT)

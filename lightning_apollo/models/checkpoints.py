@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from lightning_apollo.files import write_atomically
 from lightning_apollo.models.fused_encoder import FusedEncoder
 from lightning_apollo.models.internvideo2 import RELEASED_PATCHES, InternVideo2, resize_positions
 from lightning_apollo.models.llm import load_llm
 from lightning_apollo.models.towers import TowerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
-from lightning_apollo.models.weight_files import open_weights
+from lightning_apollo.models.weight_files import open_weights, stored, write_stored
 from lightning_apollo.structures import WeightsError
 
 Value = TypeVar("Value")  # what stands under a name: a tensor, or where it is stored
@@ -77,8 +76,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
     """Writes tensors to a safetensors file, all or nothing."""
-    with write_atomically(path) as partial:
-        save_file(state, partial, metadata={"format": "pt"})
+    write_stored({name: stored(tensor) for name, tensor in state.items()}, path)
 
 
 def tied_names(model: nn.Module) -> set[str]:

@@ -5,6 +5,7 @@ are read as tensors alone: one that holds anything else is refused.
 """
 
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from huggingface_hub import snapshot_download
@@ -77,15 +79,17 @@ def open_weights(name_or_path: str) -> dict[str, StoredTensor]:
     return tensors
 
 
-def write_stored(tensors: Mapping[str, StoredTensor], path: Path) -> None:
-    """Writes a safetensors file, tensor by tensor, all or nothing.
+def write_stored(
+    tensors: Mapping[str, StoredTensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({"format": "pt"})
+) -> None:
+    """Writes a safetensors file, tensor by tensor, all or nothing, and down to the disk.
 
-    Byte for byte that of the library's `save_file`, which would want all of them at once.
+    Byte for byte that of the library's `save_file`, which would want all tensors at once. OSError where there is no room.
     """
     codes = {name: _code(name, tensor.dtype) for name, tensor in tensors.items()}
     ranks = list(DTYPE_CODES.values())
     names = sorted(tensors, key=lambda name: (-ranks.index(codes[name]), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
         begin, end = end, end + tensors[name].num_bytes
@@ -96,6 +100,8 @@ def write_stored(tensors: Mapping[str, StoredTensor], path: Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             file.write(tensors[name].read().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())  # what a file system notices only then is an error here, not a lost file
 
 
 def local_path(name_or_path: str) -> Path:

@@ -47,16 +47,20 @@ def export_stage(
     unfinished = output.with_name(f"{output.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)  # what an export that was stopped left
     unfinished.mkdir(parents=True)
-    write_shards(tensors, unfinished, max_shard_bytes)
-    write_settings(config, unfinished)
-    placeholders = None
-    if config.format == PORT:
-        dtype = next(iter(tensors.values())).dtype
-        placeholders = write_port_files(recipe.model, reducer, preparer, dtype, unfinished)
-    else:
-        load_tokenizer(recipe.model.llm.tokenizer).save_pretrained(unfinished)
-    (unfinished / "README.md").write_text(run_card(recipe, stage, config, preparer, weights.parent))
-    write_fixture(load_exported(unfinished), unfinished / FOLDER, placeholders)
+    try:
+        write_shards(tensors, unfinished, max_shard_bytes)
+        write_settings(config, unfinished)
+        placeholders = None
+        if config.format == PORT:
+            dtype = next(iter(tensors.values())).dtype
+            placeholders = write_port_files(recipe.model, reducer, preparer, dtype, unfinished)
+        else:
+            load_tokenizer(recipe.model.llm.tokenizer).save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(run_card(recipe, stage, config, preparer, weights.parent))
+        write_fixture(load_exported(unfinished), unfinished / FOLDER, placeholders)
+    except BaseException:
+        shutil.rmtree(unfinished)  # a full disk is not to stay full of it
+        raise
     unfinished.replace(output)
 
 

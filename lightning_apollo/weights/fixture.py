@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from apollo_kernels import Layout, pack_patches
@@ -26,6 +26,7 @@ from lightning_apollo.data.template import IM_END
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.machine.video_libraries import encoding
+from lightning_apollo.models.checkpoints import write_weights
 from lightning_apollo.models.llm import predict
 from lightning_apollo.structures import Modality, Sample
 from lightning_apollo.weights import check_fixture
@@ -68,9 +69,9 @@ def write_fixture(trained: TrainedModel, folder: Path, placeholders: dict[Modali
         "cases": [asdict(case) for case in cases],
     }
     (folder / EXPECTED).write_text(json.dumps(expected, indent=1) + "\n")
-    save_file(logits, folder / LOGITS)
+    write_weights(logits, folder / LOGITS)
     if placeholders is not None:
-        shutil.copy(check_fixture.__file__, folder / CHECK)
+        shutil.copyfile(check_fixture.__file__, folder / CHECK)
 
 
 def read_fixture(folder: Path) -> tuple[list[Case], dict[str, Tensor]]:

@@ -30,4 +30,4 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copies the tokenizer's files, those that there are."""
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copy(source / name, folder / name)
+            shutil.copyfile(source / name, folder / name)

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from lightning_apollo.models.adapter_file import AdapterOrigin, digest, read_adapter, save_adapted
-from lightning_apollo.models.checkpoints import save_weights
+from lightning_apollo.models.adapter_file import AdapterOrigin, digest, read_adapter, write_adapted
+from lightning_apollo.models.checkpoints import save_weights, whole_weights
 from lightning_apollo.models.lora import LoraConfig, add_adapters
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_adapters(model.components(), LORA)
     for parameter in (*model.connector.parameters(), *(p for p in model.llm.parameters() if p.requires_grad)):
         parameter.data.normal_()
-    save_adapted(model, ORIGIN, folder / "model.safetensors", folder / ADAPTER)
+    write_adapted(whole_weights(model), ORIGIN, folder / "model.safetensors", folder / ADAPTER)
     return folder
 
 

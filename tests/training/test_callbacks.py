@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_apollo.training.callbacks.checkpoint import CheckpointError
 from lightning_apollo.training.callbacks.export import StageExport
 from lightning_apollo.training.callbacks.progress import StepProgress
 from tests.quiet_trainer import quiet_trainer
@@ -77,6 +78,19 @@ def test_a_finished_stage_leaves_weights_and_facts(tmp_path: Path) -> None:
     assert (done["steps"], done["fingerprint"], done["started_from"]) == (3, "abc", None)
     assert done["loss"] > 0
     assert {path.name for path in (tmp_path / "stage").iterdir()} == {"model.safetensors", "done.json"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "done.json"])
+def test_a_file_that_cannot_be_written_ends_the_run_in_one_line(name: str, tmp_path: Path) -> None:
+    """A folder lies in its place."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        trainer(StageExport(tmp_path, {}), progress_bar=False).fit(Line(), train_dataloaders=Batches())
+    assert str(caught.value) == (
+        f"the weights of this stage are not in {tmp_path}: Is a directory; there is no checkpoint: put that right and "
+        "finish the stage with --resume"
+    )
+    assert not (tmp_path / "done.json").is_file()
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -180,3 +180,20 @@ def test_counts_of_one_rank_are_converted_and_kept_at_the_edge_of_a_step() -> No
 def test_impossible_checkpoints_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=rf"checkpoint\.{key} must be 1 or more, it is 0"):
         CheckpointConfig(**{key: 0})
+
+
+def test_three_checkpoints_come_before_the_last_step_unless_told_otherwise(tmp_path: Path) -> None:
+    for num_steps in (4, 5, 7, 100, 101, 1999):
+        every = CheckpointConfig().interval(num_steps)
+        assert len(range(every, num_steps, every)) >= 3
+    assert [CheckpointConfig().interval(num_steps) for num_steps in (1, 3, 100, 2000, 50_000)] == [1, 1, 25, 500, 500]
+    assert CheckpointConfig(every_n_steps=700).interval(1000) == 700
+    fit(tmp_path, num_batches=9, keep=9)
+    assert steps(tmp_path) == [2, 4, 6, 8]
+
+
+def test_a_folder_that_cannot_be_made_costs_a_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.ERROR):
+        assert fit(tmp_path / "file" / "checkpoints", every_n_steps=4).num_failures == 2
+    assert caplog.records[0].getMessage().startswith("no checkpoint of step 4: Not a directory; there is none.")

@@ -1,6 +1,8 @@
 """Exports: run by stock transformers in a process of its own, bytes after a round trip, and what is refused."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -21,6 +23,7 @@ from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
+from lightning_apollo.weights import exporting
 from lightning_apollo.weights.check_fixture import check
 from lightning_apollo.weights.exported import load_exported
 from lightning_apollo.weights.exporting import export_stage
@@ -276,3 +279,15 @@ def test_what_the_port_cannot_do_is_refused(recipe: Recipe, tmp_path: Path) -> N
     (tmp_path / "there").mkdir()
     with pytest.raises(WeightsError, match="is there already"):
         export(recipe, tmp_path / "there")
+
+
+def test_an_export_that_fails_leaves_nothing(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the fixture is due."""
+
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(exporting, "write_fixture", write)
+    with pytest.raises(OSError, match="No space left on device"):
+        export(recipe, tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,8 +24,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.files import sync
 
+CHECKPOINTS = "checkpoints"  # in a stage's folder
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
+_MOST_STEPS = 500  # between checkpoints, unless told otherwise
 # What writing to a file raises: the system's own error, or that of PyTorch's writer, which reports one
 WRITE_ERRORS = (OSError, RuntimeError)
 
@@ -39,18 +43,29 @@ class CheckpointError(UserError, RuntimeError):
 class CheckpointConfig:
     """When a stage writes checkpoints, and how many stay."""
 
-    every_n_steps: int = 500  # optimizer steps
+    every_n_steps: int | None = None  # optimizer steps; None: a quarter of the stage, 500 at most
     keep: int = 2  # the last so many; the older ones are removed
 
     def __post_init__(self) -> None:
         for name in ("every_n_steps", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"checkpoint.{name} must be 1 or more, it is {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{name} must be 1 or more, it is {value}")
+
+    def interval(self, num_steps: float) -> int:
+        """Steps between checkpoints of a stage of `num_steps`: unless told otherwise, three come before its last step."""
+        return self.every_n_steps or int(max(1, min(_MOST_STEPS, num_steps // 4)))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the most steps in a folder; None where there is no whole one."""
     return max(_checkpoints(folder), key=checkpoint_step, default=None)
+
+
+def kept_checkpoint(folder: Path) -> str:
+    """The part of an error's line that says from where `--resume` goes on."""
+    last = latest_checkpoint(folder)
+    return "there is no checkpoint" if last is None else f"the checkpoint of step {checkpoint_step(last)} stays"
 
 
 def checkpoint_step(path: Path) -> int:
@@ -92,17 +107,19 @@ class StepCheckpoint(Callback):
         self.folder = folder
         self.config = config
         self.num_failures = 0  # checkpoints that could not be written
+        self._interval = 1  # steps
         self._saved_step = 0
         self._saved: Path | None = None  # the checkpoint of that step, if it was written
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
+        self._interval = self.config.interval(trainer.estimated_stepping_batches)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step > self._saved_step and step % self.config.every_n_steps == 0:
+        if step > self._saved_step and step % self._interval == 0:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path | None:
@@ -111,40 +128,65 @@ class StepCheckpoint(Callback):
         if self._saved is not None and self._saved_step == trainer.global_step:
             return self._saved
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+        error = self._write(trainer, path)
+        self._saved_step = trainer.global_step
+        is_written = trainer.strategy.reduce_boolean_decision(error is None, all=True)
+        self._saved = path if is_written else None
+        if not is_written:
+            self._report(trainer, path.with_suffix(".partial"), error)
+        elif trainer.is_global_zero:
+            self._remove_older()
+        return self._saved
+
+    def _write(self, trainer: Trainer, path: Path) -> BaseException | None:
+        """Writes this rank's part; returns why it could not be, where it could not."""
         unfinished = path.with_suffix(".partial")
         strategy = trainer.strategy
-        if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _remove(*self.folder.glob("*.partial"))
-        strategy.barrier()
+        error = _prepare(self.folder) if trainer.is_global_zero else None
+        if not strategy.reduce_boolean_decision(error is None, all=True):
+            return error
         trainer.save_checkpoint(unfinished, weights_only=False)
         writer = strategy if isinstance(strategy, CheckpointWriter) else strategy.checkpoint_io
         assert isinstance(
             writer, CheckpointWriter
         )  # a ShardedStrategy, or the CheckpointFile that the Trainer was given
         error = writer.write_error
-        if error is None and trainer.is_global_zero:
-            error = _publish(unfinished, path)
-        is_written = strategy.reduce_boolean_decision(error is None, all=True)
-        self._saved_step, self._saved = trainer.global_step, path if is_written else None
-        if not is_written:
-            self._report(trainer, unfinished, error)
-        elif trainer.is_global_zero:
-            _remove(*sorted(_checkpoints(self.folder), key=checkpoint_step)[: -self.config.keep])
-        return self._saved
+        return _publish(unfinished, path) if error is None and trainer.is_global_zero else error
 
     def _report(self, trainer: Trainer, unfinished: Path, error: BaseException | None) -> None:
         self.num_failures += 1
         if not trainer.is_global_zero:
             return
-        _remove(unfinished)
+        with suppress(OSError):  # of a disk that takes nothing at all; the next save tries again
+            _remove(unfinished)
         last = latest_checkpoint(self.folder)
         kept = "there is none" if last is None else f"the last one is that of step {checkpoint_step(last)}"
-        reason = "another rank could not write its part" if error is None else _reason(error)
+        reason = "another rank could not write its part" if error is None else write_reason(error)
         logger.error(
             "no checkpoint of step %d: %s; %s. Make room in %s; the run goes on",
             *(trainer.global_step, reason, kept, self.folder),
         )
+
+    def _remove_older(self) -> None:
+        try:
+            _remove(*sorted(_checkpoints(self.folder), key=checkpoint_step)[: -self.config.keep])
+        except OSError as error:
+            logger.warning("older checkpoints stay: %s", error)
+
+
+def _prepare(folder: Path) -> OSError | None:
+    """Makes the folder, without what was left of a checkpoint that was not finished."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
+    except OSError as error:
+        return error
+    return None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process left that was killed in the middle of a save; nobody else may be saving."""
+    _remove(*folder.glob("step-*.partial"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -156,20 +198,12 @@ def _publish(unfinished: Path, path: Path) -> OSError | None:
     try:
         _remove(path)
         for part in unfinished.rglob("*") if unfinished.is_dir() else ():
-            _sync(part)
+            sync(part)
         unfinished.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         return error
     return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(*paths: Path) -> None:
@@ -180,10 +214,10 @@ def _remove(*paths: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _reason(error: BaseException) -> str:
+def write_reason(error: BaseException) -> str:
     """The system's words where the error, or one that it came from, has them."""
     if isinstance(error, CheckpointException):  # what the ranks report, each with where it was
-        return _reason(next(iter(error.failures.values()))[0])
+        return write_reason(next(iter(error.failures.values()))[0])
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -48,12 +48,14 @@ class AdapterFacts:
     frozen_sha256: str  # `digest` of the frozen weights
 
 
-def save_adapted(model: nn.Module, origin: AdapterOrigin, weights: Path, adapter: Path) -> None:
+def save_adapted(
+    model: nn.Module, origin: AdapterOrigin, weights: Path, adapter: Path, masters: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes the weights of a model with adapters, merged, and the adapter file, each all or nothing.
 
     Of several ranks every one calls it, and rank 0 writes: it puts slices together and needs the memory of the weights.
     """
-    state = whole_weights(model)
+    state = whole_weights(model, masters)
     if not state:  # not rank 0
         return
     split = split_weights(state, origin.trains, origin.lora)

@@ -13,6 +13,7 @@ from lightning_apollo.models.checkpoints import write_weights
 from lightning_apollo.structures import WeightsError
 
 TIED = "tied_weights"  # what a Stage writes into its checkpoints: names that stand for the same tensor as another one
+MASTERS = "optimized_names"  # likewise: names of the parameters with master weights, as the optimizer numbers them
 _MODEL = "model."  # where a Stage has its model
 _FACTS = "meta.pt"  # what Lightning adds to a folder of slices: everything that is not a tensor of model or optimizer
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -70,7 +70,7 @@ def cosine_with_warmup(step: int, num_steps: int, num_warmup_steps: int) -> floa
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_schedule(optimizer: AdamW, config: OptimizerConfig, num_steps: int) -> LambdaLR:
+def build_schedule(optimizer: Optimizer, config: OptimizerConfig, num_steps: int) -> LambdaLR:
     """The schedule over a stage's `num_steps` optimizer steps, to be advanced after each of them."""
     num_warmup_steps = math.ceil(config.warmup_ratio * num_steps)
     return LambdaLR(optimizer, partial(cosine_with_warmup, num_steps=num_steps, num_warmup_steps=num_warmup_steps))

@@ -19,6 +19,7 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stages.config import StageConfig
+from lightning_apollo.training.optim import check_rates
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NF4_BYTES = 0.5 + (1 + 4 / 256) / 64  # a weight; its block of 64 has a scale of 8 bit, and 256 of those have one of 32
@@ -214,6 +215,10 @@ def _steps(recipe: Recipe, stage: StageConfig, rows: Mapping[str, int | None]) -
         return f"{length} of {_plural(stage.packing.micro_batches, 'packed micro-batch')}"
     if steps is None:
         return f"{_plural(stage.epochs, 'epoch')}; countable once the manifests are there"
+    try:
+        check_rates(stage.optimizer, steps)
+    except ValueError as error:
+        return f"fit will refuse this: {error}"
     return f"{steps:,} of {stage.global_batch_size} samples"
 
 

@@ -154,7 +154,9 @@ def _build_stage(model: VideoLMM, recipe: Recipe, name: str) -> Stage:
         stage = find_stage(config.kind)(model, config)
     except ValueError as error:  # the model has no module of the name that lora gives, or an extra is not installed
         raise RecipeError(f"stages.{name}: {error}") from error
-    stage.start_weights = {name: before[name] for name, p in model.named_parameters() if p.requires_grad and name in before}
+    stage.start_weights = {
+        name: before[name] for name, p in model.named_parameters() if p.requires_grad and name in before
+    }
     return stage
 
 

@@ -173,7 +173,9 @@ def test_other_data_are_refused(stopped: Recipe, shapes: Path, tmp_path: Path) -
 
 
 def test_a_stage_without_a_checkpoint_begins(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = small(tmp_path, f"data.root={shapes}", f"stages.{STAGE}.max_steps=1")
+    one = small(
+        tmp_path, f"data.root={shapes}", f"stages.{STAGE}.max_steps=1", f"stages.{STAGE}.optimizer.warmup_ratio=0"
+    )
     unfinished = stage_folder(one, STAGE) / "checkpoints" / "step-00000002.partial"
     unfinished.parent.mkdir(parents=True)
     unfinished.write_bytes(b"killed in the middle")

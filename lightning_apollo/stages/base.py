@@ -15,12 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from lightning_apollo.errors import RecipeError
 from lightning_apollo.models.checkpoints import tied_names
 from lightning_apollo.models.lora import add_adapters, packed_names
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.stages.config import StageConfig
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
-from lightning_apollo.training.consolidate import MASTERS, TIED
+from lightning_apollo.training.consolidate import OPTIMIZED, TIED
 from lightning_apollo.training.losses import token_loss_sum
 from lightning_apollo.training.master_weights import MasterWeights
 from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
@@ -63,7 +64,9 @@ class Stage(LightningModule):
         )  # samples of each modality since the start
         self._step_ended = 0.0  # seconds on the clock of time.perf_counter
         self.step_checks: list[StepCheck] = []  # look at each step before its update, and may call `drop_step`
-        self.start_weights: Mapping[str, Tensor] = {}  # float32 values of trained bfloat16 parameters, by name in the model
+        self.start_weights: Mapping[
+            str, Tensor
+        ] = {}  # float32 values of trained bfloat16 parameters, by name in the model
         self._master_weights: MasterWeights | None = None  # the optimizer, where bfloat16 parameters train
 
     @classmethod
@@ -91,7 +94,7 @@ class Stage(LightningModule):
         """
         checkpoint[TIED] = sorted(tied_names(self.model))
         checkpoint["num_seen"] = self._seen.cpu()
-        checkpoint[MASTERS] = [] if self._master_weights is None else self._optimized_names(self._master_weights)
+        checkpoint[OPTIMIZED] = [] if self._master_weights is None else self._optimized_names(self._master_weights)
         if self.config.is_quantized:
             state = checkpoint["state_dict"]
             packed = packed_names(state)
@@ -155,7 +158,10 @@ class Stage(LightningModule):
         config = self.config.optimizer
         groups = parameter_groups(self.model.components(), self.config.trains, config.weight_decay)
         optimizer = self._with_masters(build_optimizer(groups, config))
-        schedule = build_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
+        try:
+            schedule = build_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
+        except ValueError as error:  # an epoch has so few rows
+            raise RecipeError(f"this stage: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _with_masters(self, optimizer: Optimizer) -> Optimizer:

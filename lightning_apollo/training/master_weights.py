@@ -6,9 +6,7 @@ the ranks, and each new value is rounded into the parameter (arXiv 1710.03740 §
 state and of its checkpoints.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +39,9 @@ class MasterWeights(Optimizer):
         }
         for group in optimizer.param_groups:
             group["params"] = [self.masters.get(parameter, parameter) for parameter in group["params"]]
+        for parameter, master in self.masters.items():
+            if parameter in optimizer.state:  # of an optimizer that does not wait for the first step
+                optimizer.state[master] = _widened(optimizer.state.pop(parameter))
         super().__init__(groups, optimizer.defaults)
         self.state = optimizer.state
         self._is_reduced = False  # the copies' gradients hold the last backward pass already, as mean over the ranks
@@ -77,12 +78,13 @@ class MasterWeights(Optimizer):
             {**_settings(group), "params": inner["params"]}
             for group, inner in zip(self.param_groups, packed["param_groups"], strict=True)
         ]
-        masters = {number: {MASTER: master} for number, master in self._numbered().items()}
-        state = {
-            number: {**packed["state"].get(number, {}), **masters.get(number, {})}
-            for number in packed["state"].keys() | masters.keys()
-        }
-        return {"state": dict(sorted(state.items())), "param_groups": groups}
+        state = {}
+        for key, parameter in _keyed(groups, self.param_groups):
+            values = packed["state"].get(key, {})
+            master = self.masters.get(parameter)
+            if values or master is not None:
+                state[key] = values if master is None else {**values, MASTER: master}
+        return {"state": state, "param_groups": groups}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -90,10 +92,10 @@ class MasterWeights(Optimizer):
 
         Where the state has none, as that of a run of a version without them, they begin as the parameters.
         """
-        saved = {number: dict(values) for number, values in state_dict["state"].items()}
-        parameters = {id(master): parameter for parameter, master in self.masters.items()}
-        for number, master in self._numbered().items():
-            master.copy_(saved.get(number, {}).pop(MASTER, parameters[id(master)]))
+        saved = {key: dict(values) for key, values in state_dict["state"].items()}
+        for key, parameter in _keyed(state_dict["param_groups"], self.param_groups):
+            if parameter in self.masters:
+                self.masters[parameter].copy_(saved.get(key, {}).pop(MASTER, parameter))
         self.optimizer.load_state_dict({"state": saved, "param_groups": state_dict["param_groups"]})
         self.state = self.optimizer.state
         for group, inner in zip(self.param_groups, self.optimizer.param_groups, strict=True):
@@ -103,12 +105,6 @@ class MasterWeights(Optimizer):
     def reduce_in_float32(self, model: DistributedDataParallel) -> None:
         """Lets DDP exchange the copies' gradients, once a step, in the place of the parameters'."""
         model.register_comm_hook(self, _mean_over_ranks)
-
-    def _numbered(self) -> dict[int, Tensor]:
-        """The copies by the numbers that a state dict gives to their parameters."""
-        stepped = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
-        masters = {id(master) for master in self.masters.values()}
-        return {number: tensor for number, tensor in enumerate(stepped) if id(tensor) in masters}
 
     def _round_into_parameters(self) -> None:
         for parameter, master in self.masters.items():
@@ -147,8 +143,21 @@ def _add_gradient(master: Tensor, gradient: Tensor) -> None:
         master.grad.add_(gradient)
 
 
+def _widened(state: Mapping[str, Any]) -> dict[str, Any]:
+    is_rounded = {key: isinstance(value, Tensor) and value.dtype == torch.bfloat16 for key, value in state.items()}
+    return {key: value.float() if is_rounded[key] else value for key, value in state.items()}
+
+
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
+
+
+def _keyed(
+    saved: Iterable[Mapping[str, Any]], groups: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[Any, nn.Parameter]]:
+    """Keys of a state dict, numbers or names, and the parameters that they stand for."""
+    for names, group in zip(saved, groups, strict=True):
+        yield from zip(names["params"], group["params"], strict=True)
 
 
 def _mean_over_ranks(optimizer: MasterWeights, bucket: GradBucket) -> Future[Tensor]:

@@ -26,6 +26,7 @@ from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_steps import Case, prepare, stage_config
 
 NUM_STEPS, ACCUMULATE = 4, 2
+RUNS = [f"{strategy}-{dtype}" for strategy in ("fsdp", "ddp") for dtype in ("float32", "bfloat16")]
 
 
 def build(seed: int = 0) -> VideoLMM:
@@ -86,19 +87,22 @@ class DtypeRecorder(Callback):
 
 
 def run(folder: str) -> None:
-    """Trains straight, then again from the checkpoint in the middle, sliced and with whole copies; then in bfloat16."""
+    """Trains straight, then again from the checkpoint in the middle, sliced and with whole copies, with weights in float32
+    and in bfloat16; then under bf16-mixed."""
     prepare()
     rank = int(os.environ["RANK"])
     losses = {}
-    for strategy in ("fsdp", "ddp"):
-        straight = Path(folder) / strategy / "straight"
-        losses[strategy] = float(fit(strategy, straight, build()).callback_metrics["loss"])
+    for name in RUNS:
+        strategy, _, dtype = name.partition("-")
+        straight = Path(folder) / name / "straight"
+        trainer = fit(strategy, straight, build().to(getattr(torch, dtype)))
+        losses[name] = float(trainer.callback_metrics["loss"])
         torch.manual_seed(99 + rank)  # what a new process has drawn
         middle = straight / "checkpoints" / f"step-{NUM_STEPS // 2:08d}.ckpt"
-        fit(strategy, Path(folder) / strategy / "resumed", build(seed=9), middle)
+        fit(strategy, Path(folder) / name / "resumed", build(seed=9).to(getattr(torch, dtype)), middle)
     dtypes = DtypeRecorder()
     model = build()
-    trainer = fit("fsdp", Path(folder) / "bfloat16", model, None, "bf16-mixed", dtypes)
+    trainer = fit("fsdp", Path(folder) / "mixed", model, None, "bf16-mixed", dtypes)
     facts = {
         "num_own": sum(_own(parameter).numel() for parameter in model.parameters()),
         "sharded": sorted(name for name, module in model.named_modules() if isinstance(module, FSDPModule)),
@@ -106,7 +110,7 @@ def run(folder: str) -> None:
         "gradients": str(dtypes.gradients),
         "weights": str({parameter.dtype for parameter in model.parameters()}),
         "loss": float(trainer.callback_metrics["loss"]),
-        "loss_in_float32": losses["fsdp"],
+        "loss_in_float32": losses["fsdp-float32"],
     }
     torch.save(facts, Path(folder) / f"facts{rank}.pt")
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 
+from lightning_apollo.config import TrainerConfig
+from lightning_apollo.explain import stage_memory
 from lightning_apollo.models.lora import LoraConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
@@ -22,6 +25,7 @@ from lightning_apollo.training.master_weights import MASTER, MasterWeights, cast
 from lightning_apollo.training.optim import OptimizerConfig
 from tests.models.clips import randomize
 from tests.models.samples import MODEL, image, pack, sample, video
+from tests.quiet_trainer import quiet_trainer
 from tests.stages.test_stages import Batches, config, fit
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
@@ -196,3 +200,25 @@ def test_adapters_are_float32_themselves_and_have_no_copy() -> None:
     trainer = fit(stage, [batch()] * 2)
     assert not isinstance(trainer.optimizers[0], MasterWeights)
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
+
+
+class Bytes(Callback):
+    """What the last backward pass of a step finds in memory."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        optimizer: Any = trainer.optimizers[0]
+        weights = list(pl_module.parameters())
+        gradients = [weight.grad for weight in (*weights, *optimizer.masters.values()) if weight.grad is not None]
+        states = [v for values in optimizer.state_dict()["state"].values() for k, v in values.items() if k != "step"]
+        self.counted = [sum(tensor.nbytes for tensor in tensors) for tensors in (weights, gradients, states)]
+
+
+@pytest.mark.parametrize("trained", [("connector",), ("connector", "llm")])
+def test_explain_counts_the_bytes_that_are_there(trained: tuple[str, ...]) -> None:
+    model, _ = build(torch.bfloat16)
+    stage, found = Stage(model, config(trains=dict.fromkeys(trained, 1e-3))), Bytes()
+    trainer = quiet_trainer(accumulate_grad_batches=2, callbacks=[found])
+    trainer.fit(stage, train_dataloaders=Batches([batch()] * 4))
+    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.components().items()}
+    memory = stage_memory(stage.config, TrainerConfig(precision="bf16-true"), sizes)
+    assert found.counted == [memory.weights, memory.gradients, memory.optimizer]

@@ -78,7 +78,11 @@ def metrics(one: Recipe) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if not k.startswith(timings)} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("words", [(), PACKED], ids=["counted", "packed"])
+@pytest.mark.parametrize(
+    "words",
+    [(), PACKED, pytest.param(("trainer.precision=bf16-true",), marks=pytest.mark.slow)],
+    ids=["counted", "packed", "bfloat16"],
+)
 def test_a_stopped_stage_ends_in_the_same_weights(
     shapes: Path, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,5 @@
 """Recipes under trainer.precision=bf16-true: what a stage leaves and what the next one starts from."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file

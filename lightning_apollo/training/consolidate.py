@@ -73,5 +73,5 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         if name.startswith(_MODEL)
     }
     for number, name in enumerate(stored.get(OPTIMIZED, [])):
-        state[name] = stored["optimizer_states"][0]["state"][number].get(MASTER, state[name])
+        state[name] = stored["optimizer_states"][0]["state"].get(number, {}).get(MASTER, state[name])
     return state, stored.get(TIED, [])

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
@@ -144,8 +143,10 @@ def _add_gradient(master: Tensor, gradient: Tensor) -> None:
 
 
 def _widened(state: Mapping[str, Any]) -> dict[str, Any]:
-    is_rounded = {key: isinstance(value, Tensor) and value.dtype == torch.bfloat16 for key, value in state.items()}
-    return {key: value.float() if is_rounded[key] else value for key, value in state.items()}
+    def widen(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+
+    return {key: widen(value) for key, value in state.items()}
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +161,10 @@ def _keyed(
         yield from zip(names["params"], group["params"], strict=True)
 
 
-def _mean_over_ranks(optimizer: MasterWeights, bucket: GradBucket) -> Future[Tensor]:
+def _mean_over_ranks(
+    optimizer: MasterWeights,
+    bucket: distributed.GradBucket,  # pyright: ignore[reportPrivateImportUsage]
+) -> Future[Tensor]:
     """DDP's communication hook: means of the gradients of a whole step, summed in float32.
 
     DDP calls it for each bucket of gradients in the backward pass of a step's last micro-batch. The copies have those of the

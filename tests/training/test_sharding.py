@@ -61,6 +61,14 @@ def test_a_checkpoint_becomes_the_file_that_the_stage_leaves(runs: Path, run: st
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("run", RUNS)
+def test_masters_start_from_what_bfloat16_weights_were_rounded_from(runs: Path, run: str) -> None:
+    masters = facts(runs, 1)["masters"][run]
+    expected = dict(build().named_parameters()) if run.endswith("bfloat16") else {}
+    assert masters.keys() == expected.keys()
+    assert all(torch.equal(masters[name], weight) for name, weight in expected.items())
+
+
 def test_sliced_and_whole_training_end_alike(runs: Path) -> None:
     """In float32, whose sums differ in their order; dropout is drawn alike on the same rank."""
     sliced, whole = (load_file(runs / f"{strategy}-float32" / "straight" / WEIGHTS) for strategy in ("fsdp", "ddp"))

@@ -19,13 +19,19 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.stages.config import StageConfig
+from lightning_apollo.training.optim import check_rates
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NF4_BYTES = 0.5 + (1 + 4 / 256) / 64  # a weight; its block of 64 has a scale of 8 bit, and 256 of those have one of 32
 NUM_ADAMW_STATES = 2  # running means of the gradient and of its square
 MEMORY_FORMULA = (
     "bytes a value × (parameters + 1 gradient and 2 AdamW means of what is trained), a rank, over the ranks with fsdp; "
+    "under bf16-true what is trained has its gradient and means in float32, beside its bfloat16 gradient and a float32 "
+    "master weight; "
     "adapters stand for the component that they train; activations come on top"
+)
+PRECISION_OF_MASTERS = (
+    "frozen parts in bfloat16; what trains is rounded from float32 master weights, which the next stage starts from"
 )
 
 
@@ -99,15 +105,15 @@ def stage_memory(
     adapters = adapters or {}
     num_holders = count_ranks(trainer) if trainer.strategy == "fsdp" else 1  # ranks that share each value
     size = BYTES_PER_VALUE[trainer.precision] / num_holders
-    trained = size * sum(parameters[name] for name in stage.trains if name not in adapters)
-    of_adapters = sum(sizes.num_parameters for sizes in adapters.values()) * max(
-        size, 4 / num_holders
-    )  # never bfloat16
+    stepped = max(size, 4 / num_holders)  # of what the optimizer steps: adapters, and masters of bfloat16 weights
+    trained = sum(parameters[name] for name in stage.trains if name not in adapters)
+    of_adapters = sum(sizes.num_parameters for sizes in adapters.values())
     packed = sum(adapters[name].num_linear for name, config in stage.lora.items() if config.quantize == "nf4")
+    masters = trained * stepped if stepped > size else 0.0
     return StageMemory(
-        weights=size * (sum(parameters.values()) - packed) + packed * NF4_BYTES + of_adapters,
-        gradients=trained + of_adapters,
-        optimizer=(trained + of_adapters) * NUM_ADAMW_STATES,
+        weights=size * (sum(parameters.values()) - packed) + packed * NF4_BYTES + of_adapters * stepped,
+        gradients=(trained + of_adapters) * stepped + (trained * size if masters else 0.0),
+        optimizer=(trained + of_adapters) * stepped * NUM_ADAMW_STATES + masters,
     )
 
 
@@ -161,6 +167,7 @@ def _facts(recipe: Recipe, stage: StageConfig, memory: StageMemory, rows: Mappin
         "batch": _batch(stage, recipe.trainer),
         "optimizer": f"AdamW, betas {optimizer.betas[0]:g} {optimizer.betas[1]:g}, "
         f"weight decay {optimizer.weight_decay:g}, cosine after {optimizer.warmup_ratio:.0%} warm-up, {clip}",
+        **({"precision": PRECISION_OF_MASTERS} if recipe.trainer.precision == "bf16-true" else {}),
         "starts from": stage.init if stage.init != "previous" else _previous(recipe, stage),
         "memory a rank": f"{_gib(memory.total)}: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
         f"optimizer {_gib(memory.optimizer)}" + (", activations recomputed" if stage.activation_checkpointing else ""),
@@ -214,6 +221,10 @@ def _steps(recipe: Recipe, stage: StageConfig, rows: Mapping[str, int | None]) -
         return f"{length} of {_plural(stage.packing.micro_batches, 'packed micro-batch')}"
     if steps is None:
         return f"{_plural(stage.epochs, 'epoch')}; countable once the manifests are there"
+    try:
+        check_rates(stage.optimizer, steps)
+    except ValueError as error:
+        return f"fit will refuse this: {error}"
     return f"{steps:,} of {stage.global_batch_size} samples"
 
 

@@ -68,6 +68,7 @@ from lightning_apollo.training.callbacks.resume import ExactResume
 from lightning_apollo.training.callbacks.room import FinalRoom
 from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
+from lightning_apollo.training.master_weights import cast
 from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.step_log import StepLog
@@ -165,7 +166,6 @@ def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say:
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
-    model.to(WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
     stage = _build_stage(model, recipe, name)
     if trainer.is_global_zero and again:
         move_aside(recipe, name, say)
@@ -184,10 +184,15 @@ def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say:
 
 def _build_stage(model: VideoLMM, recipe: Recipe, name: str) -> Stage:
     config = recipe.stages[name]
+    before = cast(model, WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
     try:
-        return find_stage(config.kind)(model, config)
+        stage = find_stage(config.kind)(model, config)
     except ValueError as error:  # the model has no module of the name that lora gives, or an extra is not installed
         raise RecipeError(f"stages.{name}: {error}") from error
+    stage.start_weights = {
+        name: before[name] for name, p in model.named_parameters() if p.requires_grad and name in before
+    }
+    return stage
 
 
 def _load_start(model: VideoLMM, recipe: Recipe, name: str) -> None:

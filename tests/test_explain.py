@@ -17,7 +17,7 @@ from transformers import (
     VideoLlama3ForConditionalGeneration,
 )
 
-from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.config import PRECISIONS, Recipe, load_recipe
 from lightning_apollo.explain import (
     count_adapters,
     count_parameters,
@@ -161,10 +161,25 @@ def test_memory_follows_its_formula() -> None:
     assert count_ranks(trainer) == 8
     memory = stage_memory(stage, trainer, parameters)
     assert (memory.weights, memory.gradients, memory.optimizer) == (4440, 440, 880)
-    halved = stage_memory(stage, replace(trainer, precision="bf16-true"), parameters)
-    assert halved.total == memory.total / 2
+    # bfloat16 weights; for each of 110 trained ones also a gradient of 2 and one of 4 bytes, two means and a master
+    rounded = stage_memory(stage, replace(trainer, precision="bf16-true"), parameters)
+    assert (rounded.weights, rounded.gradients, rounded.optimizer) == (2 * 1110, (2 + 4) * 110, (4 + 8) * 110)
     sliced = stage_memory(stage, replace(trainer, strategy="fsdp"), parameters)
     assert sliced.total == memory.total / 8
+
+
+def test_precision_and_rates_are_said() -> None:
+    said = "what trains is rounded from float32 master weights"
+    text = {name: print_to_text(load_recipe("videollama3-2b", [f"trainer.precision={name}"])) for name in PRECISIONS}
+    assert [name for name, shown in text.items() if said in " ".join(shown.split())] == ["bf16-true"]
+
+
+def test_a_stage_without_a_rate_is_said(tmp_path: Path) -> None:
+    manifest = tmp_path / "rows.jsonl"
+    row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    manifest.write_text(json.dumps(row) + "\n")
+    recipe = load_recipe("videollama3-2b", [f"data.manifests=[{manifest}]"])
+    assert "fit will refuse this: the only step would have rate 0" in " ".join(print_to_text(recipe).split())
 
 
 def test_adapters_are_counted_and_take_memory_in_the_place_of_what_they_train() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from lightning_apollo.cli import app
 from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
 from lightning_apollo.fit import run_recipe, run_stage
 from lightning_apollo.runs.fingerprint import read_origin
@@ -106,6 +108,17 @@ def test_a_failing_stage_ends_the_run_with_its_exit_code(trained: Recipe, tmp_pa
     with pytest.raises(SystemExit) as caught:
         run_recipe(replace(trained, output=str(tmp_path), trainer=trainer), say=lambda line: None)
     assert caught.value.code == 2
+
+
+def test_an_epoch_of_one_step_is_refused_where_the_warm_up_leaves_it_no_rate(trained: Recipe, tmp_path: Path) -> None:
+    words = (f"data.root={trained.data.root}", "stages.adapt.max_steps=-1", "stages.adapt.global_batch_size=16")
+    recipe(tmp_path, *words)  # loads: how many steps there are is not known yet
+    command = ["fit", str(tmp_path / "test.yaml"), "--stage", "adapt", *words]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert (result.exit_code, len(result.output.strip().splitlines())) == (2, 1), result.output
+    assert "the only step would have rate 0" in result.output
+    assert "optimizer.warmup_ratio=0" in result.output
+    assert not (tmp_path / "adapt" / "model.safetensors").exists()
 
 
 def test_the_loss_falls_on_one_clip(trained: Recipe, tmp_path: Path) -> None:

@@ -40,7 +40,13 @@ def test_a_command_runs(command: str, tmp_path: Path, monkeypatch: pytest.Monkey
     words = shlex.split(command)
     if words[0] == "fit":  # one step of one stage; the run of all stages is the demo's
         stage = "vision_encoder_adaptation"
-        words += [f"stages.{stage}.max_steps=1", "trainer.progress_bar=false", "--stage", stage]
+        words += [
+            f"stages.{stage}.max_steps=1",
+            f"stages.{stage}.optimizer.warmup_ratio=0",
+            "trainer.progress_bar=false",
+            "--stage",
+            stage,
+        ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     if words[0] == "fit":

@@ -77,7 +77,11 @@ def metrics(one: Recipe) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if not k.startswith(timings)} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("words", [(), PACKED], ids=["counted", "packed"])
+@pytest.mark.parametrize(
+    "words",
+    [(), PACKED, pytest.param(("trainer.precision=bf16-true",), marks=pytest.mark.slow)],
+    ids=["counted", "packed", "bfloat16"],
+)
 def test_a_stopped_stage_ends_in_the_same_weights(
     shapes: Path, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +182,9 @@ def test_other_data_are_refused(stopped: Recipe, shapes: Path, tmp_path: Path) -
 
 
 def test_a_stage_without_a_checkpoint_begins(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = small(tmp_path, f"data.root={shapes}", f"stages.{STAGE}.max_steps=1")
+    one = small(
+        tmp_path, f"data.root={shapes}", f"stages.{STAGE}.max_steps=1", f"stages.{STAGE}.optimizer.warmup_ratio=0"
+    )
     unfinished = stage_folder(one, STAGE) / "checkpoints" / "step-00000002.partial"
     unfinished.parent.mkdir(parents=True)
     unfinished.write_bytes(b"killed in the middle")

@@ -57,9 +57,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
         write_weights(state, path)
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+def whole_weights(model: nn.Module, masters: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Every parameter and persistent buffer on the CPU, tied ones once, under the first of their names.
 
+    `masters`, by name, stand in the place of the parameters that are rounded from them.
     Where ranks hold slices of the parameters, every rank calls it: they are put together one by one, and rank 0 alone keeps
     them. The other ranks get nothing.
     """
@@ -68,6 +69,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         if name in tied:
             continue
+        tensor = (masters or {}).get(name, tensor)
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if _is_first_rank():
             state[name] = whole.detach().contiguous().cpu()

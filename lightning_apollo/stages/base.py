@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,16 +11,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from lightning_apollo.errors import RecipeError
 from lightning_apollo.models.checkpoints import tied_names
 from lightning_apollo.models.lora import add_adapters, packed_names
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.stages.config import StageConfig
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
-from lightning_apollo.training.consolidate import TIED
+from lightning_apollo.training.consolidate import OPTIMIZED, TIED
 from lightning_apollo.training.losses import token_loss_sum
+from lightning_apollo.training.master_weights import MasterWeights
 from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
 from lightning_apollo.training.sharding import shard
 
@@ -36,6 +39,8 @@ class Stage(LightningModule):
     The loss of an optimizer step is the sum over labelled tokens divided by their number over all ranks and all
     accumulated micro-batches. `training_step` returns the plain sum; Lightning divides its gradient by the number of
     accumulated batches and DDP or FSDP by that of ranks, and `on_before_optimizer_step` replaces both by the number of labels.
+
+    What it trains of a bfloat16 model has float32 master weights: gradients are summed, scaled and clipped there.
     """
 
     trains: ClassVar[tuple[str, ...] | None] = None  # what a paper's stage trains; None leaves it to the config
@@ -58,7 +63,11 @@ class Stage(LightningModule):
             len(SAMPLE_MODALITIES), dtype=torch.float64
         )  # samples of each modality since the start
         self._step_ended = 0.0  # seconds on the clock of time.perf_counter
-        self.step_checks: list[StepCheck] = []  # look at each step before its update, and may take its gradients away
+        self.step_checks: list[StepCheck] = []  # look at each step before its update, and may call `drop_step`
+        self.start_weights: Mapping[
+            str, Tensor
+        ] = {}  # float32 values of trained bfloat16 parameters, by name in the model
+        self._master_weights: MasterWeights | None = None  # the optimizer, where bfloat16 parameters train
 
     @classmethod
     def check(cls, config: StageConfig) -> None:
@@ -85,6 +94,7 @@ class Stage(LightningModule):
         """
         checkpoint[TIED] = sorted(tied_names(self.model))
         checkpoint["num_seen"] = self._seen.cpu()
+        checkpoint[OPTIMIZED] = [] if self._master_weights is None else self._optimized_names(self._master_weights)
         if self.config.is_quantized:
             state = checkpoint["state_dict"]
             packed = packed_names(state)
@@ -111,39 +121,70 @@ class Stage(LightningModule):
         self._tallies.append(tally)
         return loss_sum
 
+    def on_after_backward(self) -> None:
+        if self._master_weights is not None:
+            self._master_weights.collect()
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turns the gradient into that of the mean over the labelled tokens of the whole step."""
         self._totals = self.trainer.strategy.reduce(torch.stack(self._tallies).sum(dim=0), reduce_op="sum")
         self._tallies.clear()
         num_labels = self._totals[1].clamp(min=1.0)  # a step without any label has a gradient of 0
         scale = self.trainer.world_size * self.trainer.accumulate_grad_batches / num_labels
-        for parameter in self._trained():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
+        for tensor in self._stepped():
+            if tensor.grad is not None:
+                tensor.grad.mul_(scale)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clips by the config's norm; Lightning calls this right after `on_before_optimizer_step`, on the mean."""
-        trained = [parameter for parameter in self._trained() if parameter.grad is not None]
-        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        stepped = [tensor for tensor in self._stepped() if tensor.grad is not None]
+        norm = get_total_norm([tensor.grad for tensor in stepped if tensor.grad is not None])
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()  # over the slices of all ranks
         if self.config.optimizer.gradient_clip > 0.0:
-            clip_grads_with_norm_(trained, self.config.optimizer.gradient_clip, norm)
+            clip_grads_with_norm_(stepped, self.config.optimizer.gradient_clip, norm)
         self._log_step(optimizer, norm)
         for check in self.step_checks:
             check(self, self._totals[0], norm)
 
+    def drop_step(self) -> None:
+        """Takes the gradients of a step away before its update: the optimizer passes over it."""
+        for tensor in self._stepped():
+            tensor.grad = None
+
     def configure_optimizers(self) -> Any:
         config = self.config.optimizer
         groups = parameter_groups(self.model.components(), self.config.trains, config.weight_decay)
-        optimizer = build_optimizer(groups, config)
-        schedule = build_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
+        optimizer = self._with_masters(build_optimizer(groups, config))
+        try:
+            schedule = build_schedule(optimizer, config, int(self.trainer.estimated_stepping_batches))
+        except ValueError as error:  # an epoch has so few rows
+            raise RecipeError(f"this stage: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _trained(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+    def _with_masters(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer itself where no bfloat16 parameter trains."""
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        if not any(parameter.dtype == torch.bfloat16 for parameter in trained.values()):
+            return optimizer
+        start = {trained[name]: tensor for name, tensor in self.start_weights.items() if name in trained}
+        self.start_weights = {}
+        self._master_weights = MasterWeights(optimizer, start)
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            self._master_weights.reduce_in_float32(self.trainer.strategy.model)
+        return self._master_weights
+
+    def _optimized_names(self, optimizer: Optimizer) -> list[str]:
+        """Names in the model of the optimizer's parameters, in the order in which its state dict numbers them."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+    def _stepped(self) -> list[Tensor]:
+        """What the optimizer steps: master weights in the place of bfloat16 parameters."""
+        masters = {} if self._master_weights is None else self._master_weights.masters
+        return [masters.get(parameter, parameter) for parameter in self.parameters() if parameter.requires_grad]
 
     def _log_step(self, optimizer: Optimizer, grad_norm: Tensor) -> None:
         """Logs the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""

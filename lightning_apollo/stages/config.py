@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from lightning_apollo.models.lora import LoraConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import COMPONENTS
-from lightning_apollo.training.optim import OptimizerConfig
+from lightning_apollo.training.optim import OptimizerConfig, check_rates
 
 WEIGHT_UNITS = ("passes", "samples", "tokens")
 
@@ -60,7 +61,7 @@ class StageConfig:
         if unknown or not self.trains:
             raise ValueError(f"trains names {unknown or 'nothing'}; it takes a rate for any of {', '.join(COMPONENTS)}")
         for name, rate in self.trains.items():
-            if rate <= 0.0:
+            if not 0.0 < rate < math.inf:
                 raise ValueError(f"trains.{name} is {rate}: a rate is positive; leave the component out to freeze it")
         self._check_lora()
         if any(passes < 0.0 for passes in self.mixture.values()) or sum(self.mixture.values()) <= 0.0:
@@ -72,6 +73,11 @@ class StageConfig:
             raise ValueError(f"max_clips must be 1 or more, it is {self.max_clips}")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"max_steps must be 1 or more, or -1 to train by epochs; it is {self.max_steps}")
+        if self.max_steps > 0:  # else the number of steps is known once the data are open
+            try:
+                check_rates(self.optimizer, self.max_steps)
+            except ValueError as error:
+                raise ValueError(f"max_steps is {self.max_steps}: {error}") from error
         if self.packing is not None and self.packing.weights != "passes" and self.shares:
             raise ValueError("shares go with packing.weights passes: give one or the other")
         if self.global_batch_size % self.micro_batch_size:

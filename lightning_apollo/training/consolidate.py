@@ -1,5 +1,6 @@
 """The weights of a training checkpoint as one file."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from lightning_apollo.models.checkpoints import write_weights
 from lightning_apollo.structures import WeightsError
+from lightning_apollo.training.master_weights import MASTER
 
 TIED = "tied_weights"  # what a Stage writes into its checkpoints: names that stand for the same tensor as another one
+OPTIMIZED = "optimized_names"  # likewise: where weights have masters, names as the optimizer numbers its parameters
 _MODEL = "model."  # where a Stage has its model
 _FACTS = "meta.pt"  # what Lightning adds to a folder of slices: everything that is not a tensor of model or optimizer
 
@@ -20,8 +23,9 @@ _FACTS = "meta.pt"  # what Lightning adds to a folder of slices: everything that
 def consolidate(checkpoint: Path, output: Path) -> int:
     """Writes the model's weights to a safetensors file, as `save_weights` does; returns how many tensors they are.
 
-    `checkpoint` is what a Trainer wrote: a folder of the slices of all ranks, or one file. The optimizer's state is not
-    read. Needs the memory of the weights once, and no process group. A folder's index is a pickle: open no stranger's.
+    `checkpoint` is what a Trainer wrote: a folder of the slices of all ranks, or one file. Of the optimizer's state the
+    master weights alone are read, which stand for the bfloat16 ones. Needs the memory of the weights once, and no process
+    group. A folder's index is a pickle: open no stranger's.
     """
     if checkpoint.is_dir():
         state, tied = _read_slices(checkpoint)
@@ -44,18 +48,20 @@ def _read_slices(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     if not (folder / _FACTS).is_file():
         raise WeightsError(f"{folder}: no {_FACTS} in it: no checkpoint, or one that was not finished")
     reader = FileSystemReader(folder)
-    prefix = f"state_dict.{_MODEL}"
     stored = reader.read_metadata().state_dict_metadata
-    state = {
-        name: torch.empty(facts.size, dtype=facts.properties.dtype)
-        for name, facts in stored.items()
-        if name.startswith(prefix) and isinstance(facts, TensorStorageMetadata)
+    tensors = {name: facts for name, facts in stored.items() if isinstance(facts, TensorStorageMetadata)}
+    sources = {  # the later ones in the place of the former
+        match[1]: name
+        for pattern in (rf"state_dict\.{_MODEL}(.+)", rf"optimizer_0\.state\.{_MODEL}(.+)\.{MASTER}")
+        for name in tensors
+        if (match := re.fullmatch(pattern, name))
     }
+    state = {name: torch.empty(tensors[name].size, dtype=tensors[name].properties.dtype) for name in sources.values()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is meant
         load(state, storage_reader=reader, no_dist=True)  # in place
     rest = torch.load(folder / _FACTS, weights_only=True)
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, rest.get(TIED, [])
+    return {name: state[source] for name, source in sources.items()}, rest.get(TIED, [])
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -66,4 +72,6 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         for name, tensor in stored.get("state_dict", {}).items()
         if name.startswith(_MODEL)
     }
+    for number, name in enumerate(stored.get(OPTIMIZED, [])):
+        state[name] = stored["optimizer_states"][0]["state"].get(number, {}).get(MASTER, state[name])
     return state, stored.get(TIED, [])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -70,7 +70,23 @@ def cosine_with_warmup(step: int, num_steps: int, num_warmup_steps: int) -> floa
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_schedule(optimizer: AdamW, config: OptimizerConfig, num_steps: int) -> LambdaLR:
-    """The schedule over a stage's `num_steps` optimizer steps, to be advanced after each of them."""
-    num_warmup_steps = math.ceil(config.warmup_ratio * num_steps)
+def check_rates(config: OptimizerConfig, num_steps: int) -> None:
+    """Raises ValueError where the schedule gives every one of `num_steps` optimizer steps the rate 0."""
+    warmup = _num_warmup_steps(config, num_steps)
+    if not any(cosine_with_warmup(step, num_steps, warmup) > 0.0 for step in range(num_steps)):
+        steps = "the only step" if num_steps == 1 else f"every one of {num_steps} steps"
+        raise ValueError(
+            f"{steps} would have rate 0 and train nothing, with optimizer.warmup_ratio {config.warmup_ratio:g}: set "
+            "optimizer.warmup_ratio=0, or let the stage take more steps"
+        )
+
+
+def build_schedule(optimizer: Optimizer, config: OptimizerConfig, num_steps: int) -> LambdaLR:
+    """The schedule over a stage's `num_steps` optimizer steps, to be advanced after each of them; ValueError of `check_rates`."""
+    check_rates(config, num_steps)
+    num_warmup_steps = _num_warmup_steps(config, num_steps)
     return LambdaLR(optimizer, partial(cosine_with_warmup, num_steps=num_steps, num_warmup_steps=num_warmup_steps))
+
+
+def _num_warmup_steps(config: OptimizerConfig, num_steps: int) -> int:
+    return math.ceil(config.warmup_ratio * num_steps)

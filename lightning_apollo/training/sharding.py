@@ -52,11 +52,13 @@ def shard(model: VideoLMM, mesh: DeviceMesh, precision: str) -> None:
 
     What is put together at once: each layer of encoder and LLM, the connector, and, for the whole step, what is left: the
     embeddings and the LLM's head. With `precision` bf16-mixed it is put together in bfloat16, and gradients are summed
-    over the ranks in float32.
+    over the ranks in float32. So are those of bfloat16 parameters, which have master weights.
     """
     policy = MixedPrecisionPolicy()
     if precision == "bf16-mixed":  # inputs stay as they are: autocast knows which operations want them wider
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    elif any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()):
+        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for module in (*_layers(model), model.connector, model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
     if isinstance(model, ClipLMM):

@@ -10,8 +10,10 @@ fixture/                two small files and what the model makes of them (fixtur
 import json
 import shutil
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
+import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 
 from lightning_apollo.config import Recipe
@@ -52,7 +54,7 @@ def export_stage(
         write_settings(config, unfinished)
         placeholders = None
         if config.format == PORT:
-            dtype = next(iter(tensors.values())).dtype
+            dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))  # what holds all of them
             placeholders = write_port_files(recipe.model, reducer, preparer, dtype, unfinished)
         else:
             load_tokenizer(recipe.model.llm.tokenizer).save_pretrained(unfinished)

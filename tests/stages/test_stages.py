@@ -218,7 +218,10 @@ def test_stages_are_found_by_name() -> None:
         ({"trains": {"lmm": 1e-5}}, r"trains names \['lmm'\]"),
         ({"trains": {"llm": 0.0}}, "leave the component out to freeze it"),
         ({"mixture": {"any": 0.0}}, "mixture needs at least one source"),
+        ({"trains": {"llm": float("nan")}}, r"trains\.llm is nan: a rate is positive"),
+        ({"trains": {"llm": float("inf")}}, r"trains\.llm is inf: a rate is positive"),
         ({"max_steps": 0}, "max_steps must be 1 or more, or -1"),
+        ({"max_steps": 1, "optimizer": OptimizerConfig()}, "max_steps is 1: the only step would have rate 0"),
         ({"global_batch_size": 9, "micro_batch_size": 2}, "9 is no multiple of micro_batch_size 2"),
     ],
 )

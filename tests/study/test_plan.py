@@ -28,6 +28,7 @@ stages:
     image_merge_size: 2
     video_merge_size: 2
     max_steps: 1
+    optimizer: {warmup_ratio: 0.0}
     global_batch_size: 4
     micro_batch_size: 4
 """

@@ -19,13 +19,15 @@ from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig, CheckpointFile, StepCheckpoint
 from lightning_apollo.training.callbacks.export import StageExport
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.master_weights import cast, named_masters
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import randomize
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer
-from tests.training.rank_steps import Case, prepare, stage_config
+from tests.training.rank_steps import Case, prepare, stage_config, whole
 
 NUM_STEPS, ACCUMULATE = 4, 2
+RUNS = [f"{strategy}-{dtype}" for strategy in ("fsdp", "ddp") for dtype in ("float32", "bfloat16")]
 
 
 def build(seed: int = 0) -> VideoLMM:
@@ -85,28 +87,42 @@ class DtypeRecorder(Callback):
         self.gradients = {gradient.dtype for gradient in gradients}
 
 
+class MasterRecorder(Callback):
+    """Keeps the whole master weights from before the first step."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        masters = named_masters(pl_module.model, trainer.optimizers)
+        self.weights = {name: whole(master).detach().clone() for name, master in masters.items()}
+
+
 def run(folder: str) -> None:
-    """Trains straight, then again from the checkpoint in the middle, sliced and with whole copies; then in bfloat16."""
+    """Trains straight, then again from the checkpoint in the middle, sliced and with whole copies, with weights in float32
+    and in bfloat16; then under bf16-mixed."""
     prepare()
     rank = int(os.environ["RANK"])
-    losses = {}
-    for strategy in ("fsdp", "ddp"):
-        straight = Path(folder) / strategy / "straight"
-        losses[strategy] = float(fit(strategy, straight, build()).callback_metrics["loss"])
+    losses, masters = {}, {}
+    for name in RUNS:
+        strategy, _, dtype = name.partition("-")
+        straight = Path(folder) / name / "straight"
+        starts = MasterRecorder()
+        trainer = fit(strategy, straight, build(), None, dtype, starts)
+        masters[name] = starts.weights
+        losses[name] = float(trainer.callback_metrics["loss"])
         torch.manual_seed(99 + rank)  # what a new process has drawn
         middle = straight / "checkpoints" / f"step-{NUM_STEPS // 2:08d}.ckpt"
-        fit(strategy, Path(folder) / strategy / "resumed", build(seed=9), middle)
+        fit(strategy, Path(folder) / name / "resumed", build(seed=9), middle, dtype)
     dtypes = DtypeRecorder()
     model = build()
-    trainer = fit("fsdp", Path(folder) / "bfloat16", model, None, "bf16-mixed", dtypes)
+    trainer = fit("fsdp", Path(folder) / "mixed", model, None, "bf16-mixed", dtypes)
     facts = {
         "num_own": sum(_own(parameter).numel() for parameter in model.parameters()),
         "sharded": sorted(name for name, module in model.named_modules() if isinstance(module, FSDPModule)),
         "running": str(dtypes.running),
         "gradients": str(dtypes.gradients),
         "weights": str({parameter.dtype for parameter in model.parameters()}),
+        "masters": masters,
         "loss": float(trainer.callback_metrics["loss"]),
-        "loss_in_float32": losses["fsdp"],
+        "loss_in_float32": losses["fsdp-float32"],
     }
     torch.save(facts, Path(folder) / f"facts{rank}.pt")
 
@@ -116,15 +132,16 @@ def fit(
     folder: Path,
     model: VideoLMM,
     checkpoint: Path | None = None,
-    precision: Any = "32-true",
+    precision: Any = "float32",
     *callbacks: Callback,
 ) -> Trainer:
     if checkpoint is None:
         torch.manual_seed(int(os.environ["RANK"]))
+    start = cast(model, torch.bfloat16) if precision == "bfloat16" else {}
     trainer = quiet_trainer(
         devices=2,
         strategy=build_strategy(strategy),
-        precision=precision,
+        precision="bf16-mixed" if precision == "bf16-mixed" else "32-true",
         accumulate_grad_batches=ACCUMULATE,
         callbacks=[
             ExactResume(),
@@ -135,6 +152,7 @@ def fit(
         plugins=[CheckpointFile()],
     )
     stage = Stage(model, replace(stage_config(Case(strategy)), activation_checkpointing=True))
+    stage.start_weights = start
     trainer.fit(stage, datamodule=Data(trainer.global_rank), ckpt_path=checkpoint, weights_only=True)
     return trainer
 

@@ -17,6 +17,7 @@ from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.stages import Stage, StageConfig
 from lightning_apollo.structures import PackedBatch, Sample
+from lightning_apollo.training.master_weights import named_masters
 from lightning_apollo.training.optim import OptimizerConfig
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import CLIP_MODEL, FRAMES, FUSED, clip_item, clip_pixels, randomize
@@ -36,10 +37,12 @@ class Case:
     accumulate: int = 1
     activation_checkpointing: bool = False
     gradient_clip: float = 0.0
+    is_rounded: bool = False  # bfloat16 weights with float32 masters, else float64
 
     @property
     def name(self) -> str:
         words = [self.strategy, "clips" if self.is_clips else "frames", *self.trains, f"x{self.accumulate}"]
+        words += ["rounded"] * self.is_rounded
         return "-".join(words + ["recompute"] * self.activation_checkpointing + ["clip"] * (self.gradient_clip > 0))
 
 
@@ -50,6 +53,10 @@ def cases(strategy: str) -> list[Case]:
         steps.append(Case(strategy, is_clips, accumulate=2))
         steps.append(Case(strategy, is_clips, accumulate=2, activation_checkpointing=True, gradient_clip=0.1))
     return steps
+
+
+def rounded_case(strategy: str) -> Case:
+    return Case(strategy, accumulate=4, is_rounded=True)
 
 
 def samples(is_clips: bool) -> list[Sample]:
@@ -84,8 +91,9 @@ def run_cases(folder: str, *strategies: str) -> None:
     """Saves what rank 0 has after every case: the gradients that the optimizer got and their norm."""
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare()
-    for case in (case for strategy in strategies for case in cases(strategy)):
-        stage = RecordingStage(build(case.is_clips), stage_config(case))
+    for case in (case for strategy in strategies for case in [*cases(strategy), rounded_case(strategy)]):
+        model = build(case.is_clips)
+        stage = RecordingStage(model.bfloat16() if case.is_rounded else model, stage_config(case))
         share = len(samples(case.is_clips)) // num_ranks
         mine = samples(case.is_clips)[rank * share : (rank + 1) * share]
         trainer = fit(stage, packed(mine, case.accumulate), build_strategy(case.strategy), num_ranks, case.accumulate)
@@ -116,10 +124,9 @@ class RecordingStage(Stage):
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         super().configure_gradient_clipping(*args, **kwargs)
+        stepped = {**dict(self.model.named_parameters()), **named_masters(self.model, self.trainer.optimizers)}
         self.gradients = {
-            name: whole(parameter.grad).clone()
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None
+            name: whole(tensor.grad).clone() for name, tensor in stepped.items() if tensor.grad is not None
         }
 
 

@@ -34,5 +34,6 @@ def test_what_ranks_leave_merges_onto_what_they_started_from(run: str, runs: Pat
     folder = runs / run
     merge_files(str(folder / "start.safetensors"), folder / ADAPTER, tmp_path / WEIGHTS)
     assert (tmp_path / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
-    dtypes = {tensor.dtype for tensor in load_file(folder / WEIGHTS).values()}
-    assert str(dtypes) == f"{{torch.{run.partition('-')[2]}}}"
+    held = getattr(torch, run.partition("-")[2])
+    for name, tensor in load_file(folder / WEIGHTS).items():  # the connector trained as a whole: its master weights
+        assert tensor.dtype == (torch.float32 if name.startswith("connector.") else held), name

@@ -8,6 +8,7 @@ from lightning_apollo.training.optim import (
     OptimizerConfig,
     build_optimizer,
     build_schedule,
+    check_rates,
     cosine_with_warmup,
     parameter_groups,
 )
@@ -89,6 +90,21 @@ def test_without_warm_up_the_first_step_has_the_peak() -> None:
     optimizer = build_optimizer([{"params": [parameter], "lr": 0.5}], OptimizerConfig())
     schedule = build_schedule(optimizer, OptimizerConfig(warmup_ratio=0.0), num_steps=2)
     assert schedule.get_last_lr() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup_ratio", "trains"),
+    [(1, 0.03, False), (1, 0.99, False), (1, 0.0, True), (2, 0.03, True), (2, 0.99, True), (3, 0.5, True)],
+)
+def test_a_stage_needs_a_step_with_a_rate(num_steps: int, warmup_ratio: float, trains: bool) -> None:
+    config = OptimizerConfig(warmup_ratio=warmup_ratio)
+    if trains:
+        check_rates(config, num_steps)
+        return
+    with pytest.raises(
+        ValueError, match=r"the only step would have rate 0 and train nothing, .*warmup_ratio=0, or let"
+    ):
+        check_rates(config, num_steps)
 
 
 @pytest.mark.parametrize(

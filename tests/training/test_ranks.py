@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from tests.launch import launch
 from tests.models.samples import pack
-from tests.training.rank_steps import Case, build, cases, samples
+from tests.training.rank_steps import Case, build, cases, rounded_case, samples
 
 Results = Callable[[Case], dict]
 
@@ -39,9 +39,11 @@ def results_of(num_ranks: int, folder: Path) -> Results:
 
 
 @cache
-def reference(is_clips: bool) -> dict[str, Tensor]:
+def reference(is_clips: bool, is_rounded: bool = False) -> dict[str, Tensor]:
     """The gradient of the mean over all labelled tokens of all samples, of every parameter."""
     model, num_labels = build(is_clips), 0
+    if is_rounded:
+        model = model.bfloat16().double()
     for one in samples(is_clips):
         output = model(pack(one))
         functional.cross_entropy(output.logits, output.targets, reduction="sum").backward()
@@ -72,6 +74,20 @@ def test_every_reference_is_there_to_compare_with() -> None:
 @pytest.mark.parametrize("case", [*cases("ddp"), *cases("fsdp")], ids=lambda case: case.name)
 def test_the_gradient_of_two_ranks_is_that_of_one_full_batch(case: Case, on_two: Results) -> None:
     assert_gradients(case, on_two(case))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_gradient_of_bfloat16_weights_is_summed_in_float32(strategy: str, on_two: Results) -> None:
+    """Over four micro-batches and two ranks, to what rounding inside one backward pass leaves."""
+    found = on_two(rounded_case(strategy))["gradients"]
+    expected = reference(is_clips=False, is_rounded=True)
+    assert found.keys() == expected.keys()
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+    error, size = (
+        torch.linalg.vector_norm(torch.cat([part.flatten() for part in parts]))
+        for parts in ([found[name] - expected[name] for name in expected], expected.values())
+    )
+    assert error < 0.02 * size
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.consolidate import consolidate
 from lightning_apollo.training.sharding import build_strategy
 from tests.launch import launch
-from tests.training.rank_checkpoints import build
+from tests.training.rank_checkpoints import RUNS, build
 
 WEIGHTS = "model.safetensors"
 
@@ -38,31 +38,40 @@ def assert_equal_files(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) and first[name].dtype == second[name].dtype for name in first)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
-def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_never_stopped(runs: Path, strategy: str) -> None:
-    straight, resumed = (runs / strategy / name / WEIGHTS for name in ("straight", "resumed"))
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_never_stopped(runs: Path, run: str) -> None:
+    straight, resumed = (runs / run / name / WEIGHTS for name in ("straight", "resumed"))
     assert straight.read_bytes() == resumed.read_bytes()
     start = dict(build().state_dict())
     assert not any(torch.equal(tensor, start[name]) for name, tensor in load_file(straight).items())  # it trained
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
-def test_a_checkpoint_becomes_the_file_that_the_stage_leaves(runs: Path, strategy: str, tmp_path: Path) -> None:
-    last, middle = (runs / strategy / "straight" / "checkpoints" / f"step-{step:08d}.ckpt" for step in (4, 2))
-    assert last.is_dir() == (strategy == "fsdp")
+@pytest.mark.parametrize("run", RUNS)
+def test_a_checkpoint_becomes_the_file_that_the_stage_leaves(runs: Path, run: str, tmp_path: Path) -> None:
+    last, middle = (runs / run / "straight" / "checkpoints" / f"step-{step:08d}.ckpt" for step in (4, 2))
+    assert last.is_dir() == run.startswith("fsdp")
     output = tmp_path / WEIGHTS
     assert consolidate(last, output) == len(load_file(output))
-    assert_equal_files(output, runs / strategy / "straight" / WEIGHTS)
+    assert_equal_files(output, runs / run / "straight" / WEIGHTS)
+    assert {tensor.dtype for tensor in load_file(output).values()} == {torch.float32}  # masters of bfloat16 weights
     assert "llm.lm_head.weight" not in load_file(output)  # tied: the embeddings have it
     consolidate(middle, output)
     with pytest.raises(AssertionError):
-        assert_equal_files(output, runs / strategy / "straight" / WEIGHTS)
+        assert_equal_files(output, runs / run / "straight" / WEIGHTS)
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_masters_start_from_what_bfloat16_weights_were_rounded_from(runs: Path, run: str) -> None:
+    masters = facts(runs, 1)["masters"][run]
+    expected = dict(build().named_parameters()) if run.endswith("bfloat16") else {}
+    assert masters.keys() == expected.keys()
+    assert all(torch.equal(masters[name], weight) for name, weight in expected.items())
 
 
 def test_sliced_and_whole_training_end_alike(runs: Path) -> None:
     """In float32, whose sums differ in their order; dropout is drawn alike on the same rank."""
-    sliced, whole = (load_file(runs / strategy / "straight" / WEIGHTS) for strategy in ("fsdp", "ddp"))
+    sliced, whole = (load_file(runs / f"{strategy}-float32" / "straight" / WEIGHTS) for strategy in ("fsdp", "ddp"))
     assert sliced.keys() == whole.keys()
     for name, tensor in sliced.items():
         # Adam turns rounding of a gradient of 0 (of keys' biases) into steps of the rate, so those may part by all of them
@@ -72,8 +81,8 @@ def test_sliced_and_whole_training_end_alike(runs: Path) -> None:
 
 def test_the_weights_of_sliced_training_load_into_a_whole_model(runs: Path) -> None:
     model = build(seed=5)
-    load_weights(model, runs / "fsdp" / "straight" / WEIGHTS)
-    saved = load_file(runs / "fsdp" / "straight" / WEIGHTS)
+    load_weights(model, runs / "fsdp-float32" / "straight" / WEIGHTS)
+    saved = load_file(runs / "fsdp-float32" / "straight" / WEIGHTS)
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items() if name in saved)
     assert model.llm.get_input_embeddings().weight is model.llm.get_output_embeddings().weight
 

@@ -207,6 +207,18 @@ def test_the_exported_folder_loads_as_what_was_trained(recipe: Recipe, exported:
     )
 
 
+@pytest.mark.parametrize("frozen", ["connector.", "llm."])
+def test_transformers_loads_what_bfloat16_training_leaves_without_rounding(
+    frozen: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Its trained weights are float32 beside frozen ones in bfloat16; config.json names one type for all."""
+    weights = load_file(stage_folder(recipe, "videos") / WEIGHTS)
+    mixed = {name: tensor.bfloat16() if name.startswith(frozen) else tensor for name, tensor in weights.items()}
+    save_file(mixed, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    export_stage(recipe, "videos", tmp_path / WEIGHTS, tmp_path / "export")
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["dtype"] == "float32"
+
+
 def test_an_apollo_is_exported_for_our_own_loader(tmp_path: Path) -> None:
     recipe = stages.apollo(tmp_path / "run")
     name = list(recipe.stages)[-1]

@@ -18,6 +18,7 @@ from lightning_apollo.models.checkpoints import whole_weights, write_weights
 from lightning_apollo.models.weight_files import ADAPTER
 from lightning_apollo.training.callbacks.checkpoint import CHECKPOINTS, CheckpointError, kept_checkpoint, write_reason
 from lightning_apollo.training.callbacks.ending import end_run
+from lightning_apollo.training.master_weights import named_masters
 
 WEIGHTS = "model.safetensors"
 DONE = "done.json"
@@ -27,6 +28,7 @@ _LOSS = "last_loss"  # key of a checkpoint
 class StageExport(Callback):
     """Writes the weights and then `done.json` into the stage's folder, each all or nothing, when training ends.
 
+    Of a stage that held its weights in bfloat16, those that trained are written in float32 (see master_weights.py).
     Of a stage with adapters the weights are merged, so that all that reads weights reads them, and `adapter.safetensors`
     has what was trained.
     `done.json` has the number of steps, the loss of the last one, the time, and `facts` that a later run compares. The loss
@@ -47,7 +49,10 @@ class StageExport(Callback):
         self._loss = checkpoint.get(_LOSS, math.nan)  # earlier versions wrote none
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        state = whole_weights(pl_module.get_submodule("model"))  # every rank: each may hold slices of the weights
+        masters = named_masters(pl_module.get_submodule("model"), trainer.optimizers)
+        state = whole_weights(
+            pl_module.get_submodule("model"), masters
+        )  # every rank: each may hold slices of the weights
         error = self._write(trainer, state) if trainer.is_global_zero else None
         if trainer.strategy.reduce_boolean_decision(error is None, all=True):
             return

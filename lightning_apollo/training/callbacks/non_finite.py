@@ -42,6 +42,8 @@ class _ChecksSteps(Protocol):
 
     step_checks: list[Callable[[LightningModule, Tensor, Tensor], None]]
 
+    def drop_step(self) -> None: ...
+
 
 class NonFinite(Callback):
     """Looks at each step of a Stage before its update, at its loss and gradient norm.
@@ -80,8 +82,7 @@ class NonFinite(Callback):
         losses, self._losses = self._losses, []
         if not math.isfinite(loss + grad_norm):  # host read
             self._report(stage.trainer, loss, grad_norm, losses)
-            for parameter in stage.parameters():
-                parameter.grad = None  # which the optimizer passes over
+            cast(_ChecksSteps, stage).drop_step()
         if self.config.action == "skip":
             stage.log("skipped_steps", float(self.num_skipped))
 

@@ -9,13 +9,14 @@ from rich.console import Console
 from lightning_apollo import __version__
 from lightning_apollo.cli_options import Overrides, RecipeArgument, complete_recipe
 from lightning_apollo.data_cli import app as data
-from lightning_apollo.early_checks import require_data, require_files
+from lightning_apollo.early_checks import may_requeue, require_data, require_files
 from lightning_apollo.evaluation.cli import app as evaluate
 from lightning_apollo.inference.cli import CHAT_EPILOG, GENERATE_EPILOG, chat_command, generate_command
 from lightning_apollo.inspection.cli import INSPECT_EPILOG, inspect_command
 from lightning_apollo.machine.video_libraries import encode_and_decode, require_video
 from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
 from lightning_apollo.paths import recipe_file
+from lightning_apollo.runs.signals import LISTENER
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 from lightning_apollo.weights.cli import (
@@ -103,7 +104,9 @@ def fit(
 
     Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again.
     """
+    LISTENER.start()
     with errors_in_one_line(debug):
+        LISTENER.may_requeue = may_requeue(recipe, overrides or ())
         require_video()
         require_data(recipe, overrides or (), stage, begins=True)
         from lightning_apollo.config import load_recipe

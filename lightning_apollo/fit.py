@@ -41,6 +41,7 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.signals import run_passing_signals_on
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
     checkpoint_to_go_on_from,
@@ -56,7 +57,7 @@ from lightning_apollo.stages import Stage, StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
 from lightning_apollo.training.callbacks.export import WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
-from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
+from lightning_apollo.training.callbacks.preemption import Preemption, slurm_environment, without_handlers
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
 from lightning_apollo.training.callbacks.sight import Sight
@@ -197,7 +198,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         trainer.accumulate_grad_batches = stage.accumulate(trainer.world_size)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from error
-    return trainer
+    return without_handlers(trainer)
 
 
 def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:

@@ -13,9 +13,9 @@ import pytest
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, save_recipe
 from lightning_apollo.fit import run_stage
+from lightning_apollo.runs.signals import EXIT_CODE, SIGNALS, Preempted
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
-from lightning_apollo.training.callbacks.preemption import EXIT_CODE, SIGNALS, Preempted, run_passing_signals_on
 from tests.launch import launch
 from tests.small_recipe import recipe
 from tests.training.preempted_runs import Strike, with_strikes
@@ -242,46 +242,3 @@ def tasks_of_srun() -> list[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         job |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     return [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"} for rank in range(2)]
-
-
-CHILD = """
-import pathlib, signal, sys, time
-def handler(number, frame):
-    pathlib.Path(sys.argv[1]).write_text(signal.Signals(number).name)
-    sys.exit(int(sys.argv[2]))
-signal.signal(signal.SIGTERM, handler)
-signal.signal(signal.SIGUSR1, handler)
-pathlib.Path(sys.argv[1]).write_text("ready")
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "expected"),
-    [
-        (signal.SIGUSR1, 75, 75),
-        (signal.SIGTERM, 3, 3),
-        (signal.SIGTERM, 0, EXIT_CODE),
-    ],
-)
-def test_the_process_of_a_recipe_passes_signals_on_to_its_stage(
-    number: signal.Signals, code: int, expected: int, tmp_path: Path
-) -> None:
-    note = tmp_path / "note"
-    handlers_before = [signal.getsignal(number) for number in SIGNALS]
-    watch = f"""
-import os, pathlib, time
-while not pathlib.Path({str(note)!r}).exists() or pathlib.Path({str(note)!r}).read_text() != "ready":
-    time.sleep(0.05)
-os.kill({os.getpid()}, {int(number)})
-"""
-    watcher = subprocess.Popen(["timeout", "-k", "5", "30", sys.executable, "-c", watch])
-    assert run_passing_signals_on([sys.executable, "-c", CHILD, str(note), str(code)]) == expected
-    assert watcher.wait() == 0
-    assert note.read_text() == number.name
-    assert [signal.getsignal(number) for number in SIGNALS] == handlers_before
-
-
-def test_a_command_ends_with_its_own_code_or_its_signal() -> None:
-    assert run_passing_signals_on(["sh", "-c", "exit 7"]) == 7
-    assert run_passing_signals_on(["sh", "-c", "kill -KILL $$"]) == 137

@@ -112,6 +112,7 @@ def fit(
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
+        LISTENER.is_working = True
         run_recipe(load_recipe(recipe, overrides or ()), stage, resume)
 
 

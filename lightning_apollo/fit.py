@@ -29,6 +29,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 
+from lightning_apollo import __version__
 from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index_tokens import TextCounter
@@ -41,6 +42,7 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.agreement import agree
 from lightning_apollo.runs.signals import run_passing_signals_on
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
@@ -48,6 +50,7 @@ from lightning_apollo.stage_state import (
     clear,
     digest_of_start,
     fingerprint,
+    flat_settings,
     is_finished,
     stage_folder,
     start_file,
@@ -60,6 +63,7 @@ from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, slurm_environment, without_handlers
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.callbacks.same_plan import SamePlan
 from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.sentinel import Sentinel
@@ -94,7 +98,8 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
     if stage is not None:
         if stage not in recipe.stages:
             raise RecipeError(f"{recipe.name} has no stage {stage}; it has {', '.join(recipe.stages)}")
-        if not _said_finished(recipe, stage, say):
+        seen = agree(lambda: _seen(recipe, stage, resume), Path(recipe.output))
+        if seen["finished"] == "no" or not _said_finished(recipe, stage, say):
             run_stage(recipe, stage, resume)
         return
     if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
@@ -141,6 +146,20 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
             shutil.rmtree(folder / CHECKPOINTS)  # the weights are written
 
 
+def _seen(recipe: Recipe, name: str, resume: bool) -> dict[str, str]:
+    """What this process sees of a stage, for all ranks to compare."""
+    finished = is_finished(recipe, name)
+    checkpoint = None if finished else checkpoint_to_go_on_from(recipe, name, resume)
+    return {
+        "stage": name,
+        "release": __version__,
+        "finished": "yes" if finished else "no",
+        "last checkpoint": "none" if checkpoint is None else f"that of step {checkpoint_step(checkpoint)}",
+        "digest of start weights": str(digest_of_start(recipe, name))[:12],
+        **{key: str(value) for key, value in flat_settings(recipe, name).items()},
+    }
+
+
 def _said_finished(recipe: Recipe, name: str, say: Say) -> bool:
     if not is_finished(recipe, name):
         return False
@@ -185,7 +204,12 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
             StepLog(folder, num_steps_kept=done),
             TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
         ],
-        callbacks=[*sight, step_time, *stage_callbacks(recipe, name)],  # what sight runs is no part of a step's time
+        callbacks=[
+            SamePlan(data.digests),
+            *sight,
+            step_time,
+            *stage_callbacks(recipe, name),
+        ],  # what sight runs is no part of a step's time
         profiler=step_time.profiler,
         plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,

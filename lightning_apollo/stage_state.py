@@ -53,6 +53,11 @@ def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
     }
 
 
+def flat_settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """The same, with dotted keys."""
+    return _flat(json.loads(json.dumps(_settings(recipe, name))))
+
+
 def write_begun(recipe: Recipe, name: str) -> None:
     """Notes with what a stage begins, for `--resume` to compare."""
     folder = stage_folder(recipe, name) / CHECKPOINTS

@@ -18,6 +18,7 @@ from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
 from lightning_apollo.paths import recipe_file
 from lightning_apollo.runs.launch import errors_to_all_ranks
 from lightning_apollo.runs.signals import LISTENER
+from lightning_apollo.runs.terminal import steady_terminal
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 from lightning_apollo.weights.cli import (
@@ -106,6 +107,7 @@ def fit(
     Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again.
     """
     LISTENER.start()
+    steady_terminal()
     with errors_in_one_line(debug), errors_to_all_ranks():
         LISTENER.may_requeue = may_requeue(recipe, overrides or ())
         require_video()

@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 
 from lightning_apollo import __version__
@@ -68,6 +67,7 @@ from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
+from lightning_apollo.training.steady_logger import tensorboard
 from lightning_apollo.training.step_log import StepLog
 from lightning_apollo.training.verdict import DataSeconds
 
@@ -202,7 +202,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         log_every_n_steps=config.log_every_n_steps,
         logger=[
             StepLog(folder, num_steps_kept=done),
-            TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
+            tensorboard(folder, num_steps_kept=done),
         ],
         callbacks=[
             SamePlan(data.digests),

@@ -127,8 +127,12 @@ def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
     """The full model trains in front; the baselines one after the other on another core where there is one."""
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1)) as beside:
         baselines = {name: beside.submit(_train_quietly, name, recipes[name], output) for name in MODELS[1:]}
-        run_recipe(recipes["full"], resume=True, say=lambda line: console.print(line, markup=False, soft_wrap=True))
-        _wait(baselines, recipes, console)
+        try:
+            run_recipe(recipes["full"], resume=True, say=lambda line: console.print(line, markup=False, soft_wrap=True))
+            _wait(baselines, recipes, console)
+        except BaseException:  # Ctrl-C reaches the baseline that trains by itself; what has not begun shall not begin
+            beside.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:

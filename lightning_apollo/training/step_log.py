@@ -62,15 +62,12 @@ class StepLog(Logger):
         """Gives the rows to the file; Lightning calls it after each of them."""
         if not self._rows:
             return
-        header = sorted({*self._header}.union(*self._rows))
-        if header == self._header:
-            self._file.append(_lines(header, self._rows))
-        else:
-            if self._header and self._file.is_behind:
-                self._file.append("")
-            if self._file.is_behind or not self._is_rewritten(header):
-                return
-        self._header, self._rows = header, []
+        columns = {key for row in self._rows for key in row}
+        if columns <= {*self._header}:
+            self._file.append(_lines(self._header, self._rows))
+        elif not self._is_rewritten():
+            return
+        self._rows = []
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -80,16 +77,22 @@ class StepLog(Logger):
         is_whole = not self._rows and not self._file.is_behind
         self._file.misses.say("all rows are there now" if is_whole else "the last rows are missing")
 
-    def _is_rewritten(self, header: Sequence[str]) -> bool:
+    def _is_rewritten(self) -> bool:
         """Writes the file anew, with the rows before and a header that has all columns; False where it cannot be."""
+        if self._file.is_behind:
+            self._file.append("")
+        if self._file.is_behind:
+            return False
         try:
-            rows = self._rows_before()
+            rows = [*self._rows_before(), *self._rows]
+            header = sorted({key for row in rows for key in row})
             self._folder.mkdir(parents=True, exist_ok=True)
             with write_atomically(self._file.path) as partial, partial.open("w", newline="") as file:
-                file.write(",".join(header) + "\r\n" + _lines(header, [*rows, *self._rows]))
+                file.write(",".join(header) + "\r\n" + _lines(header, rows))
         except OSError as error:
             self._file.misses.add(error)
             return False
+        self._header = header
         return True
 
     def _rows_before(self) -> list[Row]:

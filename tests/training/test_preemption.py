@@ -13,7 +13,7 @@ import pytest
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, save_recipe
 from lightning_apollo.fit import run_stage
-from lightning_apollo.runs.signals import EXIT_CODE, SIGNALS, Preempted
+from lightning_apollo.runs.signals import EXIT_CODE, INTERRUPTED, SIGNALS, Preempted
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
 from tests.launch import launch
@@ -103,7 +103,9 @@ def test_a_stage_ends_at_the_edge_of_its_step_and_goes_on_to_the_same_weights(
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("stopped by SIGUSR1 after step 2: checkpoint ")]
     assert lines[-1].endswith("job 4711 is requeued")
-    assert strike(one, monkeypatch, Strike(0, 8, "SIGTERM"), resume=True) == EXIT_CODE  # in the step right after
+    assert (
+        strike(one, monkeypatch, Strike(0, 8, "SIGINT"), resume=True) == INTERRUPTED == 130
+    )  # in the step right after
     assert checkpoint_name(one) == "step-00000003.ckpt"
     assert scontrol.read_text() == "requeue 4711\n"  # not after SIGTERM: scancel sends it too
     run_stage(one, STAGE, resume=True)
@@ -198,12 +200,18 @@ def run_in_sessions(commands: list[list[str]], environments: list[dict[str, str]
 def test_a_signal_to_the_whole_group_leaves_the_loader_alive(
     whole: Recipe, shapes: Path, tmp_path: Path, scontrol: Path
 ) -> None:
-    """torchrun sends SIGTERM to a rank's group, some clusters SIGUSR1 to all processes of a job."""
+    """torchrun sends SIGTERM to a rank's group, some clusters SIGUSR1 to all processes of a job, a terminal Ctrl-C."""
     one = small(tmp_path, shapes, "data.num_workers=2")
     strikes = Strike(0, 5, "SIGUSR1", True), Strike(0, 6, "SIGTERM", True)
     codes, output = run_in_sessions([command(one, "begin", *strikes)], [{}])
     assert codes == [EXIT_CODE], output
     assert checkpoint_name(one) == "step-00000002.ckpt"
+    assert scontrol.read_text() == "requeue 4711\n"
+    codes, output = run_in_sessions([command(one, "resume", Strike(0, 9, "SIGINT", True))], [{}])
+    assert codes == [INTERRUPTED], output
+    assert "Traceback" not in output
+    assert "start it again with --resume" in output.splitlines()[-1]
+    assert checkpoint_name(one) == "step-00000003.ckpt"
     assert scontrol.read_text() == "requeue 4711\n"
     run_stage(small(tmp_path, shapes), STAGE, resume=True)
     assert digest(one) == digest(whole)

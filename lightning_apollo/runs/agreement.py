@@ -187,7 +187,8 @@ def compare(seen: Sequence[Mapping[str, object]], hosts: Sequence[str]) -> str:
 
 
 def _differences(first: object, other: object) -> list[str]:
-    assert isinstance(first, Mapping) and isinstance(other, Mapping)
+    assert isinstance(first, Mapping)
+    assert isinstance(other, Mapping)
     keys = {**first, **other}
     return [
         f"{key} is {other.get(key, 'not there')} instead of {first.get(key, 'not there')}"

@@ -57,7 +57,8 @@ def one_that_does_not_come(folder: Path, rank: int) -> None:
 
 
 def the_same(folder: Path, rank: int) -> None:
-    print(dict(agreement.agree(lambda: {"seed": "0"}, folder)), [path.name for path in folder.glob(".ranks*")])
+    facts = dict(agreement.agree(lambda: {"seed": "0"}, folder))
+    sys.stdout.write(f"{facts} {[path.name for path in folder.glob('.ranks*')]}\n")
 
 
 def other_rows(folder: Path, rank: int) -> None:
@@ -67,7 +68,7 @@ def other_rows(folder: Path, rank: int) -> None:
     try:
         SamePlan(lambda: {"digest of the data": f"abc{rank}"}).on_train_start(trainer, trainer)
     except agreement.RanksDisagree as error:
-        print(error)
+        sys.stdout.write(f"{error}\n")
         raise SystemExit(2) from error
 
 

@@ -204,4 +204,8 @@ def test_ctrl_c_counts_once_whether_it_reaches_the_group_or_the_parent(to_group:
         process.send_signal(signal.SIGINT)
     code, output = end_of(process)
     assert code == 130
-    assert output.splitlines() == ["", "Ctrl-C: saves after this step and ends; press it again to end at once", "saved SIGINT"]
+    assert output.splitlines() == [
+        "",
+        "Ctrl-C: saves after this step and ends; press it again to end at once",
+        "saved SIGINT",
+    ]

@@ -9,13 +9,16 @@ from rich.console import Console
 from lightning_apollo import __version__
 from lightning_apollo.cli_options import AgainCommand, Overrides, RecipeArgument, complete_recipe
 from lightning_apollo.data_cli import app as data
-from lightning_apollo.early_checks import require_data, require_files
+from lightning_apollo.early_checks import may_requeue, require_data, require_files
 from lightning_apollo.evaluation.cli import app as evaluate
 from lightning_apollo.inference.cli import CHAT_EPILOG, GENERATE_EPILOG, chat_command, generate_command
 from lightning_apollo.inspection.cli import INSPECT_EPILOG, inspect_command
 from lightning_apollo.machine.video_libraries import encode_and_decode, require_video
 from lightning_apollo.new_task.cli import NEW_EPILOG, new_command
 from lightning_apollo.paths import recipe_file
+from lightning_apollo.runs.launch import errors_to_all_ranks
+from lightning_apollo.runs.signals import LISTENER
+from lightning_apollo.runs.terminal import steady_terminal
 from lightning_apollo.study.cli import app as study
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 from lightning_apollo.weights.cli import (
@@ -116,12 +119,16 @@ def fit(
     Every stage writes its own folder below the recipe's [bold]output[/bold]; a finished one is not trained again. Where it was
     trained from other settings or data, nothing is trained until you name another output, or --again.
     """
-    with errors_in_one_line(debug):
+    LISTENER.start()
+    steady_terminal()
+    with errors_in_one_line(debug), errors_to_all_ranks():
+        LISTENER.may_requeue = may_requeue(recipe, overrides or ())
         require_video()
         require_data(recipe, overrides or (), stage, begins=True)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
 
+        LISTENER.is_working = True
         run_recipe(load_recipe(recipe, overrides or ()), stage, resume, again)
 
 

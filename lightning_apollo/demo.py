@@ -135,9 +135,13 @@ def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
 
     with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1)) as beside:
         baselines = {name: beside.submit(_train_quietly, name, recipes[name], output) for name in MODELS[1:]}
-        again = again_by_itself(recipes["full"], "the demo", say)
-        run_recipe(recipes["full"], resume=True, say=say, again=again)
-        _wait(baselines, recipes, console)
+        try:
+            again = again_by_itself(recipes["full"], "the demo", say)
+            run_recipe(recipes["full"], resume=True, say=say, again=again)
+            _wait(baselines, recipes, console)
+        except BaseException:  # Ctrl-C reaches the baseline that trains by itself; what has not begun shall not begin
+            beside.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:

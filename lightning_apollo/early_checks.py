@@ -77,6 +77,11 @@ def require_trained(checkpoint: str, words: Sequence[str] = (), stage: str | Non
         raise RecipeError(f"{weights} is not there: train it first with `lightning-apollo fit`")
 
 
+def may_requeue(recipe: str, words: Sequence[str] = ()) -> bool:
+    """True unless the recipe says that its SLURM job is not to be requeued."""
+    return _Outline(recipe_file(recipe), words).get("trainer.preemption.requeue") is not False
+
+
 class _Outline:
     """The keys and values of a recipe and its `key=value` words, unchecked; `load_recipe` says what is wrong with them."""
 

@@ -27,9 +27,9 @@ from tempfile import TemporaryDirectory
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich import get_console
 
+from lightning_apollo import __version__
 from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index_tokens import TextCounter
@@ -43,12 +43,15 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.agreement import agree
 from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
 from lightning_apollo.runs.fingerprint import read_origin
 from lightning_apollo.runs.lock import is_first_rank, sole_writer
 from lightning_apollo.runs.room import require_room, stage_bytes
-from lightning_apollo.runs.start_weights import require_start, start_file
+from lightning_apollo.runs.settings import settings_of
+from lightning_apollo.runs.signals import run_passing_signals_on
+from lightning_apollo.runs.start_weights import digest_of_start, require_start, start_file
 from lightning_apollo.runs.survey import finished_line, first_to_train, refusal
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
@@ -59,18 +62,25 @@ from lightning_apollo.stage_state import (
     standing,
 )
 from lightning_apollo.stages import Stage, StageConfig, find_stage
-from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
+from lightning_apollo.training.callbacks.checkpoint import (
+    CheckpointFile,
+    StepCheckpoint,
+    checkpoint_step,
+    latest_checkpoint,
+)
 from lightning_apollo.training.callbacks.export import DONE, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
-from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
+from lightning_apollo.training.callbacks.preemption import Preemption, slurm_environment, without_handlers
 from lightning_apollo.training.callbacks.progress import StepProgress
 from lightning_apollo.training.callbacks.resume import ExactResume
 from lightning_apollo.training.callbacks.room import FinalRoom
+from lightning_apollo.training.callbacks.same_plan import SamePlan
 from lightning_apollo.training.callbacks.sight import Sight
 from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.master_weights import cast
 from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
+from lightning_apollo.training.steady_logger import tensorboard
 from lightning_apollo.training.step_log import StepLog
 from lightning_apollo.training.verdict import DataSeconds
 
@@ -140,13 +150,30 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = Fal
     begins. No other process may write into its folder meanwhile.
     """
     with sole_writer(stage_folder(recipe, name), say):
-        found = Standing() if again else standing(recipe, name)
-        if found.other:
-            raise RecipeError(refusal(recipe, name, found.other))
-        if found.is_finished:
-            say(finished_line(recipe, name, found.remark))
-        else:
-            _train(recipe, name, None if again else checkpoint_to_go_on_from(recipe, name, resume), again, say)
+        seen = agree(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
+        if seen["finished"] == "yes":
+            say(finished_line(recipe, name, seen["remark"]))
+            return
+        checkpoint = None if again else latest_checkpoint(stage_folder(recipe, name) / CHECKPOINTS)
+        _train(recipe, name, checkpoint, again, say)
+
+
+def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str]:
+    """What this process sees of a stage, for all ranks to compare; RecipeError where the stage may not begin or resume."""
+    found = Standing() if again else standing(recipe, name)
+    if found.other:
+        raise RecipeError(refusal(recipe, name, found.other))
+    facts = {"stage": name, "release": __version__, "finished": "yes" if found.is_finished else "no"}
+    facts["remark"] = found.remark
+    if found.is_finished:
+        return facts
+    checkpoint = None if again else checkpoint_to_go_on_from(recipe, name, resume)
+    facts["last checkpoint"] = "none" if checkpoint is None else f"that of step {checkpoint_step(checkpoint)}"
+    facts["digest of start weights"] = str(digest_of_start(recipe, name))[:12]
+    stage = recipe.stages[name]
+    facts["micro_batch_size"] = str(stage.micro_batch_size)  # on which weights do not depend, but what a rank draws
+    facts["activation_checkpointing"] = str(stage.activation_checkpointing)
+    return facts | {key: str(value) for key, value in settings_of(recipe, name).items()}
 
 
 def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say: Say) -> None:
@@ -219,9 +246,14 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         log_every_n_steps=config.log_every_n_steps,
         logger=[
             StepLog(folder, num_steps_kept=done),
-            TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
+            tensorboard(folder, num_steps_kept=done),
         ],
-        callbacks=[*sight, step_time, *stage_callbacks(recipe, name)],  # what sight runs is no part of a step's time
+        callbacks=[
+            SamePlan(data.digests),
+            *sight,
+            step_time,
+            *stage_callbacks(recipe, name),
+        ],  # what sight runs is no part of a step's time
         profiler=step_time.profiler,
         plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,
@@ -234,7 +266,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         trainer.accumulate_grad_batches = stage.accumulate(trainer.world_size)
     except ValueError as error:
         raise RecipeError(f"stages.{name}: {error}") from error
-    return trainer
+    return without_handlers(trainer)
 
 
 def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:

@@ -191,6 +191,11 @@ class VideoDataModule(LightningDataModule):
         self._restore_position()
         return self.loader
 
+    def digests(self) -> dict[str, str]:
+        """Short hashes of the data and of the plan, for all ranks to compare once the loader is made."""
+        assert self.loader is not None  # training has begun
+        return {"digest of the data": self.fingerprint[:12], "digest of the plan": self.loader.positions.digest()[:12]}
+
     def state_dict(self) -> dict[str, Any]:
         """What tells these data from any others, and where in them the stage is."""
         assert self.loader is not None  # a checkpoint is written while it is read

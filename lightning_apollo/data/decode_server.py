@@ -37,10 +37,6 @@ def fork_on_request(socket: int) -> None:
 
     Where the other end is closed, as it is when its process is killed, the forks end too, whatever they do.
     """
-    for stop in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(
-            stop, signal.SIG_IGN
-        )  # they reach all processes of a run, which needs this one till its last step
     with suppress(VideoLibrariesError):  # a reader will say so
         load_torchcodec()  # the forks have it then
     control = Connection(socket)

@@ -1,22 +1,28 @@
-"""The process that loader and probe processes are forked from."""
+"""The process that loader and probe processes are forked from, and signals that processes of a run do not hear."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 
-# Ask a run to stop, and often reach all its processes: torchrun sends SIGTERM to a rank's whole group. The training process
-# answers at the edge of its step, and needs its loader until then.
-_DEAF_TO = (signal.SIGTERM, signal.SIGUSR1)
+# Ask a run to stop, and often reach all its processes: torchrun sends SIGTERM to a rank's whole group, a terminal Ctrl-C. The
+# training process answers at the edge of its step, and needs its loader until then.
+_DEAF_TO = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that are started inside are born with the signals that ask a run to stop blocked, as are their forks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_fork_server() -> None:
-    """Starts the fork server of this process where none runs, with the signals that ask a run to stop blocked.
-
-    What it forks inherits that, and ends with this process or by SIGKILL.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)
-    try:
+    """Starts the fork server of this process where none runs; deaf, it ends with this process or by SIGKILL."""
+    with deaf():
         resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)  # again: Python 3.11 unblocks SIGTERM with it
+        signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)  # again: Python 3.11 unblocks SIGINT and SIGTERM with it
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from lightning_apollo.data.order import rank_positions
 from lightning_apollo.data.planner import Planner
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.structures import PackedBatch
+
+_NUM_IN_DIGEST = 64  # micro-batches
 
 
 class Positions(Sampler[MicroBatchRequest]):
@@ -44,6 +47,13 @@ class Positions(Sampler[MicroBatchRequest]):
     def __len__(self) -> int:
         """Micro-batches of one rank in the whole stage."""
         return self.num_micro_batches // self.world_size
+
+    def digest(self) -> str:
+        """A hash of what comes next over all ranks: the length of the epoch and the rows of its next micro-batches."""
+        end = self.planner.num_micro_batches(self.epoch)
+        shown = range(self.position, min(self.position + _NUM_IN_DIGEST, end))
+        rows = [self.planner.request(self.epoch, position).rows for position in shown]
+        return hashlib.sha256(repr((self.epoch, self.position, end, rows)).encode()).hexdigest()
 
     def advance(self) -> None:
         """Counts one micro-batch on every rank; the last one of an epoch leads to the start of the next."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_apollo.data.dataset import BadSample, PreparedBatch
 from lightning_apollo.errors import UserError
+from lightning_apollo.side_file import SideFile
 from lightning_apollo.structures import MediaError, PackedBatch
 
 MIN_BAD_SAMPLES = 10  # fewer never end a run: the share of a few means nothing
@@ -23,6 +24,7 @@ class Quarantine:
     def __init__(self, path: Path, max_share: float) -> None:
         self.path = path
         self.max_share = max_share
+        self._file = SideFile(path)
         self.num_tried: Counter[str] = Counter()  # samples of each source, bad ones included
         self.num_bad: Counter[str] = Counter()
 
@@ -53,9 +55,7 @@ class Quarantine:
             self.num_tried += Counter(prepared.batch.sources)
 
     def _list(self, bad_samples: tuple[BadSample, ...]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write("".join(json.dumps(_as_row(sample)) + "\n" for sample in bad_samples))
+        self._file.append("".join(json.dumps(_as_row(sample)) + "\n" for sample in bad_samples))
 
 
 def _as_row(sample: BadSample) -> dict[str, object]:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.decode_server import Answer, receive_answer
+from lightning_apollo.data.fork_server import deaf
 from lightning_apollo.data.reader import MediaReader
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
@@ -185,7 +186,7 @@ class _ForkServer:
     def __init__(self) -> None:
         self.owner_id = os.getpid()
         self.control, theirs = Pipe()
-        with theirs:
+        with theirs, deaf():
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *sys.path],
                 pass_fds=(theirs.fileno(),),

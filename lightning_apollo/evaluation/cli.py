@@ -38,7 +38,7 @@ lightning-apollo evaluate run runs/mine/video_centric_fine_tuning data.budget.to
 
 lightning-apollo evaluate run videollama3-tiny --benchmark shapes --data runs/demo/shapes --modes full,single_frame,blind
 
-torchrun --nproc-per-node 8 -m lightning_apollo.cli evaluate run CHECKPOINT --benchmark mlvu --data benchmarks/MLVU
+torchrun --nproc-per-node 8 -m lightning_apollo evaluate run CHECKPOINT --benchmark mlvu --data benchmarks/MLVU
 """
 
 

@@ -73,7 +73,10 @@ class ChatConfig:
 
 
 def run(trained: TrainedModel, config: ChatConfig, say: Callable[[str], None]) -> None:
-    """Serves the page until Ctrl-C or SIGTERM; `say` gets its address. OSError where the port is taken."""
+    """Serves the page until SIGTERM, or Ctrl-C, after which it ends with 130; `say` gets its address.
+
+    OSError where the port is taken.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads are deleted then too
     try:
         with serve(trained, config) as address:
@@ -81,6 +84,7 @@ def run(trained: TrainedModel, config: ChatConfig, say: Callable[[str], None]) -
             threading.Event().wait()
     except KeyboardInterrupt:
         say("ended, uploads deleted")
+        raise SystemExit(130) from None
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from torch.distributed import DistError, TCPStore  # pyright: ignore[reportPriva
 from torch.utils.hooks import RemovableHandle
 
 from lightning_apollo.models.video_lmm import VideoLMM
+from lightning_apollo.side_file import SideFile
 from lightning_apollo.training.stall import BETWEEN, Position, RankReport, describe, entry, is_stalled
 
 EXIT_CODE = 70  # of a run that a sentinel ends
@@ -130,6 +131,7 @@ class _Watch(threading.Thread):
         self.rank = rank
         self.world_size = world_size
         self.settings = settings
+        self._log = SideFile(settings.folder / LOG)
         self._stopped = threading.Event()
         self._num_said = 0
         self._heard: dict[int, tuple[bytes, float]] = {}  # rank -> how often it had spoken, and when that changed
@@ -196,9 +198,7 @@ class _Watch(threading.Thread):
 
     def _write(self, text: str) -> None:
         logger.error(text)
-        self.settings.folder.mkdir(parents=True, exist_ok=True)
-        with (self.settings.folder / LOG).open("a") as file:
-            file.write(f"{text}\n")
+        self._log.append(f"{text}\n")
 
 
 def _open_store(strategy: ParallelStrategy) -> TCPStore:

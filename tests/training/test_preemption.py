@@ -13,9 +13,9 @@ import pytest
 from lightning_apollo import fit
 from lightning_apollo.config import Recipe, save_recipe
 from lightning_apollo.fit import run_stage
+from lightning_apollo.runs.signals import EXIT_CODE, INTERRUPTED, SIGNALS, Preempted
 from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
-from lightning_apollo.training.callbacks.preemption import EXIT_CODE, SIGNALS, Preempted, run_passing_signals_on
 from tests.launch import launch
 from tests.small_recipe import recipe
 from tests.training.preempted_runs import Strike, with_strikes
@@ -103,7 +103,9 @@ def test_a_stage_ends_at_the_edge_of_its_step_and_goes_on_to_the_same_weights(
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("stopped by SIGUSR1 after step 2: checkpoint ")]
     assert lines[-1].endswith("job 4711 is requeued")
-    assert strike(one, monkeypatch, Strike(0, 8, "SIGTERM"), resume=True) == EXIT_CODE  # in the step right after
+    assert (
+        strike(one, monkeypatch, Strike(0, 8, "SIGINT"), resume=True) == INTERRUPTED == 130
+    )  # in the step right after
     assert checkpoint_name(one) == "step-00000003.ckpt"
     assert scontrol.read_text() == "requeue 4711\n"  # not after SIGTERM: scancel sends it too
     run_stage(one, STAGE, resume=True)
@@ -198,12 +200,18 @@ def run_in_sessions(commands: list[list[str]], environments: list[dict[str, str]
 def test_a_signal_to_the_whole_group_leaves_the_loader_alive(
     whole: Recipe, shapes: Path, tmp_path: Path, scontrol: Path
 ) -> None:
-    """torchrun sends SIGTERM to a rank's group, some clusters SIGUSR1 to all processes of a job."""
+    """torchrun sends SIGTERM to a rank's group, some clusters SIGUSR1 to all processes of a job, a terminal Ctrl-C."""
     one = small(tmp_path, shapes, "data.num_workers=2")
     strikes = Strike(0, 5, "SIGUSR1", True), Strike(0, 6, "SIGTERM", True)
     codes, output = run_in_sessions([command(one, "begin", *strikes)], [{}])
     assert codes == [EXIT_CODE], output
     assert checkpoint_name(one) == "step-00000002.ckpt"
+    assert scontrol.read_text() == "requeue 4711\n"
+    codes, output = run_in_sessions([command(one, "resume", Strike(0, 9, "SIGINT", True))], [{}])
+    assert codes == [INTERRUPTED], output
+    assert "Traceback" not in output
+    assert "start it again with --resume" in output.splitlines()[-1]
+    assert checkpoint_name(one) == "step-00000003.ckpt"
     assert scontrol.read_text() == "requeue 4711\n"
     run_stage(small(tmp_path, shapes), STAGE, resume=True)
     assert digest(one) == digest(whole)
@@ -242,46 +250,3 @@ def tasks_of_srun() -> list[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         job |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     return [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"} for rank in range(2)]
-
-
-CHILD = """
-import pathlib, signal, sys, time
-def handler(number, frame):
-    pathlib.Path(sys.argv[1]).write_text(signal.Signals(number).name)
-    sys.exit(int(sys.argv[2]))
-signal.signal(signal.SIGTERM, handler)
-signal.signal(signal.SIGUSR1, handler)
-pathlib.Path(sys.argv[1]).write_text("ready")
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "expected"),
-    [
-        (signal.SIGUSR1, 75, 75),
-        (signal.SIGTERM, 3, 3),
-        (signal.SIGTERM, 0, EXIT_CODE),
-    ],
-)
-def test_the_process_of_a_recipe_passes_signals_on_to_its_stage(
-    number: signal.Signals, code: int, expected: int, tmp_path: Path
-) -> None:
-    note = tmp_path / "note"
-    handlers_before = [signal.getsignal(number) for number in SIGNALS]
-    watch = f"""
-import os, pathlib, time
-while not pathlib.Path({str(note)!r}).exists() or pathlib.Path({str(note)!r}).read_text() != "ready":
-    time.sleep(0.05)
-os.kill({os.getpid()}, {int(number)})
-"""
-    watcher = subprocess.Popen(["timeout", "-k", "5", "30", sys.executable, "-c", watch])
-    assert run_passing_signals_on([sys.executable, "-c", CHILD, str(note), str(code)]) == expected
-    assert watcher.wait() == 0
-    assert note.read_text() == number.name
-    assert [signal.getsignal(number) for number in SIGNALS] == handlers_before
-
-
-def test_a_command_ends_with_its_own_code_or_its_signal() -> None:
-    assert run_passing_signals_on(["sh", "-c", "exit 7"]) == 7
-    assert run_passing_signals_on(["sh", "-c", "kill -KILL $$"]) == 137

@@ -1,4 +1,4 @@
-"""What a checkpoint needs beside weights, optimizer and position, so that going on is the same as never having stopped."""
+"""Random states of all ranks: other ones for each, and the same after a resume as without a stop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _KEY = "exact_resume"
 
 class ExactResume(Callback):
     """Keeps the random states of every rank, and lets a run go on with another number of ranks.
+
+    All ranks make the same initial weights from one seed. From the first micro-batch on each draws from states of its own, so
+    that their dropout masks differ; the first rank's are those of a run of one rank.
 
     On as many ranks as before, each gets its own states back right before its next micro-batch, so that dropout draws what it
     would have drawn. On another number, states are made anew from the first rank's. Lightning's counters of micro-batches, which
@@ -37,6 +40,10 @@ class ExactResume(Callback):
         _ = trainer.estimated_stepping_batches  # asks for the loader, which takes smaller steps where an epoch is small
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         convert_batch_progress(progress, checkpoint[_KEY]["accumulated"], trainer.accumulate_grad_batches)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._pending is None and trainer.global_rank > 0:
+            self._pending = _new_states(random_states(), trainer.global_rank)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._pending is not None:  # only now: what Lightning and the loader do before may draw numbers
@@ -92,7 +99,7 @@ def _of_all_ranks(world_size: int, states: dict[str, Tensor]) -> list[dict[str, 
 
 
 def _new_states(first: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """States for one of another number of ranks: drawn from the first rank's, other ones for every rank."""
+    """States of a rank that are drawn from the first rank's, other ones for every rank."""
     before = random_states()
     set_random_states({**before, **{name: state for name, state in first.items() if name != "cuda"}})
     seed = int(torch.randint(2**32, (rank + 1,))[-1])

@@ -79,6 +79,9 @@ class Recipe:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
+        for key in ("name", "output"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"{key} is empty: write {key}=..., which names a folder")
         if self.compat not in COMPATIBILITIES:
             raise ValueError(f"compat is one of {', '.join(COMPATIBILITIES)}, not {self.compat!r}")
         if (self.compat == "apollo") != (self.model.fused is not None):

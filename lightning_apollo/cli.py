@@ -97,6 +97,7 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of a stage that was stopped.")
     ] = False,
+    part_of_run: Annotated[bool, typer.Option("--part-of-run", hidden=True)] = False,
     debug: Debug = False,
 ) -> None:
     """Train the stages of a recipe, one after the other.
@@ -108,8 +109,12 @@ def fit(
         require_data(recipe, overrides or (), stage, begins=True)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
+        from lightning_apollo.runs.next_steps import say_next_steps
 
-        run_recipe(load_recipe(recipe, overrides or ()), stage, resume)
+        loaded = load_recipe(recipe, overrides or ())
+        run_recipe(loaded, stage, resume)
+        if not part_of_run:  # of all stages, whose last words come from the process that started this one
+            say_next_steps(loaded, stage, [recipe, *(overrides or ())])
 
 
 @app.command(epilog=EXPLAIN_EPILOG)

@@ -107,7 +107,7 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
         path = stage_folder(recipe, name) / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, path)
-        command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name]
+        command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name, "--part-of-run"]
         command += ["--resume"] * resume
         if code := run_passing_signals_on(command):
             raise SystemExit(code)

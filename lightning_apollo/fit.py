@@ -41,6 +41,7 @@ from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.devices import check_devices
 from lightning_apollo.stage_state import (
     CHECKPOINTS,
     checkpoint_to_go_on_from,
@@ -103,6 +104,7 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
     for number, name in enumerate(recipe.stages, start=1):
         if _said_finished(recipe, name, say):
             continue
+        check_devices(recipe.trainer)
         say(f"stage {number} of {len(recipe.stages)}: {name}")
         path = stage_folder(recipe, name) / "recipe.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,7 @@ def run_recipe(recipe: Recipe, stage: str | None = None, resume: bool = False, s
 
 def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     """Trains one stage in this process and exports its weights; with `resume`, from its last checkpoint if it has one."""
+    check_devices(recipe.trainer)
     config, folder = recipe.stages[name], stage_folder(recipe, name)
     checkpoint = checkpoint_to_go_on_from(recipe, name, resume)
     if recipe.trainer.threads is not None:

@@ -93,6 +93,8 @@ def load_llm(config: LLMConfig) -> LanguageModel:
         llm = AutoModelForCausalLM.from_pretrained(
             config.weights, attn_implementation=ATTENTION, dtype=torch.float32, trust_remote_code=False
         )
+    except OSError as error:
+        raise WeightsError(_not_found(config.weights, "weights", error)) from error
     except ValueError as error:  # what transformers says of a model with code of its own, and of one it does not know
         raise WeightsError(f"{config.weights}: {str(error).splitlines()[0]}") from error
     for ours, theirs in (
@@ -129,6 +131,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     next ids, 151665 to 151667 on Qwen2.5 (papers.md 2.5), and the bounds of a clip (Apollo, Table 2) the two after."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except OSError as error:  # what transformers says of a name that is nowhere, and where the hub cannot be reached
+        raise WeightsError(_not_found(name, "tokenizer", error)) from error
     except ValueError as error:  # what transformers says of a tokenizer with code of its own, and of one it cannot read
         raise WeightsError(
             f"{name}: no tokenizer that transformers itself has: {str(error).splitlines()[0]}"
@@ -138,6 +142,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if missing:
         tokenizer.add_tokens(missing, special_tokens=True)
     return tokenizer
+
+
+def _not_found(name: str, key: str, error: OSError) -> str:
+    return (
+        f"{name}: no such folder, and the hub says: {str(error).splitlines()[0]} Fetch it where there is a network "
+        f"(`hf download {name}`), or name a folder: model.llm.{key}=FOLDER"
+    )
 
 
 def run_decoder(

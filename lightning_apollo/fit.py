@@ -36,7 +36,7 @@ from lightning_apollo.data.plan import PlanConfig
 from lightning_apollo.models.adapter_file import AdapterOrigin
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
-from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
@@ -272,7 +272,7 @@ def text_counter(recipe: Recipe) -> TextCounter:
     """The recipe's tokenizer, and how the tokens of text are counted with it."""
     name = recipe.model.llm.tokenizer
     clip_text = None if recipe.model.clip is None else recipe.data.clip_text
-    return TextCounter(load_tokenizer(name), name, recipe.data.system_prompt, clip_text)
+    return TextCounter(load_tokenizer_of(recipe.model.llm), name, recipe.data.system_prompt, clip_text)
 
 
 def plan_config(stage: StageConfig, recipe: Recipe) -> PlanConfig:

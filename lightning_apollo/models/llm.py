@@ -118,6 +118,12 @@ def check_llm(llm: LLMConfig, theirs: PreTrainedConfig, source: str) -> None:
             raise WeightsError(
                 f"{source}: {name} is {value:g}: set model.llm.{_COMPARED[name]}, which is {ours[name]:g}"
             )
+    longest = getattr(theirs, "max_position_embeddings", None)
+    if longest is not None and longest < llm.max_position_embeddings:
+        raise WeightsError(
+            f"{source}: max_position_embeddings is {longest}: set model.llm.max_position_embeddings, which is "
+            f"{llm.max_position_embeddings}, to {longest} or less"
+        )
 
 
 def config_of_recipe(llm: LLMConfig) -> PreTrainedConfig:
@@ -141,6 +147,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     missing = [token for token in ADDED_TOKENS if token not in known]
     if missing:
         tokenizer.add_tokens(missing, special_tokens=True)
+    return tokenizer
+
+
+def load_tokenizer_of(llm: LLMConfig, name: str | None = None) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of the recipe, or the one called `name`. WeightsError where its ids exceed the vocabulary."""
+    name = name or llm.tokenizer
+    tokenizer = load_tokenizer(name)
+    num_tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    if num_tokens > llm.vocab_size:
+        raise WeightsError(
+            f"{name}: {num_tokens} tokens, with those that we add ({', '.join(ADDED_TOKENS)}), but model.llm.vocab_size is "
+            f"{llm.vocab_size}: set it to {num_tokens} or more, or name another tokenizer"
+        )
     return tokenizer
 
 

@@ -36,7 +36,7 @@ from lightning_apollo.data.plan import PlanConfig
 from lightning_apollo.models.adapter_file import AdapterOrigin
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
-from lightning_apollo.models.llm import load_tokenizer_of
+from lightning_apollo.models.llm import check_positions, load_tokenizer_of
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
@@ -129,6 +129,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False) -> None:
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
+        check_positions(model.llm, recipe.data.budget.max_length)
     model.to(WEIGHT_DTYPES.get(recipe.trainer.precision, torch.float32))
     stage = _build_stage(model, recipe, name)
     if trainer.is_global_zero and checkpoint is None:

@@ -118,11 +118,15 @@ def check_llm(llm: LLMConfig, theirs: PreTrainedConfig, source: str) -> None:
             raise WeightsError(
                 f"{source}: {name} is {value:g}: set model.llm.{_COMPARED[name]}, which is {ours[name]:g}"
             )
-    longest = getattr(theirs, "max_position_embeddings", None)
-    if longest is not None and longest < llm.max_position_embeddings:
+
+
+def check_positions(llm: LanguageModel, max_length: int) -> None:
+    """Raises WeightsError where samples may have more tokens than the loaded weights have positions."""
+    positions = getattr(llm.config, "max_position_embeddings", None)
+    if positions is not None and positions < max_length:
         raise WeightsError(
-            f"{source}: max_position_embeddings is {longest}: set model.llm.max_position_embeddings, which is "
-            f"{llm.max_position_embeddings}, to {longest} or less"
+            f"the language model's weights have {positions} positions (max_position_embeddings), but data.budget.max_length "
+            f"is {max_length}: lower it, and data.budget.token_budget with it"
         )
 
 

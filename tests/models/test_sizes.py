@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from lightning_apollo.cli import app
 from lightning_apollo.config import RecipeError, load_recipe
-from lightning_apollo.models.llm import LLMConfig, check_llm, config_of_recipe, load_llm, load_tokenizer_of
+from lightning_apollo.models.llm import LLMConfig, build_llm, check_positions, load_llm, load_tokenizer_of
 from lightning_apollo.structures import WeightsError
 
 NUM_TOKENS = 502  # conf/model/tiny_tokenizer's 500, and the two of Apollo's that it lacks
@@ -45,16 +45,16 @@ def test_fewer_positions_than_tokens_of_a_sample_are_refused(llm: LLMConfig) -> 
         assert " positions (model.llm.max_position_embeddings): lower the first" in str(error.value)
 
 
-def test_weights_of_fewer_positions_than_the_recipe_has_are_refused(llm: LLMConfig) -> None:
-    check_llm(llm, config_of_recipe(replace(llm, max_position_embeddings=1024)), "theirs")
-    with pytest.raises(
-        WeightsError, match=r"theirs: max_position_embeddings is 256: set model.llm.max_position_embeddings"
-    ):
-        check_llm(llm, config_of_recipe(replace(llm, max_position_embeddings=256)), "theirs")
+def test_weights_of_fewer_positions_than_a_sample_may_have_are_refused(llm: LLMConfig, tmp_path: Path) -> None:
+    build_llm(replace(llm, max_position_embeddings=256)).save_pretrained(tmp_path)
+    loaded = load_llm(replace(llm, weights=str(tmp_path)))
+    check_positions(loaded, 256)
+    with pytest.raises(WeightsError, match=r"weights have 256 positions .*data\.budget\.max_length is 257: lower it"):
+        check_positions(loaded, 257)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_with_the_fix(llm: LLMConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+def test_a_hub_that_cannot_be_reached_is_one_line_with_the_fix(llm: LLMConfig) -> None:
+    """The tests run with HF_HUB_OFFLINE=1."""
     with pytest.raises(WeightsError) as error:
         load_tokenizer_of(replace(llm, tokenizer="nobody/nothing"))
     with pytest.raises(WeightsError) as other:

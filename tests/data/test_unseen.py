@@ -28,7 +28,7 @@ def unseen_by_hand(planner: Planner, num_micro_batches: int) -> Counter[int]:
         positions = min(num_micro_batches, planner.num_micro_batches(epoch))
         drawn |= {(source, row) for source, row in planner.rows(epoch).tolist()}
         for position in range(positions):
-            shown |= set(map(tuple, planner.request(epoch, position).rows))
+            shown |= {(source, row) for source, row in planner.request(epoch, position).rows}
         num_micro_batches, epoch = num_micro_batches - positions, epoch + 1
     return Counter(source for source, _ in drawn - shown)
 

@@ -112,6 +112,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    part_of_run: Annotated[bool, typer.Option("--part-of-run", hidden=True)] = False,
     debug: Debug = False,
 ) -> None:
     """Train the stages of a recipe, one after the other.
@@ -127,9 +128,13 @@ def fit(
         require_data(recipe, overrides or (), stage, begins=True)
         from lightning_apollo.config import load_recipe
         from lightning_apollo.fit import run_recipe
+        from lightning_apollo.runs.next_steps import say_next_steps
 
         LISTENER.is_working = True
-        run_recipe(load_recipe(recipe, overrides or ()), stage, resume, again)
+        loaded = load_recipe(recipe, overrides or ())
+        run_recipe(loaded, stage, resume, again)
+        if not part_of_run:  # of all stages, whose last words come from the process that started this one
+            say_next_steps(loaded, stage, [recipe, *(overrides or ())])
 
 
 @app.command(epilog=EXPLAIN_EPILOG)

@@ -32,6 +32,7 @@ from lightning_apollo.training.sharding import STRATEGIES
 __all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipes", "save_recipe"]
 
 COMPATIBILITIES = ("videollama3", "apollo")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 _IN_CONF = (
     ("vision", "weights"),
@@ -45,7 +46,7 @@ CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
 class TrainerConfig:
     """How Lightning's Trainer runs every stage."""
 
-    accelerator: str = "auto"  # auto | cpu | gpu
+    accelerator: str = "auto"  # auto | cpu | gpu; or cuda, mps: this kind of GPU
     devices: str = "auto"  # number of devices on each node; auto: all of them
     num_nodes: int = 1
     strategy: str = "auto"  # auto | ddp: every rank holds the whole model | fsdp: each holds a slice of it
@@ -62,10 +63,12 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.accelerator not in ACCELERATORS:
+            raise ValueError(f"accelerator is one of {', '.join(ACCELERATORS)}, not {self.accelerator!r}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy is one of {', '.join(STRATEGIES)}, not {self.strategy!r}")
-        if self.devices != "auto" and not self.devices.isdecimal():
-            raise ValueError(f"devices is a number or auto, not {self.devices!r}")
+        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices)):
+            raise ValueError(f"devices is a number from 1 on or auto, not {self.devices!r}")
         if self.num_nodes < 1 or self.log_every_n_steps < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError("num_nodes, log_every_n_steps and threads are at least 1")
 
@@ -84,11 +87,20 @@ class Recipe:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
+        for key in ("name", "output"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"{key} is empty: write {key}=..., which names a folder")
         if self.compat not in COMPATIBILITIES:
             raise ValueError(f"compat is one of {', '.join(COMPATIBILITIES)}, not {self.compat!r}")
         if (self.compat == "apollo") != (self.model.fused is not None):
             encoder = "of clips (model.fused)" if self.model.fused is not None else "of frames (model.vision)"
             raise ValueError(f"compat {self.compat} does not go with an encoder {encoder}")
+        positions, longest = self.model.llm.max_position_embeddings, self.data.budget.max_length
+        if positions < longest:
+            raise ValueError(
+                f"data.budget.max_length is {longest}, but the language model has {positions} positions "
+                "(model.llm.max_position_embeddings): lower the first, or raise the second where the model was trained with more"
+            )
         self.data.sampling.check_clip(self.model.clip)
         if not self.stages:
             raise ValueError("stages: a recipe has at least one")

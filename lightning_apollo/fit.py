@@ -38,7 +38,7 @@ from lightning_apollo.files import write_atomically
 from lightning_apollo.models.adapter_file import AdapterOrigin
 from lightning_apollo.models.checkpoints import load_pretrained, load_weights
 from lightning_apollo.models.flops import BatchSizes, count_flops
-from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.llm import check_positions, load_tokenizer_of
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
@@ -46,6 +46,7 @@ from lightning_apollo.preparation_progress import preparation_progress
 from lightning_apollo.runs.agreement import agree
 from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
+from lightning_apollo.runs.devices import check_devices
 from lightning_apollo.runs.fingerprint import read_origin
 from lightning_apollo.runs.lock import is_first_rank, sole_writer
 from lightning_apollo.runs.room import require_room, stage_bytes
@@ -129,6 +130,7 @@ def run_recipe(
         if name in found.finished:
             say(finished_line(recipe, name, found.finished[name]))
             continue
+        check_devices(recipe.trainer)
         say(f"stage {number} of {len(recipe.stages)}: {name}")
         if code := _run_in_process(recipe, name, ["--resume"] * resume + [f"--again={name}"] * (name == first)):
             raise SystemExit(code)
@@ -139,7 +141,7 @@ def _run_in_process(recipe: Recipe, name: str, options: Sequence[str]) -> int:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         save_recipe(recipe, path)
-        command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name]
+        command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--stage", name, "--part-of-run"]
         return run_passing_signals_on([*command, *options])
 
 
@@ -178,6 +180,7 @@ def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str
 
 def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say: Say) -> None:
     """Opens data and start weights, then writes into the stage's folder and trains."""
+    check_devices(recipe.trainer)
     config, folder = recipe.stages[name], stage_folder(recipe, name)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
@@ -193,6 +196,7 @@ def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say:
     model = build_model(recipe.model, config.reducer)
     if checkpoint is None or config.is_quantized:  # whose checkpoints leave out what can be made again
         _load_start(model, recipe, name)
+        check_positions(model.llm, recipe.data.budget.max_length)
     stage = _build_stage(model, recipe, name)
     if trainer.is_global_zero and again:
         move_aside(recipe, name, say)
@@ -340,7 +344,7 @@ def text_counter(recipe: Recipe) -> TextCounter:
     """The recipe's tokenizer, and how the tokens of text are counted with it."""
     name = recipe.model.llm.tokenizer
     clip_text = None if recipe.model.clip is None else recipe.data.clip_text
-    return TextCounter(load_tokenizer(name), name, recipe.data.system_prompt, clip_text)
+    return TextCounter(load_tokenizer_of(recipe.model.llm), name, recipe.data.system_prompt, clip_text)
 
 
 def plan_config(stage: StageConfig, recipe: Recipe) -> PlanConfig:

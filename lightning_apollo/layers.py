@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_apollo.errors import RecipeError, suggestion
 from lightning_apollo.trees import Tree, assign, merge
+from lightning_apollo.yaml_text import entry_hint, read_word, read_yaml, settle
 
 
 def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
@@ -24,7 +25,8 @@ def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ())
     if path.resolve() in seen:
         raise RecipeError(f"{label}: base: the files name each other in a circle")
     own = _read_yaml(path)
-    bases = own.pop("base", [])
+    bases = settle(own.pop("base", []), list[str])
+    own = settle(own, kind)
     if not isinstance(bases, list) or not all(isinstance(entry, str) for entry in bases):
         raise RecipeError(f"{label}: base: a list of files is expected, not {bases!r}")
     check(own, kind, label)
@@ -44,7 +46,7 @@ def with_defaults(tree: Tree, kind: type) -> Tree:
 def apply_word(tree: Tree, kind: type, word: str) -> Tree:
     """Returns the tree with one `dotted.key=value` word on top; before and after, its defaults are written out.
 
-    The key must exist: a mistyped name never makes a new entry.
+    The key must exist: a mistyped name never makes a new entry. What the text stands for, its type decides (yaml_text.py).
     """
     key, is_assignment, text = word.partition("=")
     if not is_assignment:
@@ -58,12 +60,13 @@ def apply_word(tree: Tree, kind: type, word: str) -> Tree:
         if name not in known:
             raise RecipeError(f"{word}: {'.'.join(names[: depth + 1])}: unknown key{suggestion(name, known)}")
         node = node[name]
+    hint: Any = kind
+    for name in names:
+        hint = entry_hint(hint, name)
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        layer = value = read_word(text, hint)
     except yaml.YAMLError as error:
         raise RecipeError(f"{word}: {text} is not a YAML value") from error
-    assert isinstance(parsed, dict)
-    layer = value = parsed["value"]
     for name in reversed(names):
         layer = {name: layer}
     check(layer, kind, word)
@@ -100,15 +103,17 @@ def short_path(path: Path) -> str:
 
 def _read_yaml(path: Path) -> Tree:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise RecipeError(f"{short_path(path)}: {line}{error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{short_path(path)}: no YAML in UTF-8: {str(error).splitlines()[0]}") from error
+    if content is None:
+        return {}
     if not isinstance(content, dict):
         raise RecipeError(f"{short_path(path)}: a mapping of keys to values is expected")
-    return {str(key): value for key, value in content.items()}
+    return content
 
 
 def _find_base(entry: str, path: Path, conf: Path) -> Path:

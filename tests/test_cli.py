@@ -68,6 +68,28 @@ def test_the_shell_completes_names_of_recipes() -> None:
     assert done.stdout.split() == ["videollama3-tiny"]
 
 
+def test_fit_ends_by_saying_what_to_run_next_but_for_a_part_of_a_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lightning_apollo.fit, "run_recipe", lambda *_: None)  # as one whose stages are finished
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning-apollo"])
+    for stage in ("multi_task_fine_tuning", "video_centric_fine_tuning"):
+        weights = tmp_path / "my runs" / stage / "model.safetensors"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"")
+    words = ("fit", "videollama3-tiny", "output=my runs")
+    ask = "ask it: lightning-apollo generate 'my runs/{}' --video VIDEO.mp4 --prompt 'What happens?'"
+    last = ["model: my runs/video_centric_fine_tuning/model.safetensors", ask.format("video_centric_fine_tuning")]
+    assert run(*words).stdout.splitlines() == last
+    assert run(*words, "--stage", "multi_task_fine_tuning").stdout.splitlines() == [
+        "model: my runs/multi_task_fine_tuning/model.safetensors",
+        "next stage: lightning-apollo fit videollama3-tiny 'output=my runs' --stage video_centric_fine_tuning",
+        ask.format("multi_task_fine_tuning"),
+    ]
+    assert run(*words, "--stage", "video_centric_fine_tuning", "--part-of-run").stdout == ""
+
+
 def test_fit_hands_the_recipe_and_the_stage_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Recipe, str | None, bool, str | None]] = []
     monkeypatch.setattr(lightning_apollo.fit, "run_recipe", lambda *arguments: calls.append(arguments))

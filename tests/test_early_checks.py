@@ -155,3 +155,28 @@ def test_what_no_stage_still_reads_need_not_be_there(tmp_path: Path, monkeypatch
         require_trained("two.yaml")
     (tmp_path / "two").mkdir()
     require_trained("two.yaml", ["output=${name}/../out"], "multi_task_fine_tuning")
+
+
+def test_paths_are_the_text_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = tmp_path / "012" / "video_centric_fine_tuning" / "model.safetensors"
+    trained.parent.mkdir(parents=True)
+    trained.write_bytes(b"")
+    Path("own.yaml").write_text("base: [recipe/videollama3-tiny]\nname: 2024_11_28\noutput: 012\n")
+    require_trained("own.yaml")
+    require_trained("videollama3-tiny", ["output=012"])
+    for word, folder in (
+        ("output=a #1", "a #1"),
+        ("output=x: y", "x: y"),
+        ("output='z'", "z"),
+        ("output=${name}", "2024_11_28"),
+    ):
+        with pytest.raises(UserError) as error:
+            require_trained("own.yaml", [word])
+        assert str(error.value).startswith(f"{folder}/video_centric_fine_tuning/model.safetensors is not there")
+    for name in ("2024_11_28", "a #1.jsonl", "yes", "k: v=w.jsonl"):
+        with pytest.raises(UserError) as error:
+            require_data("own.yaml", [f"data.manifests=[{name}]"], begins=True)
+        assert str(error.value).startswith(f"{name}: no such file")
+        Path(name).write_text("")
+        require_data("own.yaml", [f"data.manifests=[{name}]"], begins=True)

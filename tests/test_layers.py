@@ -1,11 +1,15 @@
 """Layers of YAML on small dataclasses: what wins, and the exact line for every mistake."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lightning_apollo.layers import RecipeError, apply_word, build, read_layers, with_defaults
+from lightning_apollo.yaml_text import read_yaml, settle
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Whole:
     names: list[str] = field(default_factory=list)
     extra: Part | None = None
     output: str = "runs/${name}"
+    labels: dict[str, str] = field(default_factory=dict)
+    comment: str | None = None
+    seed: int = 0
 
 
 @pytest.fixture(autouse=True)
@@ -69,13 +76,71 @@ def test_a_mixture_is_written_whole_by_file_and_word_but_one_entry_can_be_set() 
     assert load("base: [first]\n", "mixture.b=0.5", first=base).mixture == {"a": 1.0, "b": 0.5}
 
 
-def test_words_take_yaml_values() -> None:
-    whole = load(
-        "name: x\n", "names=[a.json,b.jsonl]", "extra={width: 3}", "extra.rate=1e-5", "name='7'", "output=a=b/${name}"
-    )
-    assert whole == Whole(name="7", names=["a.json", "b.jsonl"], extra=Part(3, rate=1e-5), output="a=b/7")
+def test_words_take_yaml_values_where_they_are_no_text() -> None:
+    whole = load("name: x\n", "extra={width: 3_000}", "extra.rate=1e-5", "parts={a: {width: 010}}")
+    assert whole == Whole(name="x", parts={"a": Part(10)}, extra=Part(3000, rate=1e-5), output="runs/x")
     assert load("name: x\nextra: {width: 3}\n", "extra=null").extra is None
     assert load("name: x\n", "extra.width=3").extra == Part(3)  # a section that was off
+
+
+WRITTEN = ("2024_11_28", "2024-11-28", "yes", "off", "012", "0x10", "1e3", "1:30", "null", "~", ".5", "true", "=", "<<")
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_string_of_a_file_or_a_word_is_the_text_that_is_written(text: str) -> None:
+    comment = None if text in ("null", "~") else text  # which says nothing, where nothing may be said
+    whole = Whole(name=text, names=[text], output=text, comment=comment)
+    values = f"name: {text}\nnames: [{text}]\noutput: {text}\ncomment: {text}\n"
+    assert load(values) == whole
+    words = (f"name={text}", f"names=[{text}]", f"output={text}", f"comment={text}", f"labels.x={text}")
+    assert load("name: x\nlabels: {x: y}\n", *words) == replace(whole, labels={"x": text})
+    if text != "<<":  # as a key, YAML's merge
+        keys = f"parts: {{{text}: {{width: 1}}}}\nlabels: {{{text}: {text}}}\nmixture: {{{text}: 2}}\n"
+        entries = {"parts": {text: Part(1)}, "labels": {text: text}, "mixture": {text: 2.0}}
+        assert load(values + keys) == replace(whole, **entries)
+
+
+# All but what docs/runs.md names: quotes around all of it, ${...} and ???
+TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs"))).filter(
+    lambda text: text[:1] not in ("'", '"') and "${" not in text and text.strip() != "???"
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TEXT)
+def test_any_text_of_a_word_comes_back_and_survives_being_saved(text: str) -> None:
+    tree = apply_word(with_defaults({"name": "x"}, Whole), Whole, f"name={text}")
+    whole = build(tree, Whole, "word")
+    assert whole == Whole(name=text, output=f"runs/{text}")
+    saved = read_yaml(OmegaConf.to_yaml(OmegaConf.create(asdict(whole))))
+    assert build(with_defaults(settle(saved, Whole), Whole), Whole, "saved") == whole
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(TEXT.filter(lambda text: text == text.strip() != "" and not set(text) & set("[]{}(),")), min_size=1))
+def test_any_texts_of_a_list_come_back(texts: list[str]) -> None:
+    tree = apply_word(with_defaults({"name": "x"}, Whole), Whole, f"names=[{', '.join(texts)}]")
+    assert build(tree, Whole, "word").names == texts
+
+
+def test_commas_inside_quotes_and_brackets_separate_nothing() -> None:
+    names = load("name: x\n", "names=['a, b',\"c\",d e,f{1,2}g#h: i=j, it's, ]").names
+    assert names == ["a, b", "c", "d e", "f{1,2}g#h: i=j", "it's"]
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("name='7'", "7"),
+        ('name="a\\tb"', "a\tb"),
+        ("name='it''s'", "it's"),
+        ("name='a' and 'b'", "'a' and 'b'"),
+        ("name=[a", "[a"),
+        ("name=a=b/${seed}", "a=b/5"),
+    ],
+)
+def test_quotes_around_all_of_a_text_are_taken_off(word: str, name: str) -> None:
+    assert load("name: x\nseed: 5\n", word).name == name
 
 
 @pytest.mark.parametrize(
@@ -83,7 +148,10 @@ def test_words_take_yaml_values() -> None:
     [
         ("named: x\n", "own.yaml: named: unknown key, did you mean name?"),
         ("name: x\nparts: {a: {widths: 1}}\n", "own.yaml: parts.a.widths: unknown key, did you mean width?"),
-        ("zzz: x\n", "own.yaml: zzz: unknown key, known: name, parts, mixture, names, extra, output"),
+        (
+            "zzz: x\n",
+            "own.yaml: zzz: unknown key, known: name, parts, mixture, names, extra, output, labels, comment, seed",
+        ),
         (
             "name: x\nparts: {a: {width: wide}}\n",
             "own.yaml: parts.a.width: Value 'wide' of type 'str' could not be converted to Integer",
@@ -125,7 +193,12 @@ def test_a_mistake_in_a_file_is_one_line(text: str, message: str) -> None:
             "parts.a.width=1.5: parts.a.width: Value '1.5' of type 'float' could not be converted to Integer",
         ),
         ("extra.widths=1", "extra.widths=1: extra.widths: unknown key, did you mean width?"),
-        ("name=[a", "name=[a: [a is not a YAML value"),
+        ("names=[a", "names=[a: [a is not a YAML value"),
+        ("names=a.json", "names=a.json: names: a list is expected, for example [a, b]"),
+        (
+            "parts.a.width=1:30",  # which YAML 1.1 takes for 90
+            "parts.a.width=1:30: parts.a.width: Value '1:30' of type 'str' could not be converted to Integer",
+        ),
         ("mixture={a:1}", "mixture={a:1}: mixture.a:1: a colon needs a space behind it, for example {vision: 1e-5}"),
     ],
 )

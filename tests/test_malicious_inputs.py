@@ -288,7 +288,12 @@ ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         (b"name: !!python/object/apply:os.mkdir [PROOF]\n", "line 1: could not determine a constructor for the tag"),
         (b"name: x\nseed: !!python/name:os.mkdir\n", "line 2: could not determine a constructor for the tag"),
-        (ALIASES.encode(), "expansion exceeds the configured limit"),  # 9^9 entries, were they written out
+        (
+            ALIASES.encode(),
+            "more than 10,000 entries, with every alias written out",
+        ),  # 9^9 entries, were they written out
+        (b"name: x\ndata: &a {b: *a}\n", "line 2: more than 10,000 entries"),
+        (b"name: " + b"[" * 20_000, "line 1: exceeded maximum nesting depth"),
         (b"name: \xff\n", "no YAML in UTF-8"),
         (b"name: \0\n", "no YAML in UTF-8"),
     ],
@@ -299,7 +304,7 @@ def test_a_recipe_with_tricks_is_refused(content: bytes, reason: str, tmp_path: 
     assert refusal("explain", path).startswith(f"{path}: ")
     assert reason in refusal("explain", path)
     with pytest.raises(RecipeError, match="is not a YAML value"):
-        load_recipe("videollama3-tiny", [f"name=!!python/object/apply:os.mkdir [{proof}]"])
+        load_recipe("videollama3-tiny", [f"seed=!!python/object/apply:os.mkdir [{proof}]"])
     assert not proof.exists()
 
 

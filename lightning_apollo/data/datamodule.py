@@ -32,6 +32,7 @@ from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.readiness import require_media, require_rows
 from lightning_apollo.data.small_epochs import counted_sizes, packed_step
 from lightning_apollo.data.supervised import SupervisedReader
+from lightning_apollo.data.unseen import divisor, find_unseen, unseen_line
 from lightning_apollo.errors import UserError
 from lightning_apollo.structures import ClipShape
 
@@ -178,6 +179,7 @@ class VideoDataModule(LightningDataModule):
         world_size = self.trainer.world_size
         costs = self.costs
         planner = self._counted_planner(world_size) if costs is None else self._packed_planner(costs, world_size)
+        self._say_unseen(planner, world_size)
         positions = Positions(
             planner, self._num_micro_batches(planner), rank=self.trainer.global_rank, world_size=world_size
         )
@@ -303,6 +305,24 @@ class VideoDataModule(LightningDataModule):
         self.trainer.accumulate_grad_batches = batching.micro_batches // self.trainer.world_size
         if self.say is not None and self.trainer.is_global_zero:
             self.say(f"stage {batching.stage}: {reason}")
+
+    def _say_unseen(self, planner: Planner, world_size: int) -> None:
+        """Says on rank 0 which rows the stage never shows."""
+        assert self.trainer is not None  # which asks for the loader
+        if self.say is None or not self.trainer.is_global_zero:
+            return
+        batching = self.batching
+        unseen = find_unseen(planner, [source.name for source in self.sources], self._num_micro_batches(planner))
+        if batching.max_steps != -1:
+            step = ("max_steps", 0)
+        elif batching.packing is None:
+            unit = batching.micro_batch_size * world_size
+            step = ("global_batch_size", divisor(unseen.epoch_samples, batching.global_batch_size, unit))
+        else:
+            step = ("epochs", 0)  # into how many micro-batches an epoch packs changes with it
+        steps_of_epoch = planner.num_micro_batches(0) // batching.micro_batches
+        if line := unseen_line(unseen, batching.stage, steps_of_epoch, step):
+            self.say(line)
 
     def _sizes_and_mixture(self) -> tuple[dict[str, int], dict[str, float]]:
         """Rows of each source, and its weight in an epoch with the shares of modalities worked in."""

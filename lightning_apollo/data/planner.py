@@ -31,6 +31,14 @@ class Planner(Protocol):
         """What a loader process is asked for at a position."""
         ...
 
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        """(D, 2): source and row of each sample that an epoch draws, in order, also those behind its last whole step."""
+        ...
+
+    def num_samples(self, epoch: int, num_micro_batches: int) -> int:
+        """How many of them the first micro-batches of the epoch take."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class CountedPlanner:
@@ -50,13 +58,19 @@ class CountedPlanner:
         rows = [(source, row) for source, row in _counted(self, epoch)[position].tolist()]
         return MicroBatchRequest(epoch, position * self.micro_batch_size, rows)
 
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        return epoch_order(self.source_sizes, self.mixture, self.seed, epoch).numpy()
+
+    def num_samples(self, epoch: int, num_micro_batches: int) -> int:
+        return num_micro_batches * self.micro_batch_size
+
 
 @dataclass(frozen=True, eq=False)
 class PackedPlanner:
     """Micro-batches under limits of LLM tokens and patches, of about the same cost (plan.py)."""
 
     costs: SampleCosts
-    rows: NDArray[np.int32]  # (E,) row of each sample in its source
+    rows_of_sources: NDArray[np.int32]  # (E,) row of each sample in its source
     sources: Sequence[
         int
     ]  # number in the dataset of each of costs.source_names; -1: not in it, and so without a weight
@@ -69,8 +83,16 @@ class PackedPlanner:
         plan = _packed(self, epoch)
         samples = plan.micro_batch(position)
         sources = [self.sources[number] for number in self.costs.source[samples].tolist()]
-        rows = list(zip(sources, self.rows[samples].tolist(), strict=True))
+        rows = list(zip(sources, self.rows_of_sources[samples].tolist(), strict=True))
         return MicroBatchRequest(epoch, int(plan.offsets[position]), rows)
+
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        samples = _packed(self, epoch).samples
+        sources = np.asarray(self.sources, np.int64)[self.costs.source[samples]]
+        return np.stack([sources, self.rows_of_sources[samples].astype(np.int64)], axis=1)
+
+    def num_samples(self, epoch: int, num_micro_batches: int) -> int:
+        return int(_packed(self, epoch).offsets[num_micro_batches])
 
 
 # Two epochs at most are in hand at a time: loader processes are asked ahead, over the end of the one that trains

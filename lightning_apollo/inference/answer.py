@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lightning_apollo.data.roots import MediaRoot
@@ -24,7 +24,10 @@ def answer(
     max_new_tokens: int = 256,
     draw: DrawConfig = GREEDY,
 ) -> str:
-    """Returns the model's answer. MediaError for a file that cannot be read; see `question` for what may be asked."""
+    """Returns the model's answer, cut after `max_new_tokens`.
+
+    MediaError for a file that cannot be read; see `question` for what may be asked.
+    """
     asked = question(prompt, videos, images, begin_seconds, end_seconds)
     return "".join(stream_answer(trained, asked, max_new_tokens, draw)).strip()
 
@@ -60,17 +63,22 @@ def stream_answer(
     max_new_tokens: int = 256,
     draw: DrawConfig = GREEDY,
     root: Path | MediaRoot = Path(),
+    at_limit: Callable[[], None] | None = None,
 ) -> Iterator[str]:
     """Yields the answer to the last turn of a conversation piece by piece; media paths start at `root`.
+
+    at_limit: called at the end of an answer that `max_new_tokens` cut.
 
     MediaError for media that cannot be read, ValueError for media that cannot be shown.
     """
     prompt = trained.preparer.prompt(conversation, root)
     steps = stream_tokens(trained.model, [prompt], trained.end_id, max_new_tokens, draw)
-    return _texts(trained, (tokens[0] for tokens in steps))
+    return _texts(trained, (tokens[0] for tokens in steps), max_new_tokens, at_limit)
 
 
-def _texts(trained: TrainedModel, token_ids: Iterable[int]) -> Iterator[str]:
+def _texts(
+    trained: TrainedModel, token_ids: Iterable[int], max_new_tokens: int, at_limit: Callable[[], None] | None
+) -> Iterator[str]:
     """The text that each token adds; a character of several tokens comes whole, with the last of them."""
     ids: list[int] = []
     written = text = ""
@@ -84,3 +92,5 @@ def _texts(trained: TrainedModel, token_ids: Iterable[int]) -> Iterator[str]:
             written = text
     if len(text) > len(written):
         yield text[len(written) :]
+    if len(ids) == max_new_tokens and at_limit is not None:
+        at_limit()

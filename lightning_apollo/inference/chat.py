@@ -249,14 +249,14 @@ def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 
 def _facts(reply: Reply) -> str:
     """Numbers alone: nothing that a file or a person wrote gets into this HTML."""
-    seen, speed = reply.seen, reply.tokens_per_second
+    seen, speed, cut = reply.seen, reply.tokens_per_second, ", stopped at --max-new-tokens" * reply.is_cut
     kept = "" if seen.num_kept_tokens == seen.num_visual_tokens else f", {seen.num_kept_tokens:,} after reduction"
     rows = {
         "Frames": f"{len(seen.frames):,}",
         "Text tokens": f"{seen.num_text_tokens:,}",
         "Visual tokens": f"{seen.num_visual_tokens:,}{kept} (budget {seen.token_budget:,})",
         "First token": f"{reply.first_token_seconds:.2f} s",
-        "Answer tokens": f"{reply.num_tokens:,}" + (f", {speed:.1f} a second" if speed else ""),
+        "Answer tokens": f"{reply.num_tokens:,}{cut}" + (f", {speed:.1f} a second" if speed else ""),
     }
     cells = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())
     return f"<dl>{cells}</dl>{_LEGEND_REDUCED if kept else _LEGEND}"

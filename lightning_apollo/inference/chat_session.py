@@ -43,6 +43,7 @@ class Reply:
     first_token_seconds: float  # from the question, its media still files, to the first token
     seconds: float  # from the question to now, as its reader has it; without the drawing of what was seen
     seen: Seen
+    is_cut: bool = False  # the limit of tokens ended it, not the model
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -90,10 +91,11 @@ def stream_reply(
         seconds = time.perf_counter() - begin - drawing_seconds
         text = str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip().rstrip("\ufffd")
         if reply is None:
-            reply = Reply(text, 1, seconds, seconds, _seen(trained, prompt))
+            reply = Reply(text, 1, seconds, seconds, _seen(trained, prompt), is_cut=max_new_tokens == 1)
             drawing_seconds = time.perf_counter() - begin - seconds
         else:
-            reply = replace(reply, text=text, num_tokens=len(ids), seconds=seconds)
+            is_cut = len(ids) == max_new_tokens
+            reply = replace(reply, text=text, num_tokens=len(ids), seconds=seconds, is_cut=is_cut)
         yield reply
     if reply is None:  # the model ends before it begins
         seconds = time.perf_counter() - begin

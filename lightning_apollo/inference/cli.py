@@ -90,9 +90,14 @@ def generate_command(
         asked = question(prompt, video or (), image or (), begin_seconds, end_seconds)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         trained = load_checkpoint(checkpoint, overrides or (), device)
-        for text in stream_answer(trained, asked, max_new_tokens, DrawConfig(temperature, top_p, seed)):
+        cuts: list[str] = []
+        line = f"stopped at --max-new-tokens {max_new_tokens}: give a larger number for the rest of the answer"
+        draw = DrawConfig(temperature, top_p, seed)
+        for text in stream_answer(trained, asked, max_new_tokens, draw, at_limit=lambda: cuts.append(line)):
             typer.echo(text, nl=False)
         typer.echo()
+        for cut in cuts:  # behind the answer, and not in it
+            typer.echo(cut, err=True)
 
 
 def chat_command(

@@ -10,7 +10,7 @@ from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.fit import build_data
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoints import load_weights
-from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.runs.trained_recipe import RECIPE, changes_since, trained_recipe
 from lightning_apollo.stage_state import stage_folder
@@ -46,7 +46,7 @@ def load_trained(recipe: Recipe, stage: str | None = None, device: torch.device 
     name = stage or list(recipe.stages)[-1]
     model = build_model(recipe.model, recipe.stages[name].reducer)
     load_weights(model, trained_weights(recipe, name))
-    tokenizer = load_tokenizer(recipe.model.llm.tokenizer)
+    tokenizer = load_tokenizer_of(recipe.model.llm)
     return TrainedModel(model.eval().to(device), tokenizer, build_data(recipe, name).preparer)
 
 

@@ -11,7 +11,7 @@ from lightning_apollo.data.rows import MediaPart
 from lightning_apollo.inspection.ledger import Bar, batch_bars, media_facts, token_ledger
 from lightning_apollo.inspection.sample import Inspected
 from lightning_apollo.inspection.text import text_spans
-from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.report import view_clip, write_html
 
 _WHY_DROPPED = {  # by kind of reducer
@@ -53,7 +53,7 @@ def write_page(inspected: Inspected, path: Path) -> str:
     if sample is not None:
         keep_mask = None if inspected.reduction is None else inspected.reduction.keep_mask
         values["clip"] = view_clip("", sample, keep_mask, [])
-        tokenizer = load_tokenizer(inspected.recipe.model.llm.tokenizer)
+        tokenizer = load_tokenizer_of(inspected.recipe.model.llm)
         values["spans"] = list(text_spans(sample, tokenizer, keep_mask))
     write_html(path, files("lightning_apollo.inspection").joinpath("page.html").read_text(), values)
     return _summary(inspected)

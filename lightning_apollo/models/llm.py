@@ -93,6 +93,8 @@ def load_llm(config: LLMConfig) -> LanguageModel:
         llm = AutoModelForCausalLM.from_pretrained(
             config.weights, attn_implementation=ATTENTION, dtype=torch.float32, trust_remote_code=False
         )
+    except OSError as error:
+        raise WeightsError(_not_found(config.weights, "weights", error)) from error
     except ValueError as error:  # what transformers says of a model with code of its own, and of one it does not know
         raise WeightsError(f"{config.weights}: {str(error).splitlines()[0]}") from error
     for ours, theirs in (
@@ -118,6 +120,16 @@ def check_llm(llm: LLMConfig, theirs: PreTrainedConfig, source: str) -> None:
             )
 
 
+def check_positions(llm: LanguageModel, max_length: int) -> None:
+    """Raises WeightsError where samples may have more tokens than the loaded weights have positions."""
+    positions = getattr(llm.config, "max_position_embeddings", None)
+    if positions is not None and positions < max_length:
+        raise WeightsError(
+            f"the language model's weights have {positions} positions (max_position_embeddings), but data.budget.max_length "
+            f"is {max_length}: lower it, and data.budget.token_budget with it"
+        )
+
+
 def config_of_recipe(llm: LLMConfig) -> PreTrainedConfig:
     """What transformers makes of the recipe's numbers."""
     with torch.device("meta"):
@@ -129,6 +141,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     next ids, 151665 to 151667 on Qwen2.5 (papers.md 2.5), and the bounds of a clip (Apollo, Table 2) the two after."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except OSError as error:  # what transformers says of a name that is nowhere, and where the hub cannot be reached
+        raise WeightsError(_not_found(name, "tokenizer", error)) from error
     except ValueError as error:  # what transformers says of a tokenizer with code of its own, and of one it cannot read
         raise WeightsError(
             f"{name}: no tokenizer that transformers itself has: {str(error).splitlines()[0]}"
@@ -138,6 +152,26 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if missing:
         tokenizer.add_tokens(missing, special_tokens=True)
     return tokenizer
+
+
+def load_tokenizer_of(llm: LLMConfig, name: str | None = None) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of the recipe, or the one called `name`. WeightsError where its ids exceed the vocabulary."""
+    name = name or llm.tokenizer
+    tokenizer = load_tokenizer(name)
+    num_tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    if num_tokens > llm.vocab_size:
+        raise WeightsError(
+            f"{name}: {num_tokens} tokens, with those that we add ({', '.join(ADDED_TOKENS)}), but model.llm.vocab_size is "
+            f"{llm.vocab_size}: set it to {num_tokens} or more, or name another tokenizer"
+        )
+    return tokenizer
+
+
+def _not_found(name: str, key: str, error: OSError) -> str:
+    return (
+        f"{name}: no such folder, and the hub says: {str(error).splitlines()[0]} Fetch it where there is a network "
+        f"(`hf download {name}`), or name a folder: model.llm.{key}=FOLDER"
+    )
 
 
 def run_decoder(

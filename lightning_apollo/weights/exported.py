@@ -16,7 +16,7 @@ from lightning_apollo.data.sample import SamplingConfig
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.layers import build
 from lightning_apollo.models.checkpoints import from_port_names, tied_names
-from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, build_model
 from lightning_apollo.models.weight_files import open_weights
@@ -113,7 +113,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
     model = build_model(config.model, config.reducer)
     result = model.load_state_dict({name: tensor.read() for name, tensor in tensors.items()}, strict=False)
     assert set(result.missing_keys) <= tied_names(model)  # all others were checked
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer_of(config.model.llm, str(folder))
     preparer = Preparer(
         tokenizer=tokenizer,
         patch_size=config.model.patch_size,

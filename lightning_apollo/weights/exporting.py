@@ -19,7 +19,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from lightning_apollo.config import Recipe
 from lightning_apollo.fit import build_data
 from lightning_apollo.models.checkpoints import to_port_names
-from lightning_apollo.models.llm import load_tokenizer
+from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.weight_files import StoredTensor, open_weights, write_stored
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
@@ -57,7 +57,7 @@ def export_stage(
             dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))  # what holds all of them
             placeholders = write_port_files(recipe.model, reducer, preparer, dtype, unfinished)
         else:
-            load_tokenizer(recipe.model.llm.tokenizer).save_pretrained(unfinished)
+            load_tokenizer_of(recipe.model.llm).save_pretrained(unfinished)
         (unfinished / "README.md").write_text(run_card(recipe, stage, config, preparer, weights.parent))
         write_fixture(load_exported(unfinished), unfinished / FOLDER, placeholders)
     except BaseException:

@@ -172,6 +172,9 @@ def _llm_config(source: str, gguf: GGUFSource | None, model: ModelConfig | None)
         return theirs
     if theirs is not None:
         check_llm(model.llm, theirs, source)
+        positions = getattr(theirs, "max_position_embeddings", None) or model.llm.max_position_embeddings
+        longest = min(positions, model.llm.max_position_embeddings)  # `fit` compares them with what it shows
+        return config_of_recipe(replace(model.llm, max_position_embeddings=longest))
     return config_of_recipe(model.llm)
 
 

@@ -62,6 +62,16 @@ def test_function_stream_and_command_say_what_the_tokens_say(
     words = [folder, "--prompt", "Which colour came first?", "--max-new-tokens", 12]
     done = said(*words, "--video", clips[0], "--video", clips[1])
     assert (done.exit_code, done.stdout.strip()) == (0, expected)
+    assert len(ids) == 12
+    assert done.stderr == "stopped at --max-new-tokens 12: give a larger number for the rest of the answer\n"
+
+
+def test_an_answer_that_ends_by_itself_was_not_cut(monkeypatch: pytest.MonkeyPatch, trained: TrainedModel) -> None:
+    cuts: list[int] = []
+    monkeypatch.setattr(module, "stream_tokens", lambda *_: ({0: token} for token in (70, 71, 72)))
+    for limit in (3, 4):
+        list(stream_answer(trained, question("Why?"), limit, at_limit=lambda limit=limit: cuts.append(limit)))
+    assert cuts == [3]
 
 
 def test_a_time_range_shows_that_part(trained: TrainedModel, clips: list[Path]) -> None:

@@ -52,6 +52,7 @@ def test_the_first_turn_says_what_answer_says(trained: TrainedModel, uploads: Pa
     assert replies[-1].text == finished(answer(trained, QUESTION, videos=[clip], max_new_tokens=8))
     assert [reply.num_tokens for reply in replies] == list(range(1, len(replies) + 1))
     assert all(later.text.startswith(earlier.text) for earlier, later in pairwise(replies))
+    assert [reply.is_cut for reply in replies] == [number == 8 for number in range(1, len(replies) + 1)]
     times = [reply.seconds for reply in replies]
     assert times == sorted(times)
     assert 0 < replies[-1].first_token_seconds == times[0]

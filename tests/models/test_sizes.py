@@ -1,0 +1,65 @@
+"""Sizes that must agree, compared before anything is computed with them: one line that names both."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lightning_apollo.cli import app
+from lightning_apollo.config import RecipeError, load_recipe
+from lightning_apollo.models.llm import LLMConfig, build_llm, check_positions, load_llm, load_tokenizer_of
+from lightning_apollo.structures import WeightsError
+
+NUM_TOKENS = 502  # conf/model/tiny_tokenizer's 500, and the two of Apollo's that it lacks
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLMConfig:
+    return load_recipe("videollama3-tiny").model.llm
+
+
+def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(llm: LLMConfig) -> None:
+    assert len(load_tokenizer_of(replace(llm, vocab_size=NUM_TOKENS))) == NUM_TOKENS
+    with pytest.raises(
+        WeightsError, match=rf"{NUM_TOKENS} tokens, .*model\.llm\.vocab_size is 501: set it to 502 or more"
+    ):
+        load_tokenizer_of(replace(llm, vocab_size=NUM_TOKENS - 1))
+
+
+def test_fit_compares_them_before_it_builds_a_model(tmp_path: Path) -> None:
+    words = [f"output={tmp_path}/out", f"data.root={tmp_path}/shapes", "model.llm.vocab_size=500"]
+    done = CliRunner().invoke(app, ["fit", "videollama3-tiny", "--stage", "vision_encoder_adaptation", *words])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert "502 tokens" in line
+    assert "model.llm.vocab_size is 500: set it to 502 or more" in line
+
+
+def test_fewer_positions_than_tokens_of_a_sample_are_refused(llm: LLMConfig) -> None:
+    load_recipe("videollama3-tiny", ["model.llm.max_position_embeddings=256", "data.budget.max_length=256"])
+    for word in ("model.llm.max_position_embeddings=511", "data.budget.max_length=513"):
+        with pytest.raises(RecipeError) as error:
+            load_recipe("videollama3-tiny", [word])
+        assert "data.budget.max_length is 51" in str(error.value)
+        assert " positions (model.llm.max_position_embeddings): lower the first" in str(error.value)
+
+
+def test_weights_of_fewer_positions_than_a_sample_may_have_are_refused(llm: LLMConfig, tmp_path: Path) -> None:
+    build_llm(replace(llm, max_position_embeddings=256)).save_pretrained(tmp_path)
+    loaded = load_llm(replace(llm, weights=str(tmp_path)))
+    check_positions(loaded, 256)
+    with pytest.raises(WeightsError, match=r"weights have 256 positions .*data\.budget\.max_length is 257: lower it"):
+        check_positions(loaded, 257)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_with_the_fix(llm: LLMConfig) -> None:
+    """The tests run with HF_HUB_OFFLINE=1."""
+    with pytest.raises(WeightsError) as error:
+        load_tokenizer_of(replace(llm, tokenizer="nobody/nothing"))
+    with pytest.raises(WeightsError) as other:
+        load_llm(replace(llm, weights="nobody/nothing"))
+    for said, key in ((str(error.value), "tokenizer"), (str(other.value), "weights")):
+        assert said.startswith("nobody/nothing: no such folder, and the hub says: ")
+        assert said.endswith(f"(`hf download nobody/nothing`), or name a folder: model.llm.{key}=FOLDER")
+        assert "\n" not in said

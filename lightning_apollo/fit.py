@@ -54,6 +54,7 @@ from lightning_apollo.stage_state import (
 )
 from lightning_apollo.stages import Stage, StageConfig, find_stage
 from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint, checkpoint_step
+from lightning_apollo.training.callbacks.connector_start import ConnectorStart
 from lightning_apollo.training.callbacks.export import WEIGHTS, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, run_passing_signals_on, slurm_environment
@@ -172,6 +173,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
     step_time = _step_time(recipe, name, data)
     sight = [Sight(start_file(recipe, name) is not None, _print_line)] if config.sight else []
+    connector = ConnectorStart(recipe.model, start_file(recipe, name) is None, data.peek, _print_line)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
@@ -184,7 +186,12 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
             StepLog(folder, num_steps_kept=done),
             TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done or None),
         ],
-        callbacks=[*sight, step_time, *stage_callbacks(recipe, name)],  # what sight runs is no part of a step's time
+        callbacks=[
+            *sight,
+            connector,
+            step_time,
+            *stage_callbacks(recipe, name),
+        ],  # what the first two run is no step's time
         profiler=step_time.profiler,
         plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,

@@ -32,7 +32,7 @@ from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.small_epochs import counted_sizes, packed_step
 from lightning_apollo.data.supervised import SupervisedReader
 from lightning_apollo.errors import UserError
-from lightning_apollo.structures import ClipShape
+from lightning_apollo.structures import ClipShape, PackedBatch
 
 
 def build_reader(config: DataConfig) -> MediaReader:
@@ -174,6 +174,11 @@ class VideoDataModule(LightningDataModule):
         if self._loader_state is not None:
             self.loader.load_state_dict(self._loader_state)
         return self.loader
+
+    def peek(self, num_batches: int) -> list[PackedBatch]:
+        """This rank's next micro-batches, which training still gets."""
+        assert self.loader is not None  # training asked for it
+        return self.loader.peek(num_batches)
 
     def state_dict(self) -> dict[str, Any]:
         """What tells these data from any others, and where in them the stage is."""

@@ -135,6 +135,7 @@ class ConnectorStart(Callback):
         standardize_inputs(model.connector, features)
         _, outputs = _step_sums(trainer, model, batches)
         scale_outputs(model.connector, self._embeddings / deviation(outputs))
+        _restart_masters(trainer, model)
         self.is_due = False
 
     def _described(self, scale: float) -> str | None:
@@ -151,6 +152,16 @@ def _model(pl_module: LightningModule) -> VideoLMM:
     model = pl_module.get_submodule("model")
     assert isinstance(model, VideoLMM)  # what every stage trains
     return model
+
+
+@torch.no_grad()
+def _restart_masters(trainer: Trainer, model: VideoLMM) -> None:
+    """Lets the copies that an optimizer steps in the place of narrower parameters, and rounds into them, begin as these."""
+    for optimizer in trainer.optimizers:
+        masters = getattr(optimizer, "masters", {})
+        for parameter in model.connector.parameters():
+            if parameter in masters:
+                masters[parameter].copy_(parameter)
 
 
 def _step_sums(trainer: Trainer, model: VideoLMM, batches: Sequence[PackedBatch]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import focus_tower
@@ -55,7 +56,12 @@ class Scene:
     name: str
     file: str  # a clip, or package/path of a picture
     seconds: float = 0.0
-    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # left, top, right, bottom: shares of width and height
+    box: tuple[float, float, float, float] = (
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+    )  # left, top, right, bottom: shares of width and height
 
 
 SCENES = (
@@ -139,9 +145,13 @@ def prepare(folder: Path, per_scene: int) -> dict[str, list[str]]:
     }
 
 
-def outcome(recipe: Recipe) -> Outcome:
-    """Trains the stage, and reads what it logged."""
+def train(recipe: Recipe) -> None:
+    shutil.rmtree(recipe.output, ignore_errors=True)
     run_stage(recipe, STAGE)
+
+
+def outcome(recipe: Recipe) -> Outcome:
+    """Reads what the stage logged."""
     with (stage_folder(recipe, STAGE) / FILE_NAME).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["loss"]]
     losses = [float(row["loss"]) for row in rows[-LAST_STEPS:]]
@@ -156,11 +166,12 @@ def outcome(recipe: Recipe) -> Outcome:
 
 def measure(folder: Path, steps: int, per_scene: int) -> Iterator[Measurement]:
     for setting, words in prepare(folder, per_scene).items():
-        for init in sorted(INITS, key=("default", "calibrated", "he").index):
+        for init in INITS:
             output = folder / "runs" / f"{SETTINGS.index(setting)}-{init}"
-            shutil.rmtree(output, ignore_errors=True)
             own = [f"output={output}", f"model.connector.init={init}", f"stages.{STAGE}.max_steps={steps}"]
-            found = outcome(load_recipe(RECIPE, [*words, *own]))
+            recipe = load_recipe(RECIPE, [*words, *own])
+            train(recipe)
+            found = outcome(recipe)
             config = f"{steps} steps of 4, tower and language model frozen, LoRA of rank 16"
             for metric, unit in (("visual_scale", "x"), ("first_gradient_norm", ""), ("loss", "nats"), ("gap", "nats")):
                 value = harness.spread([getattr(found, metric)])
@@ -175,7 +186,9 @@ def main() -> None:
     output = arguments.output or (harness.CACHE / "quick" if arguments.quick else harness.RESULTS)
     device = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, float32"
     steps, per_scene = (2, 2) if arguments.quick else (STEPS, PICTURES_OF_SCENE)
-    rows = harness.record(measure(harness.CACHE / "connector_start", steps, per_scene), output / "connector_start.csv", device)
+    rows = harness.record(
+        measure(harness.CACHE / "connector_start", steps, per_scene), output / "connector_start.csv", device
+    )
     plots.plot(output / "connector_start.csv")
     print(harness.markdown(rows, harness.TABLES["connector_start"]))
 
@@ -196,8 +209,6 @@ def _picture(scene: Scene) -> Image.Image:
 
 
 def _decoded(command: list[str]) -> Image.Image:
-    from io import BytesIO
-
     return Image.open(BytesIO(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 

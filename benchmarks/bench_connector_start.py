@@ -197,7 +197,8 @@ def _picture(scene: Scene) -> Image.Image:
     package, _, path = scene.file.partition("/")
     if path:
         spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.origin is not None  # an extra of the tests
+        assert spec is not None
+        assert spec.origin is not None  # both are extras of the tests
         file = Path(spec.origin).parent / path
     else:
         file = CLIPS / scene.file

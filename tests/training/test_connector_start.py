@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -19,10 +20,10 @@ from lightning_apollo.training.callbacks.connector_start import ConnectorStart
 from tests.launch import launch
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer
-from tests.training.rank_connector_start import Peekable
+from tests.training.rank_connector_start import CASES, Peekable, calibrated, steps
 from tests.training.test_sight import stage_of
 
-SHOWN = [pack(sample(video(2, 28, 56, 1), seed=1), sample(seed=2)), pack(sample(image(28, 42, 2, 2), seed=3))]
+SHOWN = [pack(sample(video(2, 28, 56, 1), seed=1), sample(seed=2)), pack(sample(image(28, 42, 2), seed=3))]
 TEXT = [pack(sample(seed=4)), pack(sample(seed=5))]
 
 
@@ -35,21 +36,30 @@ def model_of(init: str) -> VideoLMM:
     return build_model(config(init), ReducerConfig())
 
 
+class Rows(Logger):
+    """Keeps the scale in each step's row."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales: list[float | None] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.scales.append(metrics.get("start/visual_scale"))
+
+    def log_hyperparams(self, *arguments: Any, **values: Any) -> None: ...
+
+
 class Recorder(ConnectorStart):
-    """Keeps the weights with which training begins, and the scale in each step's row."""
+    """Keeps the weights with which training begins."""
 
     start: dict[str, Tensor]
+    scales: list[float | None]  # of each step's row
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.start = copied(pl_module)
-        self.scales: list[float | None] = []
-
-    def on_train_batch_end(self, trainer: Trainer, *arguments: Any, **values: Any) -> None:
-        super().on_train_batch_end(trainer, *arguments, **values)
-        if trainer.global_step > len(self.scales):
-            scale = trainer.logged_metrics.get("start/visual_scale")
-            self.scales.append(None if scale is None else float(scale))
 
 
 def copied(stage: nn.Module) -> dict[str, Tensor]:
@@ -61,10 +71,13 @@ def train(
 ) -> tuple[Recorder, list[str], dict[str, Tensor]]:
     """Two micro-batches a step: the callback, what it said, and the weights at the end."""
     said: list[str] = []
+    rows = Rows()
     loader = Peekable(batches)
     start = Recorder(config(init, **llm), is_random, loader.peek, said.append)
     stage = stage_of(model, reducer=ReducerConfig())
-    quiet_trainer(accumulate_grad_batches=2, callbacks=[start]).fit(stage, train_dataloaders=loader)
+    trainer = quiet_trainer(accumulate_grad_batches=2, callbacks=[start], logger=rows, log_every_n_steps=1)
+    trainer.fit(stage, train_dataloaders=loader)
+    start.scales = rows.scales
     return start, said, copied(stage)
 
 
@@ -105,7 +118,7 @@ def test_the_rest_of_the_training_is_as_if_the_weights_had_come_so() -> None:
     began: dict[str, Tensor] = {}
     for is_first in (True, False):
         model = model_of("calibrated")
-        model.vision_encoder.embeddings = nn.Sequential(model.vision_encoder.embeddings, nn.Dropout(0.5))
+        model.vision_encoder.set_submodule("post_layernorm", nn.Sequential(nn.LayerNorm(32), nn.Dropout(0.5)))
         if not is_first:
             model.load_state_dict(began)
         before = copied(nn.ModuleDict({"model": model}))
@@ -132,7 +145,7 @@ def test_a_start_on_text_alone_waits_for_the_first_step_that_shows_something() -
 @pytest.mark.parametrize(
     ("init", "times", "weights", "line"),
     [
-        ("default", 1.0, "some/llm", None),
+        ("default", 0.5, "some/llm", None),
         ("he", 1.0, "some/llm", "warning: visual tokens start"),
         ("he", 1.0, None, "which are random as well"),
         ("default", 1e-3, "some/llm", "warning: visual tokens start"),
@@ -151,7 +164,13 @@ def test_the_scale_is_logged_once_and_said_where_it_is_far_off(
     assert start.scales == [pytest.approx(expected.item(), rel=1e-5), None]
     assert len(said) == (line is not None)
     assert all(line in one and f"{expected:.3g} times" in one and "connector.init=calibrated" in one for one in said)
-    assert train(model_of(init), SHOWN, init, is_random=False, weights=weights)[1] == []
+
+
+def test_a_connector_from_a_file_is_measured_and_nothing_more() -> None:
+    start, said, _ = train(model_of("he"), SHOWN, "calibrated", is_random=False)
+    assert start.scales[0] is not None
+    assert start.scales[0] > 20.0
+    assert said == []
 
 
 def test_a_resumed_stage_calibrates_nothing(tmp_path: Path) -> None:
@@ -201,13 +220,11 @@ def test_master_weights_begin_as_the_calibrated_ones(monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.slow
 def test_four_ranks_come_to_the_weights_of_one(tmp_path: Path) -> None:
-    """Of frames and clips, with whole copies and with slices, with recomputation: bit for bit, but for DDP's own first
-    broadcast nothing is exchanged but sums."""
+    """Bit for bit: frames and clips, whole copies and slices, with recomputation."""
     done = launch(4, "tests.training.rank_connector_start:run", str(tmp_path))
     assert done.returncode == 0, done.stdout
-    from tests.training.rank_connector_start import CASES, calibrated, steps
-
     for case in CASES:
         alone = calibrated(case, steps(case.is_clips), num_ranks=1)
         for rank in range(4):

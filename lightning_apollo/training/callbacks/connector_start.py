@@ -129,6 +129,8 @@ class ConnectorStart(Callback):
         if not self.is_due:
             return
         batches = self._peek(trainer.accumulate_grad_batches)
+        if not batches:  # the stage is at its end
+            return
         features, _ = _step_sums(trainer, model, batches)
         if not (deviation(features) > 0.0 and features.isfinite().all()):
             return

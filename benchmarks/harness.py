@@ -131,6 +131,15 @@ TABLES = {
         Column("replay, s", "replay", "seconds"),
         Column("**replay / counted**", "replay/counted", "time_ratio", 1),
     ),
+    "connector_start": tuple(
+        Column(f"{init}, {title}", init, metric, digits)
+        for title, metric, digits in (
+            ("first gradient", "first_gradient_norm", 1),
+            ("loss", "loss", 2),
+            ("gap", "gap", 2),
+        )
+        for init in ("default", "he", "calibrated")
+    ),
     "cache": (
         Column("decode, ms", "decode", "milliseconds", 1),
         Column("hit, ms", "hit", "milliseconds", 1),

@@ -24,6 +24,7 @@ PANELS = {
     "kernels": ("seconds", "milliseconds", "time_ratio"),
     "plan": ("imbalance", "fill", "seconds"),
     "resume": ("seconds",),
+    "connector_start": ("visual_scale", "first_gradient_norm", "loss", "gap"),
     "cache": ("milliseconds", "time_ratio", "disk"),
 }
 LOGARITHMIC = {"cache"}  # what spans so much that the small bars could not be seen

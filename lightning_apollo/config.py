@@ -21,6 +21,7 @@ from lightning_apollo.layers import (
     suggestion,
     with_defaults,
 )
+from lightning_apollo.models.connector import CALIBRATED
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.paths import conf_folder, recipe_file
 from lightning_apollo.stages import StageConfig, find_stage
@@ -106,6 +107,13 @@ class Recipe:
             raise ValueError("stages: a recipe has at least one")
         for name, stage in self.stages.items():
             self._check_stage(name, stage)
+        first, stage = next(iter(self.stages.items()))
+        is_random = stage.init == "previous"  # and nothing is before it
+        if self.model.connector.init == CALIBRATED and is_random and "connector" not in stage.trains:
+            raise ValueError(
+                f"stages.{first}: model.connector.init {CALIBRATED} fits the connector to the first step that trains it, and this "
+                f"stage does not: add it to stages.{first}.trains, or set model.connector.init=default"
+            )
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:
         if not name.isidentifier():

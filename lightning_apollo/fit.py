@@ -69,6 +69,7 @@ from lightning_apollo.training.callbacks.checkpoint import (
     checkpoint_step,
     latest_checkpoint,
 )
+from lightning_apollo.training.callbacks.connector_start import ConnectorStart
 from lightning_apollo.training.callbacks.export import DONE, StageExport
 from lightning_apollo.training.callbacks.non_finite import NonFinite
 from lightning_apollo.training.callbacks.preemption import Preemption, slurm_environment, without_handlers
@@ -240,6 +241,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
     step_time = _step_time(recipe, name, data)
     sight = [Sight(start_file(recipe, name) is not None, _print_line)] if config.sight else []
+    connector = ConnectorStart(recipe.model, start_file(recipe, name) is None, data.peek, _print_line)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
@@ -254,10 +256,11 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         ],
         callbacks=[
             SamePlan(data.digests),
-            *sight,
+            *sight,  # what this and the next one run is no part of a step's time
+            connector,
             step_time,
             *stage_callbacks(recipe, name),
-        ],  # what sight runs is no part of a step's time
+        ],
         profiler=step_time.profiler,
         plugins=[CheckpointFile(), *slurm_environment()],
         enable_progress_bar=config.progress_bar,

@@ -34,7 +34,7 @@ from lightning_apollo.data.small_epochs import counted_sizes, packed_step
 from lightning_apollo.data.supervised import SupervisedReader
 from lightning_apollo.data.unseen import divisor, find_unseen, unseen_line
 from lightning_apollo.errors import UserError
-from lightning_apollo.structures import ClipShape
+from lightning_apollo.structures import ClipShape, PackedBatch
 
 
 def build_reader(config: DataConfig) -> MediaReader:
@@ -197,6 +197,11 @@ class VideoDataModule(LightningDataModule):
         """Short hashes of the data and of the plan, for all ranks to compare once the loader is made."""
         assert self.loader is not None  # training has begun
         return {"digest of the data": self.fingerprint[:12], "digest of the plan": self.loader.positions.digest()[:12]}
+
+    def peek(self, num_batches: int) -> list[PackedBatch]:
+        """This rank's next micro-batches, which training still gets."""
+        assert self.loader is not None  # training asked for it
+        return self.loader.peek(num_batches)
 
     def state_dict(self) -> dict[str, Any]:
         """What tells these data from any others, and where in them the stage is."""

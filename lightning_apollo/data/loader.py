@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -73,6 +75,8 @@ class MicroBatchLoader:
         self.positions = positions
         self.quarantine = quarantine
         self.cost = PreparationCost(0.0, 0.0, 0)  # of all batches that this rank was given
+        self._batches: Iterator[PreparedBatch] | None = None  # of the iteration at work, behind those below
+        self._peeked: deque[PreparedBatch] = deque()
         self._loader: DataLoader[PreparedBatch] = DataLoader(
             dataset,
             batch_size=None,  # the dataset makes whole batches
@@ -86,13 +90,29 @@ class MicroBatchLoader:
         )
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        if self._loader.num_workers:
-            start_fork_server()
-        for prepared in self._loader:
-            self.cost = PreparationCost(*(a + b for a, b in zip(self.cost, prepared.cost, strict=True)))
-            batch = self.quarantine.admit(prepared)
-            self.positions.advance()  # before the batch is used: a state saved during its step counts it
-            yield batch
+        try:
+            while (prepared := self._next()) is not None:
+                before, cost = self.cost, prepared.cost
+                self.cost = PreparationCost(
+                    before.seconds + cost.seconds,
+                    before.reading_seconds + cost.reading_seconds,
+                    before.num_reads + cost.num_reads,
+                )
+                batch = self.quarantine.admit(prepared)
+                self.positions.advance()  # before the batch is used: a state saved during its step counts it
+                yield batch
+        finally:
+            self._batches = None
+            self._peeked.clear()
+
+    def peek(self, num_batches: int) -> list[PackedBatch]:
+        """The next batches, fewer at the end, which stay to be given and are not counted yet; all of them are in memory.
+
+        Raises the error of a sample that no other could replace."""
+        while len(self._peeked) < num_batches and (prepared := next(self._iterator(), None)) is not None:
+            self._peeked.append(prepared)
+        batches = islice(self._peeked, num_batches)
+        return [self.quarantine.admit(one) if one.batch is None else one.batch for one in batches]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -104,3 +124,13 @@ class MicroBatchLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         at = self.positions
         at.epoch, at.position, at.num_given = state["epoch"], state["position"], state["num_given"]
+
+    def _next(self) -> PreparedBatch | None:
+        return self._peeked.popleft() if self._peeked else next(self._iterator(), None)
+
+    def _iterator(self) -> Iterator[PreparedBatch]:
+        if self._batches is None:
+            if self._loader.num_workers:
+                start_fork_server()
+            self._batches = iter(self._loader)
+        return self._batches

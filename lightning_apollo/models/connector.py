@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 FRAME_KINDS = ("mlp",)  # take the tokens of an encoder of frames, whatever their number
 CLIP_KINDS = ("perceiver", "mlp_pool", "conv_pool")  # take the grid of an encoder of clips
+CALIBRATED = "calibrated"
+INITS = ("default", "he", CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ConnectorConfig:
     """What stands between encoder and LLM. The resampler's defaults are those of Apollo's released weights."""
 
     kind: str = "mlp"  # mlp for `vision`; perceiver | mlp_pool | conv_pool for `fused`
+    # Random weights: PyTorch's own, as in the released training code | he | calibrated: fitted to the first step's features
+    init: str = "default"
     num_tokens: int = 128  # L; the release has 128 (32 a frame), Table 7 says 64
     depth: int = 1  # layers of the resampler
     num_heads: int = 16
@@ -33,6 +37,8 @@ class ConnectorConfig:
     def __post_init__(self) -> None:
         if self.kind not in FRAME_KINDS + CLIP_KINDS:
             raise ValueError(f"connector.kind is one of {', '.join(FRAME_KINDS + CLIP_KINDS)}, not {self.kind!r}")
+        if self.init not in INITS:
+            raise ValueError(f"connector.init is one of {', '.join(INITS)}, not {self.init!r}")
         if min(self.num_tokens, self.depth, self.num_heads, self.head_dim, self.num_kv_heads, self.ff_multi) < 1:
             raise ValueError("the numbers of a connector are at least 1")
         if self.num_heads % self.num_kv_heads:
@@ -40,25 +46,25 @@ class ConnectorConfig:
 
 
 def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) -> nn.Module:
-    """Returns the connector with random weights."""
+    """Returns the connector with random weights; `calibrated` ones begin as He's (calibration.py)."""
     if config.kind == "mlp":
-        return MLPConnector(vision_width, llm_width)
+        return MLPConnector(config, vision_width, llm_width)
     if config.kind == "perceiver":
         return PerceiverConnector(config, vision_width, llm_width)
-    return PoolConnector(config.kind == "conv_pool", config.num_tokens, vision_width, llm_width)
+    return PoolConnector(config, vision_width, llm_width)
 
 
 class MLPConnector(nn.Module):
     """Two layers with the exact GELU between them: `mlp2x_gelu` of VideoLLaMA 3 (its projector.py).
 
-    Random weights are He's, so that visual tokens are as large as the features they come from: with PyTorch's own they are
-    a sixth of that, and a language model trained from scratch takes several times longer to look at them.
+    He's random weights make visual tokens as large as the features they come from: with PyTorch's own they are a sixth of
+    that, and a language model trained from scratch takes several times longer to look at them.
     """
 
-    def __init__(self, vision_width: int, llm_width: int) -> None:
+    def __init__(self, config: ConnectorConfig, vision_width: int, llm_width: int) -> None:
         super().__init__()
         self.readout = nn.Sequential(nn.Linear(vision_width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
-        _init_he(self.readout)
+        _init_layers(self.readout, config)
 
     def forward(self, visual_tokens: Tensor) -> Tensor:
         """(M, D) to (M, E)."""
@@ -67,18 +73,18 @@ class MLPConnector(nn.Module):
 
 class PoolConnector(nn.Module):
     """Two layers, over each place alone or as 3×3 convolutions over each frame, then adaptive average pooling to L tokens:
-    the two connectors that Apollo compares its resampler with (Table 1). Random weights are He's, as above."""
+    the two connectors that Apollo compares its resampler with (Table 1)."""
 
-    def __init__(self, is_convolution: bool, num_tokens: int, vision_width: int, llm_width: int) -> None:
+    def __init__(self, config: ConnectorConfig, vision_width: int, llm_width: int) -> None:
         super().__init__()
-        self.num_tokens = num_tokens
-        self.is_convolution = is_convolution
-        if is_convolution:
+        self.num_tokens = config.num_tokens
+        self.is_convolution = config.kind == "conv_pool"
+        if self.is_convolution:
             layers = (nn.Conv2d(width, llm_width, kernel_size=3, padding=1) for width in (vision_width, llm_width))
         else:
             layers = (nn.Linear(width, llm_width) for width in (vision_width, llm_width))
         self.readout = nn.Sequential(next(layers), nn.GELU(), next(layers))
-        _init_he(self.readout)
+        _init_layers(self.readout, config)
 
     def forward(self, features: Tensor) -> Tensor:
         """(K, T, rows, columns, D) to (K, L, E)."""
@@ -112,7 +118,7 @@ class PerceiverConnector(nn.Module):
         super().__init__()
         self.proj = nn.Linear(vision_width, llm_width)
         self.resampler = PerceiverResampler(config, llm_width)
-        _init_he(self.proj)
+        _init_layers(self.proj, config)
 
     def forward(self, features: Tensor) -> Tensor:
         """(K, T, rows, columns, D) to (K, L, E)."""
@@ -159,7 +165,7 @@ class PerceiverAttention(nn.Module):
         self.k_proj = nn.Linear(width, config.num_kv_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.num_kv_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, width, bias=False)
-        _init_he(self)
+        _init_layers(self, config)
         with torch.no_grad():
             self.q_proj.weight.mul_(config.first_sharpness)
 
@@ -207,8 +213,10 @@ class WeightedNorm(nn.Module):
         return self.norm(hidden) * self.wheight
 
 
-def _init_he(module: nn.Module) -> None:
-    """He's random weights, and no bias, in every linear layer and convolution."""
+def _init_layers(module: nn.Module, config: ConnectorConfig) -> None:
+    """He's random weights, and no bias, in every linear layer and convolution; `default` leaves PyTorch's."""
+    if config.init == "default":
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_apollo.models.checkpoints import tied_names
-from lightning_apollo.models.connector import MLPConnector
+from lightning_apollo.models.connector import ConnectorConfig, MLPConnector
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, build_model
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
@@ -111,7 +111,7 @@ def _vision_encoder(sizes: _Sizes) -> nn.Module:
 
 def _connector(sizes: _Sizes) -> nn.Module:
     llm_width, width = sizes["readout.0.weight"]  # (E, D)
-    return MLPConnector(width, llm_width)
+    return MLPConnector(ConnectorConfig(), width, llm_width)
 
 
 def _llm(sizes: _Sizes) -> nn.Module:

@@ -204,6 +204,24 @@ def test_loader_processes_change_nothing_and_raise_what_is_wrong(tmp_path: Path)
     assert caught.value.path.endswith("002.png")
 
 
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_batches_that_were_looked_at_are_given_and_counted_once(tmp_path: Path, num_workers: int) -> None:
+    write_pictures(tmp_path, 18, broken={2})
+    expected = [batch.sample_ids for batch in loader(tmp_path, num_workers=0)]
+    num_listed = len((tmp_path / "quarantine.jsonl").read_text().splitlines())
+    looked = loader(tmp_path, num_workers)
+    assert [batch.sample_ids for batch in looked.peek(2)] == expected[:2]
+    assert looked.state_dict() == {"epoch": 0, "position": 0, "num_given": 0}
+    assert not looked.quarantine.num_tried
+    batches = iter(looked)
+    given = [next(batches).sample_ids]
+    assert [batch.sample_ids for batch in looked.peek(3)] == expected[1:4]
+    assert looked.state_dict()["num_given"] == 1
+    given += [batch.sample_ids for batch in batches]
+    assert given == expected
+    assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 2 * num_listed
+
+
 def _exhaust(batches: Iterator[PackedBatch]) -> None:
     for _ in batches:
         pass

@@ -14,8 +14,8 @@ from torch import Tensor
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import FrameLMM, VideoLMM
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch
-from lightning_apollo.training.callbacks.resume import random_states, set_random_states
 from lightning_apollo.training.losses import token_loss_sum
+from lightning_apollo.training.undisturbed import undisturbed
 
 BLANK_GREY_LEVEL = 128  # of 255: what encoders that normalise by mean 0.5 see as 0
 SMALLEST_GAP = 0.01  # nats a label: below it, the media do not make an answer's tokens 1 % likelier
@@ -82,11 +82,13 @@ class Sight(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: PackedBatch, batch_idx: int
     ) -> None:
         if not (_is_first(trainer) or _is_last(trainer)):
-            self._forget_logged(trainer)
+            if self._is_logged:
+                forget_logged(trainer)
+            self._is_logged = False
             return
         model = pl_module.get_submodule("model")
         assert isinstance(model, VideoLMM)  # what every stage trains
-        with trainer.precision_plugin.train_step_context(), _undisturbed(model):
+        with trainer.precision_plugin.train_step_context(), undisturbed(model), _without_reducer(model):
             losses = [_media_loss_sum(model, shown) for shown in (batch, _blanked(batch))]
         tally = torch.tensor((*_counts(batch), 0, 0), dtype=torch.float64).to(pl_module.device)
         tally[-2:] = torch.stack(losses)
@@ -106,11 +108,12 @@ class Sight(Callback):
             for line in describe(report, _is_first(trainer), self.starts_trained):
                 self._say(line)
 
-    def _forget_logged(self, trainer: Trainer) -> None:
-        """Keeps the values out of later rows, in which Lightning repeats what was logged once; it has no public way."""
-        if self._is_logged and trainer._results is not None:
-            trainer._results.reset(fx="on_before_optimizer_step")
-        self._is_logged = False
+
+def forget_logged(trainer: Trainer) -> None:
+    """Keeps what `on_before_optimizer_step` logged once out of later rows, in which Lightning repeats it without a public
+    way to stop it."""
+    if trainer._results is not None:
+        trainer._results.reset(fx="on_before_optimizer_step")
 
 
 def describe(report: SightReport, is_first: bool, starts_trained: bool) -> list[str]:
@@ -168,22 +171,15 @@ def _is_last(trainer: Trainer) -> bool:
 
 
 @contextmanager
-def _undisturbed(model: VideoLMM) -> Iterator[None]:
-    """No gradients, no dropout, no reducer inside; behind it all is as it was."""
-    states, modes = random_states(), [(module, module.training) for module in model.modules()]
+def _without_reducer(model: VideoLMM) -> Iterator[None]:
     reducer = model.reducer if isinstance(model, FrameLMM) else None
-    model.eval()
     if isinstance(model, FrameLMM):
         model.reducer = ReducerConfig(kind="none")
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         if isinstance(model, FrameLMM) and reducer is not None:
             model.reducer = reducer
-        for module, is_training in modes:
-            module.training = is_training
-        set_random_states(states)
 
 
 def _blanked(batch: PackedBatch) -> PackedBatch:

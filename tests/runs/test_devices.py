@@ -1,0 +1,59 @@
+"""Devices that a recipe asks for and a machine lacks: one line before anything is written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lightning_apollo.cli import app
+from lightning_apollo.config import RecipeError, TrainerConfig, load_recipe
+from lightning_apollo.runs.devices import check_devices
+
+
+@pytest.mark.parametrize("kind", ["gpu", "mps"])
+def test_fit_on_a_gpu_that_is_not_there_is_one_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    words = {"gpu": [], "mps": ["--stage", "vision_encoder_adaptation"]}[kind]
+    output = tmp_path / "out"
+    done = CliRunner().invoke(
+        app, ["fit", "videollama3-tiny", f"trainer.accelerator={kind}", f"output={output}", *words]
+    )
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"trainer.accelerator is {kind}, but torch finds no such GPU on this machine: set trainer.")
+    assert not output.exists()
+
+
+def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for devices in ("auto", "2"):
+        check_devices(TrainerConfig(accelerator="gpu", devices=devices))
+    check_devices(TrainerConfig(accelerator="cpu", devices="8"))
+    with pytest.raises(RecipeError, match="trainer.devices is 3, but this machine has 2 GPUs"):
+        check_devices(TrainerConfig(devices="3"))
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("trainer.accelerator=tpu", "accelerator is one of auto, cpu, gpu, cuda, mps, not 'tpu'"),
+        ("trainer.devices=0", "devices is a number from 1 on or auto, not '0'"),
+        ("output=", "output is empty: write output=..., which names a folder"),
+        ("name=", "name is empty: write name=..., which names a folder"),
+    ],
+)
+def test_what_no_machine_has_is_refused_with_the_recipe(word: str, line: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe("videollama3-tiny", [word])
+    assert str(error.value).endswith(line)
+
+
+def test_an_output_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    done = CliRunner().invoke(app, ["fit", "videollama3-tiny", f"output={file}/run"])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert "a file lies where a folder is wanted" in done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def _text(parts: list, wanted: int) -> str:
     return next((bytes(part).decode() for number, part in parts if number == wanted), "")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
     """The number and the value of each field of a protobuf message: bytes, or a whole number."""
     at = 0
     while at < len(message):

@@ -69,8 +69,8 @@ def whole_weights(model: nn.Module, masters: Mapping[str, Tensor] | None = None)
     for name, tensor in model.state_dict().items():
         if name in tied:
             continue
-        tensor = (masters or {}).get(name, tensor)
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        held: Tensor = masters[name] if masters and name in masters else tensor
+        whole = held.full_tensor() if isinstance(held, DTensor) else held
         if _is_first_rank():
             state[name] = whole.detach().contiguous().cpu()
     return state

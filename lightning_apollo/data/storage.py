@@ -22,6 +22,7 @@ import os
 import posixpath
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -228,9 +229,18 @@ def object_store() -> ModuleType:
 
 
 def cache_folder() -> Path:
-    """Where tables of shards and copies of remote manifests lie: `lightning_apollo` in XDG_CACHE_HOME or ~/.cache."""
+    """The folder of tables of shards, copies of remote manifests and digests: `lightning_apollo` in XDG_CACHE_HOME or ~/.cache.
+
+    Where that cannot be made, as in the read-only home of a container, one of this user's among the temporary files.
+    """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning_apollo"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        folder = Path(tempfile.gettempdir()) / f"lightning_apollo-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():  # somebody else's, who could put anything there
+            raise error
     return folder
 
 

@@ -28,6 +28,7 @@ from lightning_apollo.data.roots import FolderRoot
 from lightning_apollo.data.storage import EmbeddedAddress, cache_folder, file_state
 from lightning_apollo.files import write_atomically
 from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.runs.file_digest import one_at_a_time
 from lightning_apollo.structures import Modality
 
 _FORMAT_VERSION = 1
@@ -107,18 +108,19 @@ def _facts_of_source(source: Source, data: DataConfig, shows_progress: bool) -> 
     contents = [manifest.content_digest() for manifest in source.manifests]
     places = [os.getcwd(), str(getattr(source.root, "root", "")), *data.outside_root, data.unknown_keys]
     cache = cache_folder() / f"media-{_hash([_FORMAT_VERSION, contents, places])}.json"
-    facts = _read_facts(cache)
-    is_new = facts is None
-    if facts is None:
-        with _progress(shows_progress and len(source) > _MANY_ROWS) as report:
-            facts = _read_rows(source, report)
-    changed = _refresh(source, facts.media)
-    _require_root(source, facts)
-    videos = [name for name in changed if facts.media[name].modality == "video" and facts.media[name].size >= 0]
-    with _progress(shows_progress and len(videos) > _MANY_VIDEOS) as report:
-        _probe(source, {name: facts.media[name] for name in videos}, data, report)
-    if changed or is_new:
-        _keep_facts(cache, facts)
+    with one_at_a_time(cache.name):
+        facts = _read_facts(cache)
+        is_new = facts is None
+        if facts is None:
+            with _progress(shows_progress and len(source) > _MANY_ROWS) as report:
+                facts = _read_rows(source, report)
+        changed = _refresh(source, facts.media)
+        _require_root(source, facts)
+        videos = [name for name in changed if facts.media[name].modality == "video" and facts.media[name].size >= 0]
+        with _progress(shows_progress and len(videos) > _MANY_VIDEOS) as report:
+            _probe(source, {name: facts.media[name] for name in videos}, data, report)
+        if changed or is_new:
+            _keep_facts(cache, facts)
     return facts
 
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lightning_apollo.data.storage import cache_folder
@@ -24,16 +25,30 @@ def digest_file(path: Path) -> str:
     if state[0] < _NOTED_FROM_BYTES:
         return _read(path)
     name = os.path.realpath(path)
-    noted = _noted().get(name)
-    if noted is not None and noted[:3] == state:
-        return str(noted[3])
-    digest = _read(path)
-    if _state(path) == state:  # nobody wrote to it meanwhile
-        try:
-            _note(name, [*state, digest])
-        except OSError as error:
-            logger.warning("%s: its digest is not noted (%s): it is read again next time", path, error.strerror)
-    return digest
+    with one_at_a_time(name):
+        noted = _noted().get(name)
+        if noted is not None and noted[:3] == state:
+            return str(noted[3])
+        digest = _read(path)
+        if _state(path) == state:  # nobody wrote to it meanwhile
+            try:
+                _note(name, [*state, digest])
+            except OSError as error:
+                logger.warning("%s: its digest is not noted (%s): it is read again next time", path, error.strerror)
+        return digest
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Lets the first of the ranks on a machine read what the others then find in the cache folder.
+
+    Where that folder cannot be locked, all of them read.
+    """
+    path = cache_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(lock(path))
+        yield
 
 
 def digest_files(paths: Iterable[Path]) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -267,3 +268,14 @@ def test_a_copy_on_this_machine_has_the_same_bytes(folder: Path, tmp_path: Path)
     digests = [hashlib.sha256(Path(path).read_bytes()).digest() for path in (copy, folder / "clips/first.mp4")]
     assert digests[0] == digests[1]
     assert storage.local_copy("videos/a.mp4") == "videos/a.mp4"
+
+
+def test_a_home_that_cannot_be_written_leaves_the_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    folder = storage.cache_folder()
+    assert folder.parent == tmp_path / "temporary"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert storage.cache_folder() == folder

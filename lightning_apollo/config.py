@@ -96,15 +96,15 @@ class Recipe:
         if (self.compat == "apollo") != (self.model.fused is not None):
             encoder = "of clips (model.fused)" if self.model.fused is not None else "of frames (model.vision)"
             raise ValueError(f"compat {self.compat} does not go with an encoder {encoder}")
+        self.data.sampling.check_clip(self.model.clip)
+        if not self.stages:
+            raise ValueError("stages: a recipe has at least one")
         positions, longest = self.model.llm.max_position_embeddings, self.data.budget.max_length
         if positions < longest:
             raise ValueError(
                 f"data.budget.max_length is {longest}, but the language model has {positions} positions "
                 "(model.llm.max_position_embeddings): lower the first, or raise the second where the model was trained with more"
             )
-        self.data.sampling.check_clip(self.model.clip)
-        if not self.stages:
-            raise ValueError("stages: a recipe has at least one")
         for name, stage in self.stages.items():
             self._check_stage(name, stage)
         first, stage = next(iter(self.stages.items()))

@@ -79,7 +79,8 @@ def require_trained(checkpoint: str, words: Sequence[str] = (), stage: str | Non
 
 def may_requeue(recipe: str, words: Sequence[str] = ()) -> bool:
     """True unless the recipe says that its SLURM job is not to be requeued."""
-    return _Outline(recipe_file(recipe), words).get("trainer.preemption.requeue") is not False
+    wish = _Outline(recipe_file(recipe), words).get("trainer.preemption.requeue")
+    return str(wish).lower() not in ("false", "no", "off")
 
 
 class _Outline:

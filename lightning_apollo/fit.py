@@ -152,6 +152,8 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = Fal
     With `resume`, it goes on from its last checkpoint if it has one; with `again`, it is moved aside with all after it and
     begins. No other process may write into its folder meanwhile.
     """
+    if again or not (stage_folder(recipe, name) / DONE).is_file():  # it will train, or be refused
+        check_devices(recipe.trainer)
     with sole_writer(stage_folder(recipe, name), say):
         seen = agree(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
         if seen["finished"] == "yes":
@@ -174,6 +176,7 @@ def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str
     facts["last checkpoint"] = "none" if checkpoint is None else f"that of step {checkpoint_step(checkpoint)}"
     facts["digest of start weights"] = str(digest_of_start(recipe, name))[:12]
     stage = recipe.stages[name]
+    facts["seed"] = str(recipe.seed)
     facts["micro_batch_size"] = str(stage.micro_batch_size)  # on which weights do not depend, but what a rank draws
     facts["activation_checkpointing"] = str(stage.activation_checkpointing)
     return facts | {key: str(value) for key, value in settings_of(recipe, name).items()}
@@ -181,7 +184,6 @@ def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str
 
 def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say: Say) -> None:
     """Opens data and start weights, then writes into the stage's folder and trains."""
-    check_devices(recipe.trainer)
     config, folder = recipe.stages[name], stage_folder(recipe, name)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)

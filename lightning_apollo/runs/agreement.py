@@ -191,7 +191,7 @@ def _differences(first: object, other: object) -> list[str]:
     assert isinstance(other, Mapping)
     keys = {**first, **other}
     return [
-        f"{key} is {other.get(key, 'not there')} instead of {first.get(key, 'not there')}"
+        f"{key} is {other.get(key, 'not given')} instead of {first.get(key, 'not given')}"
         for key in keys
         if first.get(key) != other.get(key)
     ]

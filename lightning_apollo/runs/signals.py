@@ -65,10 +65,18 @@ class Listener:
             os.set_blocking(writer, False)
             signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
             atexit.register(_ignore)
+            os.register_at_fork(after_in_child=self._forget)
             threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
         for number in (*SIGNALS, FROM_PARENT):
             signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, FROM_PARENT))
+
+    def _forget(self) -> None:
+        """Takes a forked process off the pipe of its parent, which would count the fork's signals as its own."""
+        signal.set_wakeup_fd(-1)
+        for number in (*SIGNALS, FROM_PARENT):
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, signal.SIG_DFL)
 
     def begin_training(self) -> None:
         """From now on signals are noted."""

@@ -131,7 +131,7 @@ def test_a_recipe_of_ones_own_builds_on_the_library(tmp_path: Path, monkeypatch:
             "stages.multi_task_fine_tuning.reducer: reducer.kind is one of none, diff_fp, merge_similar, not 'diff'",
         ),
         ("trainer.precision=16", "trainer: precision is one of 32-true, bf16-mixed, bf16-true, 64-true, not '16'"),
-        ("trainer.devices=all", "trainer: devices is a number or auto, not 'all'"),
+        ("trainer.devices=all", "trainer: devices is a number from 1 on or auto, not 'all'"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused_at_load(word: str, message: str) -> None:

@@ -24,7 +24,6 @@ class ConnectorConfig:
     """What stands between encoder and LLM. The resampler's defaults are those of Apollo's released weights."""
 
     kind: str = "mlp"  # mlp for `vision`; perceiver | mlp_pool | conv_pool for `fused`
-    # Random weights: PyTorch's own, as in the released training code | he | calibrated: fitted to the first step's features
     num_tokens: int = 128  # L; the release has 128 (32 a frame), Table 7 says 64
     depth: int = 1  # layers of the resampler
     num_heads: int = 16
@@ -32,6 +31,7 @@ class ConnectorConfig:
     num_kv_heads: int = 4
     first_sharpness: float = 1.0  # factor on the random queries; small models learn faster from sharper attention
     ff_multi: int = 4  # the resampler's MLP is this many times as wide as the LLM
+    # Random weights: PyTorch's own, as in the released training code | he | calibrated: fitted to the first step's features
     init: str = "default"
 
     def __post_init__(self) -> None:

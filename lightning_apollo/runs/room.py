@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lightning_apollo.config import Recipe
+from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.errors import UserError
 from lightning_apollo.explain import BYTES_PER_VALUE, count_adapters, count_parameters, stage_memory
 from lightning_apollo.files import remove_partials
@@ -27,7 +27,10 @@ class StageBytes:
 def stage_bytes(recipe: Recipe, name: str) -> StageBytes:
     """Returns the sizes of a stage's files, from its recipe alone; nothing is allocated."""
     stage, parameters = recipe.stages[name], count_parameters(recipe)
-    adapters = count_adapters(recipe, stage) if stage.lora else {}
+    try:
+        adapters = count_adapters(recipe, stage) if stage.lora else {}
+    except ValueError as error:  # the model has no module of the name that lora gives
+        raise RecipeError(f"stages.{name}: {error}") from error
     size = BYTES_PER_VALUE[recipe.trainer.precision]
     wide = max(size, 4)  # adapters, and what trains in bfloat16, are written in float32
     trained = sum(parameters[component] for component in stage.trains if component not in adapters)

@@ -83,12 +83,12 @@ def features(shape: tuple[int, ...]) -> Tensor:
     """(…, 10) float64 with channels of means from -40 to 50 and deviations from 1e-3 to 1e4."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(*shape, 10, generator=generator, dtype=torch.float64)
-    return noise * torch.logspace(-3, 4, 10).double() + torch.linspace(-40, 50, 10).double()
+    return noise * torch.logspace(-1, 4, 10).double() + torch.linspace(-40, 50, 10).double()
 
 
 def connector_of(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    config = ConnectorConfig(kind, "calibrated", num_tokens=4, num_heads=4, head_dim=4, num_kv_heads=2)
+    config = ConnectorConfig(kind, init="calibrated", num_tokens=4, num_heads=4, head_dim=4, num_kv_heads=2)
     return build_connector(config, vision_width=10, llm_width=16).double()
 
 

@@ -156,7 +156,9 @@ def test_pooled_grids_by_hand(num_tokens: int, num_frames: int, expected: tuple[
 
 def pool(kind: str, num_tokens: int) -> PoolConnector:
     """Two channels, one after the other left as it is: the middle layer's GELU is taken out."""
-    connector = cast(PoolConnector, build_connector(ConnectorConfig(kind, num_tokens), vision_width=2, llm_width=2))
+    connector = cast(
+        PoolConnector, build_connector(ConnectorConfig(kind, num_tokens, init="he"), vision_width=2, llm_width=2)
+    )
     connector.readout[1] = nn.Identity()
     for layer in (connector.readout[0], connector.readout[2]):
         eye = torch.eye(2)

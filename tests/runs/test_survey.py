@@ -93,7 +93,7 @@ def commands_of(one: Recipe, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tup
         place = Path(command[4])
         assert not place.is_relative_to(one.output)
         assert place.is_file()
-        commands.append(list(command[5:]))
+        commands.append([word for word in command[5:] if word != "--part-of-run"])
         return 0
 
     monkeypatch.setattr(fit, "run_passing_signals_on", note)

@@ -15,7 +15,9 @@ def mask(rank: int, checkpoint: dict[str, Any] | None = None) -> torch.Tensor:
     """What dropout keeps in the first micro-batch of a rank of two; all ranks have made the same weights before."""
     torch.manual_seed(0)
     torch.randn(100)
-    trainer: Any = SimpleNamespace(global_rank=rank, world_size=2)
+    trainer: Any = SimpleNamespace(
+        global_rank=rank, world_size=2, accumulate_grad_batches=1, estimated_stepping_batches=4
+    )
     resume = ExactResume()
     if checkpoint is not None:
         resume.on_load_checkpoint(trainer, Stage, checkpoint)
@@ -45,7 +47,11 @@ def test_a_resumed_rank_has_its_own_states_back() -> None:
     for seed in (5, 6):
         torch.manual_seed(seed)
         states.append(random_states())
-    checkpoint = {"exact_resume": {"random_states": states}}
+    counts = {"ready": 2, "started": 2, "processed": 2, "completed": 1}
+    checkpoint = {
+        "exact_resume": {"random_states": states, "accumulated": 1},
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": counts, "current": dict(counts)}}},
+    }
     for rank, seed in enumerate((5, 6)):
         resumed = mask(rank, checkpoint)
         torch.manual_seed(seed)

@@ -26,6 +26,7 @@ from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training import timeline
 from lightning_apollo.training.callbacks import step_time as step_time_module
 from lightning_apollo.training.callbacks.step_time import StepTime
+from lightning_apollo.training.optim import OptimizerConfig
 from lightning_apollo.training.verdict import PARTS, DataSeconds
 from tests.launch import launch
 from tests.models.clips import CLIP_MODEL, FRAMES, clip_item, clip_pixels
@@ -33,6 +34,7 @@ from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer
 
 ALL = {"vision": 1e-3, "connector": 1e-3, "llm": 1e-3}
+OPTIMIZER = OptimizerConfig(warmup_ratio=0)  # a stage of one step would have none of which the rate is above 0
 
 
 class Clock:
@@ -101,7 +103,13 @@ class Watched:
 
 def stage(config: ModelConfig = MODEL, **values: Any) -> Stage:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"trains": ALL, "image_merge_size": 1, "video_merge_size": 2, **values}
+    settings: dict[str, Any] = {
+        "trains": ALL,
+        "optimizer": OPTIMIZER,
+        "image_merge_size": 1,
+        "video_merge_size": 2,
+        **values,
+    }
     return Stage(build_model(config, ReducerConfig("diff_fp") if config is MODEL else ReducerConfig()), StageConfig(
         kind="Stage", mixture={"any": 1.0}, **settings
     ))  # fmt: skip

@@ -55,8 +55,9 @@ def cases(strategy: str) -> list[Case]:
     return steps
 
 
-def rounded_case(strategy: str) -> Case:
-    return Case(strategy, accumulate=4, is_rounded=True)
+def rounded_case(strategy: str, num_ranks: int) -> Case:
+    """Micro-batches of one sample each."""
+    return Case(strategy, accumulate=len(samples(is_clips=False)) // num_ranks, is_rounded=True)
 
 
 def samples(is_clips: bool) -> list[Sample]:
@@ -91,7 +92,7 @@ def run_cases(folder: str, *strategies: str) -> None:
     """Saves what rank 0 has after every case: the gradients that the optimizer got and their norm."""
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare()
-    for case in (case for strategy in strategies for case in [*cases(strategy), rounded_case(strategy)]):
+    for case in (case for strategy in strategies for case in [*cases(strategy), rounded_case(strategy, num_ranks)]):
         model = build(case.is_clips)
         stage = RecordingStage(model.bfloat16() if case.is_rounded else model, stage_config(case))
         share = len(samples(case.is_clips)) // num_ranks

@@ -76,10 +76,9 @@ def test_the_gradient_of_two_ranks_is_that_of_one_full_batch(case: Case, on_two:
     assert_gradients(case, on_two(case))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_the_gradient_of_bfloat16_weights_is_summed_in_float32(strategy: str, on_two: Results) -> None:
-    """Over four micro-batches and two ranks, to what rounding inside one backward pass leaves."""
-    found = on_two(rounded_case(strategy))["gradients"]
+def assert_rounded(result: dict) -> None:
+    """The sum over micro-batches and ranks is exact to what rounding inside one backward pass leaves."""
+    found = result["gradients"]
     expected = reference(is_clips=False, is_rounded=True)
     assert found.keys() == expected.keys()
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
@@ -90,7 +89,18 @@ def test_the_gradient_of_bfloat16_weights_is_summed_in_float32(strategy: str, on
     assert error < 0.02 * size
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_gradient_of_bfloat16_weights_is_summed_in_float32(strategy: str, on_two: Results) -> None:
+    assert_rounded(on_two(rounded_case(strategy, 2)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [*cases("ddp"), *cases("fsdp")], ids=lambda case: case.name)
 def test_the_gradient_of_four_ranks_is_that_of_one_full_batch(case: Case, on_four: Results) -> None:
     assert_gradients(case, on_four(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_gradient_of_bfloat16_weights_is_summed_in_float32_on_four_ranks(strategy: str, on_four: Results) -> None:
+    assert_rounded(on_four(rounded_case(strategy, 4)))

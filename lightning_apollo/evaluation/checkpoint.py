@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_apollo.evaluation.benchmarks import answer_prompts
+from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate

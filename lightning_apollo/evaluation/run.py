@@ -7,11 +7,10 @@ answers of earlier runs ─> what is missing ─> shared out to ranks ─> prepa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.evaluation.answer_files import (
@@ -22,16 +21,16 @@ from lightning_apollo.evaluation.answer_files import (
     clear_quarantine,
     read_answers,
 )
-from lightning_apollo.evaluation.metrics import score_of
+from lightning_apollo.evaluation.ask import Reply, ask
+from lightning_apollo.evaluation.predictions import Prediction
+from lightning_apollo.evaluation.predictions import results as results_of
 from lightning_apollo.evaluation.prompting import build_prompt
 from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, QuestionResult, write_results
 from lightning_apollo.evaluation.table import ScoreTable, tabulate_scores
-from lightning_apollo.structures import MediaError, Sample
-
-RIGHT = 0.5  # the score from which an answer counts as right in a file of results, where there are scores in between
+from lightning_apollo.structures import Sample
 
 Answerer = Callable[[Sequence[Sample]], list[str]]  # the answers to some prompts
 
@@ -107,14 +106,11 @@ def evaluate(
     return _finish(run, questions, is_writer=ranks.rank == 0)
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A question in a mode, with its prompt or the reason why there is none."""
+class _Item(NamedTuple):
+    """A question in a mode."""
 
     question: Question
     mode: str
-    sample: Sample | None = None
-    error: MediaError | ValueError | None = None
 
 
 def _ask(
@@ -126,19 +122,26 @@ def _ask(
     advance: Callable[[int, int], None],
 ) -> None:
     """Asks this rank's share; after each batch its answers are on the disk."""
+    preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
+
+    def prepare(item: _Item) -> Sample:
+        return build_prompt(item.question, preparers[item.mode], run.folder)
+
     done = 0
     advance(done, len(share))
-    for batch in _prepared_ahead(run, share):
-        quarantine.append((item.question.question_id, item.mode, str(item.error)) for item in batch if item.error)
-        file.append(_answers([item for item in batch if item.sample is not None], answer))
-        done += len(batch)
+    for replies in ask(share, prepare, answer, run.config.batch_size):
+        quarantine.append((*_name(reply), str(reply.error)) for reply in replies if reply.error)
+        file.append(_answer(reply) for reply in replies if not reply.error)
+        done += len(replies)
         advance(done, len(share))
 
 
-def _answers(items: Sequence[_Item], answer: Answerer) -> Iterator[Answer]:
-    said = answer([item.sample for item in items if item.sample is not None]) if items else []
-    for item, text in zip(items, said, strict=True):
-        yield Answer(item.question.question_id, item.mode, item.question.fingerprint, text)
+def _name(reply: Reply[_Item, str]) -> tuple[str, str]:
+    return reply.item.question.question_id, reply.item.mode
+
+
+def _answer(reply: Reply[_Item, str]) -> Answer:
+    return Answer(*_name(reply), reply.item.question.fingerprint, reply.result())
 
 
 def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
@@ -159,43 +162,21 @@ def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
     ]
 
 
-def _prepared_ahead(run: Run, share: Sequence[_Item]) -> Iterator[list[_Item]]:
-    """The items in batches with their prompts, the next batch being prepared while one is answered."""
-    preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
-    size = run.config.batch_size
-    batches = [share[start : start + size] for start in range(0, len(share), size)]
-
-    def prepare(batch: Sequence[_Item]) -> list[_Item]:
-        return [_prepared(item, preparers[item.mode], run.folder) for item in batch]
-
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        following = beside.submit(prepare, batches[0]) if batches else None
-        for number in range(len(batches)):
-            assert following is not None
-            batch = following.result()
-            following = beside.submit(prepare, batches[number + 1]) if number + 1 < len(batches) else None
-            yield batch
-
-
-def _prepared(item: _Item, preparer: Preparer, root: Path) -> _Item:
-    try:
-        return replace(item, sample=build_prompt(item.question, preparer, root))
-    except (MediaError, ValueError) as error:
-        return replace(item, error=error)
-
-
 def _finish(run: Run, questions: Sequence[Question], is_writer: bool) -> list[ScoreTable]:
     """The tables of all answers, those of earlier runs included; the first rank writes them."""
     answers = read_answers(run.output)
     tables: list[ScoreTable] = []
     results: list[QuestionResult] = []
     for mode in MODES:
-        said = {
-            q.question_id: answers[mode, q.question_id].answer for q in questions if (mode, q.question_id) in answers
-        }
-        if said:
+        predictions = [
+            Prediction(question, answers[mode, question.question_id].answer)
+            for question in questions
+            if (mode, question.question_id) in answers
+        ]
+        if predictions:
+            said = {prediction.question.question_id: prediction.answer for prediction in predictions}
             tables.append(tabulate_scores(run.benchmark, questions, said, mode))
-            results += [_result(run, q, said[q.question_id], mode) for q in questions if q.question_id in said]
+            results += results_of(predictions, run.benchmark.name, run.model, mode)
     if not tables:
         raise BenchmarkError(
             f"no question of {run.benchmark.title} could be shown: {run.output}/quarantine-*.jsonl say why"
@@ -205,19 +186,6 @@ def _finish(run: Run, questions: Sequence[Question], is_writer: bool) -> list[Sc
         (run.output / "scores.json").write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
         (run.output / "report.md").write_text(report(run, tables), encoding="utf-8")
     return tables
-
-
-def _result(run: Run, question: Question, answer: str, mode: str) -> QuestionResult:
-    return QuestionResult(
-        benchmark=run.benchmark.name,
-        question_id=question.question_id,
-        category=question.category,
-        model=run.model,
-        mode=mode,
-        answer=answer,
-        expected=question.answers[0],
-        is_right=score_of(answer, question) >= RIGHT,
-    )
 
 
 def report(run: Run, tables: Sequence[ScoreTable]) -> str:

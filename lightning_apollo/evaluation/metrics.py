@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.text import edit_distance, squad
 
 from lightning_apollo.evaluation.question import Question
+from lightning_apollo.evaluation.text_scores import exact_text, number, token_f1
 from lightning_apollo.inference.parsers import find_choice, find_numbers, find_span
 
 ANLS_THRESHOLD = 0.5  # of the normalised distance; farther answers score nothing (ANLS, arXiv 1905.13648, section 3)
@@ -129,6 +130,7 @@ SCORES: dict[str, Score] = {
     for score in (
         *(same_text, choice, short_answer, relaxed, anls),
         *(span_overlap, contains, contains_formula, open_answer),
+        *(exact_text, token_f1, number),
     )
 }
 

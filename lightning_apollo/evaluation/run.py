@@ -33,6 +33,16 @@ from lightning_apollo.evaluation.table import ScoreTable, tabulate_scores
 from lightning_apollo.structures import Sample
 
 Answerer = Callable[[Sequence[Sample]], list[str]]  # the answers to some prompts
+Advance = Callable[[int, int], None]  # told how many of this rank's questions are done, and of how many
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An answer, and where it was asked for the loss of the expected one."""
+
+    text: str
+    loss_sum: float | None = None  # nats
+    num_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +94,37 @@ def evaluate(
     run: Run,
     answer: Answerer,
     ranks: Ranks = ONE_PROCESS,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = lambda done, total: None,
 ) -> list[ScoreTable]:
     """The table of each mode that has answers, once every rank has asked its share of what no earlier run has asked.
 
-    `advance` is told how many of this rank's questions are done, and of how many. The files of results are written by the
-    first rank. Raises BenchmarkError for files, settings and answers that do not fit.
+    The files of results are written by the first rank. Raises BenchmarkError for files, settings and answers that do not fit.
     """
     questions = ranks.first_to_last(lambda: run.benchmark.questions(run.folder, run.config.limit))
+
+    def prepare(question: Question, preparer: Preparer) -> Sample:
+        return build_prompt(question, preparer, run.folder)
+
+    def speak(prompts: Sequence[Sample]) -> list[Spoken]:
+        return [Spoken(text) for text in answer(prompts)]
+
+    collect(run, questions, prepare, speak, ranks, advance)
+    return _finish(run, questions, is_writer=ranks.rank == 0)
+
+
+def collect(
+    run: Run,
+    questions: Sequence[Question],
+    prepare: Callable[[Question, Preparer], Sample],
+    speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
+    ranks: Ranks,
+    advance: Advance,
+    broken: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Has every rank ask its share of the questions that have no answer yet; all answers are on the disk when it returns.
+
+    `broken` are (id, reason) of what is no question: the quarantine lists them beside what could not be shown.
+    """
     ranks.first_to_last(lambda: check_settings(run.output, run.all_settings()))
     missing = _missing(run, questions)
     ranks.wait()  # all have read the answers before any of them appends to them
@@ -101,9 +134,10 @@ def evaluate(
             clear_quarantine(run.output)
         ranks.wait()
         with Quarantine(run.output, ranks.rank) as quarantine:
-            _ask(run, share, answer, file, quarantine, advance)
+            if ranks.rank == 0:
+                quarantine.append((name, mode, reason) for mode in run.config.modes for name, reason in broken)
+            _ask(run, share, prepare, speak, file, quarantine, advance)
     ranks.wait()
-    return _finish(run, questions, is_writer=ranks.rank == 0)
 
 
 class _Item(NamedTuple):
@@ -116,32 +150,33 @@ class _Item(NamedTuple):
 def _ask(
     run: Run,
     share: Sequence[_Item],
-    answer: Answerer,
+    prepare: Callable[[Question, Preparer], Sample],
+    speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
     file: AnswerFile,
     quarantine: Quarantine,
-    advance: Callable[[int, int], None],
+    advance: Advance,
 ) -> None:
     """Asks this rank's share; after each batch its answers are on the disk."""
     preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
 
-    def prepare(item: _Item) -> Sample:
-        return build_prompt(item.question, preparers[item.mode], run.folder)
-
     done = 0
     advance(done, len(share))
-    for replies in ask(share, prepare, answer, run.config.batch_size):
+    shown = ask(share, lambda item: prepare(item.question, preparers[item.mode]), speak, run.config.batch_size)
+    for replies in shown:
         quarantine.append((*_name(reply), str(reply.error)) for reply in replies if reply.error)
         file.append(_answer(reply) for reply in replies if not reply.error)
         done += len(replies)
         advance(done, len(share))
 
 
-def _name(reply: Reply[_Item, str]) -> tuple[str, str]:
+def _name(reply: Reply[_Item, Spoken]) -> tuple[str, str]:
     return reply.item.question.question_id, reply.item.mode
 
 
-def _answer(reply: Reply[_Item, str]) -> Answer:
-    return Answer(*_name(reply), reply.item.question.fingerprint, reply.result())
+def _answer(reply: Reply[_Item, Spoken]) -> Answer:
+    spoken = reply.result()
+    fingerprint = reply.item.question.fingerprint
+    return Answer(*_name(reply), fingerprint, spoken.text, spoken.loss_sum, spoken.num_tokens)
 
 
 def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:

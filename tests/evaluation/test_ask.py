@@ -36,7 +36,7 @@ def test_replies_come_in_order_and_what_cannot_be_shown_keeps_its_place() -> Non
         "5 cannot be shown",
         "6.mp4: not a video",
     ]
-    with pytest.raises(MediaError, match="3.mp4"):
+    with pytest.raises(MediaError, match=r"3\.mp4"):
         replies[2].result()
 
 

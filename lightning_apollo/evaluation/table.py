@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_apollo.evaluation.curate_report import TITLES, Grid
@@ -76,11 +76,15 @@ def tabulate_scores(
         for threshold in RECALL_THRESHOLDS:
             found = {name: float(overlap >= threshold) for name, overlap in scores.items()}
             rows.append(_row(f"R@1, overlap of {threshold:g}", part, answered, found))
-    for axis in dict.fromkeys(axis for question in answered for axis, _ in question.groups):
-        for kind in sorted({kind for question in answered for name, kind in question.groups if name == axis}):
-            of_kind = [question for question in answered if (axis, kind) in question.groups]
-            rows.append(_row(f"{axis}: {kind}", part, of_kind, scores))
+    rows += [_row(name, part, of_kind, scores) for name, of_kind in by_kind(answered)]
     return ScoreTable(benchmark.name, benchmark.title, mode, len(questions), tuple(rows))
+
+
+def by_kind(questions: Sequence[Question]) -> Iterator[tuple[str, list[Question]]]:
+    """Yields the name of a row and its questions, for every kind on every axis."""
+    for axis in dict.fromkeys(axis for question in questions for axis, _ in question.groups):
+        for kind in sorted({kind for question in questions for name, kind in question.groups if name == axis}):
+            yield f"{axis}: {kind}", [question for question in questions if (axis, kind) in question.groups]
 
 
 def _row(name: str, benchmark: Benchmark, questions: Sequence[Question], scores: Mapping[str, float]) -> ScoreRow:

@@ -9,19 +9,22 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from string import ascii_uppercase
 
+from lightning_apollo.evaluation.asked import METRICS
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.text_scores import tokens
 from lightning_apollo.inference.parsers import Choice, find_choice, find_numbers, find_span
 
-METRICS = {  # by the word of --metric: the name of the score, and what tables call it
-    "exact": ("exact_text", "exact match"),
-    "choice": ("choice", "choice"),
-    "span": ("span_overlap", "time span IoU"),
-    "f1": ("token_f1", "token F1"),
-    "number": ("number", "number"),
-    "relaxed": ("relaxed", "number within 5 %"),
+SCORES: dict[str, str] = {  # by the word of --metric
+    **dict(zip(METRICS, ("exact_text", "choice", "span_overlap", "token_f1", "number", "relaxed"), strict=True))
 }
-TITLES = dict(METRICS.values())
+TITLES = {
+    "exact_text": "exact match",
+    "choice": "choice",
+    "span_overlap": "time span IoU",
+    "token_f1": "token F1",
+    "number": "number",
+    "relaxed": "number within 5 %",
+}
 SHORT = 3  # tokens: where all texts of a kind are no longer, they are compared as a whole
 
 _YES_OR_NO = (Choice("", "yes"), Choice("", "no"))
@@ -46,15 +49,14 @@ class Form:
 
 
 def form_of(asked: str, expected: str, shows_video: bool, word: str | None = None) -> Form | None:
-    """The form of an expected answer; with a word of METRICS that form, or None where the answer does not have it.
+    """The form of an expected answer; with a word of `--metric` that form, or None where the answer does not have it.
 
     A text is scored by token F1 here; `short_texts_exact` looks at all texts of a kind.
     """
     makers = {"choice": _choice, "span": _span, "number": _number, "relaxed": _number}
     if word is not None:
-        name, _ = METRICS[word]
-        form = makers[word](asked, expected, True) if word in makers else Form(name, (expected,))
-        return form and replace(form, metric=name)
+        form = makers[word](asked, expected, True) if word in makers else Form(SCORES[word], (expected,))
+        return form and replace(form, metric=SCORES[word])
     for make in (_choice, _span, _number):
         if (form := make(asked, expected, shows_video)) is not None:
             return form

@@ -43,6 +43,15 @@ class BrokenRow:
     reason: str
 
 
+class OwnQuestion(Question):
+    """A question of a row. Its choices are part of its words, read or not."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is shown and asked, so that another `--metric` scores the answers that are there."""
+        return hashlib.sha256(repr(self.parts).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class OwnRows:
     """The questions of manifests, with what it takes to show each of them."""
@@ -131,7 +140,7 @@ def _question(conversation: Conversation, groups: tuple[tuple[str, str], ...], m
             f"{conversation.sample_id}: --metric {metric} cannot score the expected answer {expected!r:.60}: "
             "leave the option out, or take exact or f1"
         )
-    return Question(
+    return OwnQuestion(
         question_id=conversation.sample_id,
         parts=tuple(part for turn in before for part in turn.parts),
         answers=form.answers,

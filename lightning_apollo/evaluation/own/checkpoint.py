@@ -66,7 +66,7 @@ def _ask(
     if place.recipe is not None:
         data = place.recipe.data
         rows = replace(rows, unknown_keys=data.unknown_keys, outside_root=tuple(data.outside_root))
-    read = ranks.first_to_last(lambda: read_own_rows(rows, config.limit))
+    read = ranks.first_to_last(lambda: read_own_rows(rows))
     trained = place.load(device, ranks, console)
     run = run_of_rows(read, trained.preparer, place.output, place.model, {"weights": place.digest()}, config)
     answer = partial(answer_prompts, trained, max_new_tokens=run.benchmark.max_new_tokens)

@@ -70,8 +70,8 @@ class OwnRows:
         return "".join(part.text for part in answer.parts if isinstance(part, TextPart))
 
 
-def read_own_rows(config: OwnRowsConfig, limit: int | None = None) -> OwnRows:
-    """The questions of all rows, or the first `limit` of them; no media file is opened.
+def read_own_rows(config: OwnRowsConfig) -> OwnRows:
+    """The questions of all rows; no media file is opened.
 
     ManifestError for a file that is no manifest; BenchmarkError where no row can be used, or where an answer has not the form
     that the metric scores.
@@ -83,7 +83,6 @@ def read_own_rows(config: OwnRowsConfig, limit: int | None = None) -> OwnRows:
     asked: list[tuple[Question, Conversation]] = []
     for manifest, title in zip(source.manifests, titles, strict=True):
         asked += _read(manifest, title, config.metric, broken)
-    asked = asked[:limit]
     if not asked:
         raise BenchmarkError(_nothing(titles, broken))
     questions = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def evaluate_rows(
             return [Spoken(text) for text in texts]
         return [Spoken(text, *vars(loss).values()) for text, loss in zip(texts, measure(samples), strict=True)]
 
+    rows = replace(rows, questions=rows.questions[: run.config.limit])
     broken = [(row.row_id, row.reason) for row in rows.broken]
     collect(run, rows.questions, prepare, speak, ranks, advance, broken)
     outcome = _outcome(run, rows, metric)

@@ -42,8 +42,8 @@ def write_own_rows(folder: Path, *more: dict[str, object]) -> Path:
     return write_rows(folder / "val.jsonl", [*ROWS, *more])
 
 
-def read(manifest: Path, metric: str | None = None, limit: int | None = None) -> OwnRows:
-    return read_own_rows(OwnRowsConfig((str(manifest),), str(manifest.parent), metric), limit)
+def read(manifest: Path, metric: str | None = None) -> OwnRows:
+    return read_own_rows(OwnRowsConfig((str(manifest),), str(manifest.parent), metric))
 
 
 class Oracle:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from lightning_apollo.early_checks import require_files, require_trained
+from lightning_apollo.early_checks import require_trained
+from lightning_apollo.evaluation.asked import require_asked
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -34,6 +35,8 @@ RUN_EPILOG = """[bold]Examples[/bold]
 
 lightning-apollo evaluate runs/mine/video_centric_fine_tuning --benchmark mvbench --data benchmarks/MVBench
 
+lightning-apollo evaluate runs/mine/fine_tuning --data my_val.jsonl --root clips --compare runs/other/fine_tuning
+
 lightning-apollo evaluate run runs/mine/video_centric_fine_tuning data.budget.token_budget=16384 --benchmark mlvu --data MLVU
 
 lightning-apollo evaluate run videollama3-tiny --benchmark shapes --data runs/demo/shapes --modes full,single_frame,blind
@@ -50,8 +53,43 @@ def run(
             metavar="CHECKPOINT", help="Folder of a finished stage or of an export, or a recipe for its last stage."
         ),
     ],
-    benchmark: Annotated[str, typer.Option(metavar="NAME", help="One of `evaluate list`.")],
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the benchmark's published files lie.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FOLDER|FILE",
+            help="Where the benchmark's published files lie; without --benchmark, own rows in a format of docs/data.md, "
+            "and the option may be given again.",
+        ),
+    ],
+    benchmark: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One of `evaluate list`. Not given: own rows.", show_default=False),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROOT",
+            help="What media paths of own rows start from. Not given: the folder of the first FILE.",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How own rows are scored: exact, choice, span, f1, number or relaxed. Not given: by the form of the "
+            "expected answers.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="A second model, asked the same: the paired difference with its interval.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -73,19 +111,29 @@ def run(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered together.")] = 8,
     debug: Debug = False,
 ) -> None:
-    """Ask a trained model the questions of a benchmark, and show its scores beside those of the papers.
+    """Ask a trained model a benchmark, and show its scores beside those of the papers; or ask it your own held-out rows.
 
     A run that was stopped goes on where it was when it is started again: only what has no answer yet is asked.
     """
     with errors_in_one_line(debug):
         require_video()
-        require_trained(checkpoint, overrides or ())
-        require_files([data])
+        for asked in (checkpoint, *([compare] if compare else ())):
+            require_trained(asked, overrides or ())
+        folder = require_asked(data, benchmark, root, metric)
+        if benchmark is None:
+            from lightning_apollo.evaluation.own.checkpoint import evaluate_own
+            from lightning_apollo.evaluation.own.rows import OwnRowsConfig
+            from lightning_apollo.evaluation.run import EvaluationConfig
+
+            config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size)
+            rows = OwnRowsConfig(tuple(data), folder, metric)
+            evaluate_own(checkpoint, overrides or (), rows, output, config, Console(), compare)
+            return
         from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
         from lightning_apollo.evaluation.run import EvaluationConfig
 
         config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size)
-        evaluate_checkpoint(checkpoint, overrides or (), benchmark, data, output, config, Console())
+        evaluate_checkpoint(checkpoint, overrides or (), benchmark, Path(folder), output, config, Console(), compare)
 
 
 @app.command("list")

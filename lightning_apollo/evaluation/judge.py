@@ -22,6 +22,8 @@ from lightning_apollo.errors import UserError
 
 KEY_VARIABLE = "JUDGE_API_KEY"
 VERDICTS = "verdicts.jsonl"
+RULES = ("organisers", "paper")
+JUDGED = ("chartqa", "realworldqa", "activitynet_qa", "blink")  # benchmarks whose rule in the paper asks a judge
 
 _AT_ONCE = 8  # requests under way
 _TRIES = 4
@@ -91,7 +93,9 @@ def _content(body: bytes, url: str) -> str:
     try:
         return str(json.loads(body)["choices"][0]["message"]["content"] or "")
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise JudgeError(f"{url}: the reply is no chat completion: name an endpoint that speaks OpenAI's API") from error
+        raise JudgeError(
+            f"{url}: the reply is no chat completion: name an endpoint that speaks OpenAI's API"
+        ) from error
 
 
 def _reason(error: OSError) -> str:
@@ -106,6 +110,23 @@ def _advice(error: OSError) -> str:
     if isinstance(error, urllib.error.HTTPError) and error.code in (400, 404, 422):
         return "check --judge-url and --judge-model"
     return "start the same command again: what is answered and judged is kept"
+
+
+def require_judge(rule: str, benchmark: str | None, url: str | None, model: str | None) -> Judge | None:
+    """The judge of a run; JudgeError for options that do not go together, before anything heavy is done."""
+    if rule not in RULES:
+        raise JudgeError(f"there is no rule {rule}: take one of {', '.join(RULES)}")
+    if rule == "organisers":
+        if url or model:
+            raise JudgeError("a judge is for --rule paper: add it, or leave --judge-url and --judge-model out")
+        return None
+    if benchmark is None:
+        raise JudgeError("--rule paper is for benchmarks: name one with --benchmark, or leave it out")
+    if url or model:
+        return Judge(url or "", model or "")
+    if benchmark in JUDGED:
+        raise JudgeError(f"the paper's rule for {benchmark} asks a judge: add --judge-url and --judge-model")
+    return None
 
 
 def read_verdicts(output: Path) -> dict[tuple[str, str], str]:

@@ -16,6 +16,7 @@ from torchmetrics.functional.text import edit_distance, squad
 
 from lightning_apollo.evaluation.open_answers import holds_answer
 from lightning_apollo.evaluation.question import Question
+from lightning_apollo.evaluation.text_scores import exact_text, number, token_f1
 from lightning_apollo.inference.parsers import find_choice, find_span, without_thinking
 
 ANLS_THRESHOLD = 0.5  # answers that are less alike score nothing (ANLS, arXiv 1905.13648, section 3)
@@ -62,13 +63,14 @@ def relaxed(answer: str, question: Question) -> float:
 
 def is_close(answer: str, expected: str, factors: Sequence[float] = (1,)) -> bool:
     """Whether the answer times one of the factors is within 5 % of the expected number; the same text otherwise."""
-    number, target = _number(answer), _number(expected)
-    if number is None or not target:
+    value, target = relaxed_number(answer), relaxed_number(expected)
+    if value is None or not target:
         return answer.lower() == expected.lower()
-    return any(abs(number * factor - target) / abs(target) <= RELAXED_SHARE for factor in factors)
+    return any(abs(value * factor - target) / abs(target) <= RELAXED_SHARE for factor in factors)
 
 
-def _number(text: str) -> float | None:
+def relaxed_number(text: str) -> float | None:
+    """The number that the text is, as relaxed accuracy reads it."""
     try:
         return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:
@@ -135,6 +137,7 @@ SCORES: dict[str, Score] = {
     for score in (
         *(same_text, choice, short_answer, relaxed, anls),
         *(span_overlap, fraction_overlap, contains, contains_formula, open_answer),
+        *(exact_text, token_f1, number),
     )
 }
 

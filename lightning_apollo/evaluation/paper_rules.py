@@ -7,14 +7,16 @@ our own; they answer at temperature 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from lightning_apollo.evaluation.metrics import SCORES, is_close, score_of
+from lightning_apollo.data.rows import TextPart
+from lightning_apollo.evaluation.judge import Judge, JudgeError, ask_missing
+from lightning_apollo.evaluation.metrics import is_close, relaxed_number, score_of
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.inference.parsers import find_span, find_spans, without_thinking
 
-RULES = ("organisers", "paper")
 OFF_BY = (1, 100, 0.01)  # factors by which a number of ChartQA may be off (evaluation/benchmarks/chartqa.py)
 
 _EQUAL_MEANING = (
@@ -38,11 +40,12 @@ class Asked:
 
 
 Decision = float | Asked
+MaybeScore = Callable[[str, Question], float | None]
 PaperRule = Callable[[str, Question], Decision]
 
 
 def _text(question: Question) -> str:
-    return "\n".join(part.text for part in question.parts if hasattr(part, "text"))
+    return "\n".join(part.text for part in question.parts if isinstance(part, TextPart))
 
 
 def _same_meaning(answer: str, question: Question, shows_question: bool) -> Asked:
@@ -61,13 +64,8 @@ def chartqa(answer: str, question: Question) -> Decision:
     answer = answer.strip()
     if any(is_close(answer, expected, OFF_BY) for expected in question.answers):
         return 1.0
-    is_number = any(_is_number(answer) and _is_number(expected) for expected in question.answers)
-    return 0.0 if is_number else _same_meaning(answer, question, shows_question=True)
-
-
-def _is_number(text: str) -> bool:
-    """Whether relaxed accuracy compares the text as a number; zero is a text as far as targets go."""
-    return re.fullmatch(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?%?", text.strip(), re.IGNORECASE) is not None
+    are_numbers = relaxed_number(answer) is not None and all(map(relaxed_number, question.answers))  # zero is a text
+    return 0.0 if are_numbers else _same_meaning(answer, question, shows_question=True)
 
 
 def realworldqa(answer: str, question: Question) -> Decision:
@@ -122,7 +120,6 @@ def charades_sta(answer: str, question: Question) -> Decision:
 PAPER_RULES: dict[str, PaperRule] = {
     rule.__name__: rule for rule in (chartqa, realworldqa, activitynet_qa, blink, mme, charades_sta)
 }
-JUDGED = ("chartqa", "realworldqa", "activitynet_qa", "blink")  # those whose rule may ask a judge
 
 
 def decide(benchmark: str, answer: str, question: Question) -> Decision:
@@ -131,6 +128,27 @@ def decide(benchmark: str, answer: str, question: Question) -> Decision:
     return score_of(answer, question) if rule is None else rule(without_thinking(answer), question)
 
 
-def score_with(replies: Mapping[str, str], decision: Decision) -> float | None:
-    """The score that a decision comes to; None where the judge's reply says neither."""
-    return decision.score(replies[decision.prompt]) if isinstance(decision, Asked) else decision
+def paper_score(
+    benchmark: str,
+    said: Iterable[tuple[str, Question]],
+    judge: Judge | None,
+    output: Path,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> MaybeScore:
+    """The score by the paper's rule, the judge having decided what it must of the (answer, question) pairs.
+
+    Replies are kept in `output`; what is there is not asked again. The score of an answer is None where the judge's reply
+    says neither that it is right nor that it is wrong.
+    """
+    asked = [decision.prompt for pair in said if isinstance(decision := decide(benchmark, *pair), Asked)]
+    replies: dict[str, str] = {}
+    if asked:
+        if judge is None:
+            raise JudgeError(f"the paper's rule for {benchmark} asks a judge: add --judge-url and --judge-model")
+        replies = ask_missing(judge, asked, output, advance)
+
+    def score(answer: str, question: Question) -> float | None:
+        decision = decide(benchmark, answer, question)
+        return decision.score(replies[decision.prompt]) if isinstance(decision, Asked) else decision
+
+    return score

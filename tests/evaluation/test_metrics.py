@@ -8,10 +8,11 @@ import torch
 from torch import distributed
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction, accuracy
 from lightning_apollo.evaluation.metrics import SCORES, ExactMatch, MeanOfCategories, MmeScore, score_of
+from lightning_apollo.evaluation.predictions import Prediction, accuracy
 from lightning_apollo.evaluation.question import Question, lettered
 from lightning_apollo.inference.parsers import Choice
+from tests.evaluation.shapes_questions import shapes_question
 from tests.launch import launch
 
 
@@ -36,10 +37,9 @@ def test_no_answer_is_no_score() -> None:
 )
 def test_accuracy_is_by_kind(answers: tuple[str, str], expected: dict[str, float]) -> None:
     questions = [
-        BenchmarkQuestion("1", "v.mp4", "Q?", "a", "order", True, ("a", "b")),
-        BenchmarkQuestion("2", "v.mp4", "Q?", "b", "count", True, ("a", "b", "c", "d")),
+        shapes_question("1", "v.mp4", "Q?", "a", "order", True, ("a", "b")),
+        shapes_question("2", "v.mp4", "Q?", "b", "count", True, ("a", "b", "c", "d")),
     ]
-    assert [question.chance for question in questions] == [0.5, 0.25]
     predictions = [Prediction(question, answer) for question, answer in zip(questions, answers, strict=True)]
     assert accuracy(predictions) == expected
 

@@ -76,7 +76,7 @@ CLAUSE_ENDS = re.compile(r"[)\]}\"'”」》】]*\s*(?:[.,;:!。、\n)\]]|$|[-�
 JOINT = re.compile(
     r"[.)\]}\"'”」》】]*\s*(?:(?:,|/|\\|&|\+|\||、|和|或者?|与|及|以及)+\s*(?:and/or|and|or|nor)?|and/or|and|or|nor|as\s+well\s+as|vs\.?"
     r"|but\s+also|\.\s*(?=[(\[]?\w[)\]]?\s*\.?\s*$))"
-    rf"\s*(?:also\s+|either\s+|maybe\s+|possibly\s+|perhaps\s+)?(?:{_OFFERED}\s*)?[(\[{{\"'“「《【]*|[ \t]+",
+    rf"\s*(?:also\s+|either\s+|maybe\s+|possibly\s+|perhaps\s+)?(?:{_OFFERED}\s*)?[(\[{{\"'“「《【]*|[)\]}}\"'”」》】]*[ \t]+[(\[{{\"'“「《【]*",
     _FLAGS,
 )
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lightning_apollo.evaluation.question import lettered
@@ -165,6 +165,7 @@ JOINTS = st.sampled_from(
 def test_several_labels_name_no_choice(
     labels: list[str], dress: str, lead: str, thought: str, joint: str, word: str
 ) -> None:
+    assume(not (dress == "{}." and joint == " " and word in ("not ", "neither ")))  # "not A. B." names B
     assert named(f"{thought}{lead}{word}{joint.join(dress.format(label) for label in labels[:2])}") is None
 
 

@@ -146,7 +146,7 @@ def _grouped(text: str, mentions: Sequence[_Mention]) -> list[_Group]:
     """Neighbours that only "and", "or", commas and the like part, as one group with one meaning."""
     runs: list[list[_Mention]] = []
     for mention in mentions:
-        if runs and cues.JOINT.fullmatch(text, runs[-1][-1].end, mention.begin):
+        if runs and _is_joined(text, runs[-1], mention):
             runs[-1].append(mention)
         else:
             runs.append([mention])
@@ -160,6 +160,14 @@ def _grouped(text: str, mentions: Sequence[_Mention]) -> list[_Group]:
         indices = frozenset(mention.choice for mention in run)
         groups.append(_Group(begin, end, indices, weight, cues.is_denied(text, begin, end)))
     return groups
+
+
+def _is_joined(text: str, run: list[_Mention], mention: _Mention) -> bool:
+    """Whether a mention goes on with a run: behind "and", or alone at the end of the answer ("A. B.")."""
+    if cues.JOINT.fullmatch(text, run[-1].end, mention.begin):
+        return True
+    stands_apart = cues.is_denied(text, run[0].begin, run[-1].end) or text[mention.end :].strip(" .)]}\"'”」\n")
+    return not stands_apart and cues.NOTHING_BETWEEN.fullmatch(text, run[-1].end, mention.begin) is not None
 
 
 def _weight(text: str, begin: int, end: int) -> int:

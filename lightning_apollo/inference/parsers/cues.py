@@ -75,10 +75,13 @@ OPENING_ENDS = re.compile(r"[\"'”」》】]*\s*(?:[.)\]}:,;。\n]|\s[-–—]\
 CLAUSE_ENDS = re.compile(r"[)\]}\"'”」》】]*\s*(?:[.,;:!。、\n)\]]|$|[-–—])")
 JOINT = re.compile(
     r"[.)\]}\"'”」》】]*\s*(?:(?:,|/|\\|&|\+|\||、|和|或者?|与|及|以及)+\s*(?:and/or|and|or|nor)?|and/or|and|or|nor|as\s+well\s+as|vs\.?"
-    r"|but\s+also|\.\s*(?=[(\[]?\w[)\]]?\s*\.?\s*$))"
-    rf"\s*(?:also\s+|either\s+|maybe\s+|possibly\s+|perhaps\s+)?(?:{_OFFERED}\s*)?[(\[{{\"'“「《【]*|[)\]}}\"'”」》】]*[ \t]+[(\[{{\"'“「《【]*",
+    r"|but\s+also)"
+    rf"\s*(?:also\s+|either\s+|maybe\s+|possibly\s+|perhaps\s+)?(?:{_OFFERED}\s*)?[(\[{{\"'“「《【]*"
+    r"|[)\]}\"'”」》】]*[ \t]+[(\[{\"'“「《【]*",
     _FLAGS,
 )
+
+NOTHING_BETWEEN = re.compile(r"[.)\]}\"'”」]*\s+[(\[{\"'“「]*")
 
 _IN_CHINESE = r"是选择项为案该能对即故而和或与及除到"  # signs behind which a Chinese sentence names a label
 _NAMES_LABEL = re.compile(

@@ -48,6 +48,7 @@ MISSING = {  # command -> what its answer says
     "export videollama3-tiny out --stage fine": "has no stage fine",
     "evaluate folder --benchmark mvbench --data .": "folder has no recipe.yaml",
     "evaluate export --benchmark mvbench --data nowhere": "nowhere: no such file",
+    "evaluate export --benchmark chartqa --data . --rule paper": "asks a judge: add --judge-url",
     "evaluate curate no.jsonl": "no.jsonl: no such file",
     "inspect videollama3-tiny data.manifests=[no.jsonl]": "no.jsonl: no such file",
     "data index rows.jsonl no.jsonl": "no.jsonl: no such file",

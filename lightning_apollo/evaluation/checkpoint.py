@@ -141,7 +141,7 @@ def _print(run: Run, tables: Sequence[ScoreTable], console: Console) -> None:
         console.print(table.grid().rich())
         for line in table.remarks():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {run.output / 'report.md'}", markup=False, soft_wrap=True)
+    console.print(f"report: {run.output / run.config.file('report.md')}", markup=False, soft_wrap=True)
 
 
 def _found(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, str, Recipe | None]:

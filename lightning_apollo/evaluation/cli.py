@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from lightning_apollo.early_checks import require_trained
 from lightning_apollo.evaluation.asked import require_asked
+from lightning_apollo.evaluation.judge import KEY_VARIABLE, require_judge
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.user_errors import Debug, errors_in_one_line
 
@@ -38,6 +39,8 @@ lightning-apollo evaluate runs/mine/video_centric_fine_tuning --benchmark mvbenc
 lightning-apollo evaluate runs/mine/fine_tuning --data my_val.jsonl --root clips --compare runs/other/fine_tuning
 
 lightning-apollo evaluate run runs/mine/video_centric_fine_tuning data.budget.token_budget=16384 --benchmark mlvu --data MLVU
+
+lightning-apollo evaluate CHECKPOINT --benchmark chartqa --data ChartQA --rule paper --judge-url http://x:8000/v1 --judge-model NAME
 
 lightning-apollo evaluate run videollama3-tiny --benchmark shapes --data runs/demo/shapes --modes full,single_frame,blind
 
@@ -109,6 +112,25 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="Ask the first N questions.", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered together.")] = 8,
+    rule: Annotated[
+        str,
+        typer.Option(
+            metavar="RULE",
+            help="How a benchmark is scored: as its organisers do, or by the rule of the paper's figures.",
+        ),
+    ] = "organisers",
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help=f"OpenAI-compatible endpoint that judges answers for --rule paper; its key is {KEY_VARIABLE} in the "
+            "environment.",
+            show_default=False,
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model to ask there.", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Ask a trained model a benchmark, and show its scores beside those of the papers; or ask it your own held-out rows.
@@ -120,6 +142,7 @@ def run(
         for asked in (checkpoint, *([compare] if compare else ())):
             require_trained(asked, overrides or ())
         folder = require_asked(data, benchmark, root, metric)
+        judge = require_judge(rule, benchmark, judge_url, judge_model, compares=compare is not None)
         if benchmark is None:
             from lightning_apollo.evaluation.own.checkpoint import evaluate_own
             from lightning_apollo.evaluation.own.rows import OwnRowsConfig
@@ -132,7 +155,7 @@ def run(
         from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
         from lightning_apollo.evaluation.run import EvaluationConfig
 
-        config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size)
+        config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size, rule, judge)
         evaluate_checkpoint(checkpoint, overrides or (), benchmark, Path(folder), output, config, Console(), compare)
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from lightning_apollo.errors import UserError
@@ -67,6 +66,8 @@ class Judge:
                 return self._ask_once(prompt)
             except (TimeoutError, urllib.error.URLError, ConnectionError) as error:
                 is_final = isinstance(error, urllib.error.HTTPError) and error.code not in _BUSY
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()  # it holds the connection
                 if is_final or attempt == _TRIES - 1:
                     raise JudgeError(f"{self.url}: {_reason(error)}: {_advice(error)}") from error
                 time.sleep(self.pause_seconds * 2**attempt)
@@ -112,7 +113,9 @@ def _advice(error: OSError) -> str:
     return "start the same command again: what is answered and judged is kept"
 
 
-def require_judge(rule: str, benchmark: str | None, url: str | None, model: str | None) -> Judge | None:
+def require_judge(
+    rule: str, benchmark: str | None, url: str | None, model: str | None, compares: bool = False
+) -> Judge | None:
     """The judge of a run; JudgeError for options that do not go together, before anything heavy is done."""
     if rule not in RULES:
         raise JudgeError(f"there is no rule {rule}: take one of {', '.join(RULES)}")
@@ -122,6 +125,8 @@ def require_judge(rule: str, benchmark: str | None, url: str | None, model: str 
         return None
     if benchmark is None:
         raise JudgeError("--rule paper is for benchmarks: name one with --benchmark, or leave it out")
+    if compares:
+        raise JudgeError("--compare scores as the organisers do: leave it or --rule paper out")
     if url or model:
         return Judge(url or "", model or "")
     if benchmark in JUDGED:
@@ -172,7 +177,7 @@ def _ask_all(
         for start in range(0, len(missing), _AT_ONCE):
             batch = missing[start : start + _AT_ONCE]
             replies = [pool.submit(judge.ask, prompt) for prompt in batch]
-            errors: list[Any] = []
+            errors: list[BaseException] = []
             for prompt, reply in zip(batch, replies, strict=True):
                 error = reply.exception()
                 if error is not None:

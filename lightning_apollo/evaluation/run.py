@@ -65,6 +65,11 @@ class EvaluationConfig:
         if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise BenchmarkError("batch size and limit are at least 1")
 
+    def file(self, name: str) -> str:
+        """The name of a file of results: scores.json, or scores-paper.json by the paper's rule."""
+        stem, ending = name.rsplit(".", 1)
+        return name if self.rule == "organisers" else f"{stem}-{self.rule}.{ending}"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -233,10 +238,10 @@ def _finish(run: Run, questions: Sequence[Question], is_writer: bool, score: May
             f"no question of {run.benchmark.title} could be shown: {run.output}/quarantine-*.jsonl say why"
         )
     if is_writer:
-        rule = "" if run.config.rule == "organisers" else f"-{run.config.rule}"
-        write_results(results, run.output / f"results{rule}.jsonl")
-        (run.output / f"scores{rule}.json").write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
-        (run.output / f"report{rule}.md").write_text(report(run, tables), encoding="utf-8")
+        file = run.config.file
+        write_results(results, run.output / file("results.jsonl"))
+        (run.output / file("scores.json")).write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
+        (run.output / file("report.md")).write_text(report(run, tables), encoding="utf-8")
     return tables
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lightning_apollo.evaluation.curate_report import TITLES, Grid
 from lightning_apollo.evaluation.figures import ALL, FIGURES
+from lightning_apollo.evaluation.judge import VERDICTS, JudgeError
 from lightning_apollo.evaluation.metrics import RECALL_THRESHOLDS, score_of, span_overlap
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.registry import Benchmark
@@ -77,6 +78,10 @@ def tabulate_scores(
     """The table of one answer or more, given by question id; questions without one, or without a score, are counted alone."""
     judged = {q.question_id: score(answers[q.question_id], q) for q in questions if q.question_id in answers}
     scores = {name: value for name, value in judged.items() if value is not None}
+    if not scores:
+        raise JudgeError(
+            f"the judge decided on no answer of {benchmark.title}: {VERDICTS} beside the answers has its replies"
+        )
     answered = [question for question in questions if question.question_id in scores]
     part = benchmark.of_a_part
     rows = [_row(ALL, benchmark, answered, scores)]

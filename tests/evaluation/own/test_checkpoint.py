@@ -89,7 +89,7 @@ def test_errors_are_one_line(stage: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     for words, message in (
         (["--data", str(tmp_path)], "is a folder: name its --benchmark, or a file of rows"),
-        (["--data", manifest, "--metric", "rouge"], "there is no metric rouge, known: exact, choice"),
+        (["--data", manifest, "--metric", "accuracy"], "there is no metric accuracy, known: exact, choice"),
         (["--data", manifest, "--metric", "span"], "--metric span cannot score the expected answer 'B'"),
         (["--data", manifest, "--benchmark", "mme", "--metric", "f1"], "--metric is for own rows"),
         (["--data", manifest, "--benchmark", "mme", "--root", "."], "--root is for own rows"),

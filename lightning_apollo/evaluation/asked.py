@@ -23,7 +23,7 @@ def require_asked(data: Sequence[str], benchmark: str | None, root: str | None, 
         require_files(data)
         return data[0]
     if metric is not None and metric not in METRICS:
-        raise UserError(f"there is no metric {metric}{suggestion(metric, METRICS)}: take one of {', '.join(METRICS)}")
+        raise UserError(f"there is no metric {metric}{suggestion(metric, METRICS)}")
     for name in data:
         if Path(name).is_dir():
             raise UserError(f"{name} is a folder: name its --benchmark, or a file of rows")

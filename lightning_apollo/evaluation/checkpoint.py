@@ -46,14 +46,10 @@ def evaluate_checkpoint(
     """
     benchmark = find_benchmark(name)
     with join_ranks() as (ranks, device):
-        runs: list[tuple[Run, list[ScoreTable]]] = []
-        for place in places(checkpoint, overrides, other, output, benchmark.name):
-            trained = place.load(device, ranks, console)
-            settings = {"weights": place.digest()}
-            run = Run(benchmark, data, place.output, place.model, trained.preparer, settings, config)
-            answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
-            with progress_bar(f"ask {benchmark.title}", ranks, console) as advance:
-                runs.append((run, evaluate(run, answer, ranks, advance)))
+        runs = [
+            _ask(place, benchmark, data, config, ranks, device, console)
+            for place in places(checkpoint, overrides, other, output, benchmark.name)
+        ]
     if ranks.rank == 0:
         for run, tables in runs:
             _print(run, tables, console)
@@ -121,6 +117,23 @@ def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: 
         console.print(comparison.remark(), markup=False, highlight=False, soft_wrap=True)
         lines += [comparison.remark(), ""]
     (output / "comparison.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _ask(
+    place: Place,
+    benchmark: Benchmark,
+    data: Path,
+    config: EvaluationConfig,
+    ranks: Ranks,
+    device: torch.device,
+    console: Console,
+) -> tuple[Run, list[ScoreTable]]:
+    """The run and its tables; the model is let go."""
+    trained = place.load(device, ranks, console)
+    run = Run(benchmark, data, place.output, place.model, trained.preparer, {"weights": place.digest()}, config)
+    answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
+    with progress_bar(f"ask {benchmark.title}", ranks, console) as advance:
+        return run, evaluate(run, answer, ranks, advance)
 
 
 def _compare(benchmark: Benchmark, runs: Sequence[Run]) -> list[Comparison]:

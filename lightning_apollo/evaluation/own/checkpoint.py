@@ -43,6 +43,7 @@ def evaluate_own(
     other: a second checkpoint that is asked the same rows and compared.
     """
     name = "+".join(dict.fromkeys(PurePosixPath(name_of(path)).stem for path in rows.manifests))
+    name = name.replace("*", "all").replace("?", "all")  # of patterns
     with join_ranks() as (ranks, device):
         asked = [
             _ask(place, rows, config, ranks, device, console)

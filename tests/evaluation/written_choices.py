@@ -257,7 +257,30 @@ REFUSED = (  # several, none, or only what looks like a label
         ("the man in option A", None),
     ),
 )
-ALL = (*LABELS, *WITH_TEXT, *LED, *CHINESE, *DENIED, *CORRECTED, *REFUSED)
+ALSO = (  # found when other lists were tried
+    *(
+        ("not a but b", "B"),
+        ("the letter C on the wall", None),
+        ("A) or C)", None),
+        ("B; C", None),
+        ("B\nC", None),
+        ("B vs C", None),
+    ),
+    *(("A isn't correct, B is.", "B"), ("None of A, B, C, D", None), ("Answer: A. Let me reconsider. Answer: D", "D")),
+    *(
+        ("Initially I chose A. However, the correct answer is B.", "B"),
+        ("Anything but B", None),
+        ("N/A", None),
+    ),
+    *(
+        ('{"answer": {"choice": "B"}}', "B"),
+        ("$$\\boxed{\\mathbf{B}}$$", "B"),
+        ("答：B", "B"),
+        ("B项正确", "B"),
+        ("并非A，而是C", "C"),
+    ),
+)
+ALL = (*LABELS, *WITH_TEXT, *LED, *CHINESE, *DENIED, *CORRECTED, *REFUSED, *ALSO)
 
 YES_NO = (  # offered by their texts alone: MME, TempCompass
     *(

@@ -17,6 +17,7 @@ from lightning_apollo.inference.parsers.wrapping import final_answer
 
 _LISTED, _NAMED, _ALONE, _OPENS, _SAID, _CONCLUDED = range(6)  # how surely a mention is the answer
 _YES_NO = {"yes", "no"}
+_FEW_WORDS = 5
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
@@ -102,12 +103,13 @@ def _label_groups(text: str, choices: Sequence[Choice]) -> list[_Group]:
     if not labels:
         return []
     either = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    is_all_small = text == text.lower() and len(text.split()) <= _FEW_WORDS  # "not a but b"
     mentions: list[_Mention] = []
     for match in cues.label_pattern(either).finditer(text):
         index = labels[match["label"].lower()]
         if mentions and match.start() < mentions[-1].end:
             continue  # inside the text of the choice before
-        is_exact = match["label"] == choices[index].label
+        is_exact = is_all_small or match["label"] == choices[index].label
         is_joined = bool(mentions) and cues.JOINT.fullmatch(text, mentions[-1].end, match.start()) is not None
         if cues.is_label(text, match, is_exact, is_joined):
             end = _behind_own_text(text, match.end(), choices[index].text)

@@ -8,7 +8,7 @@ _FLAGS = re.IGNORECASE | re.ASCII  # Chinese signs are no part of English words
 _REACH = 200  # characters in front of a mention that say something about it
 
 _NOUN = r"(?:answers?|ans|choice|option|caption|sentence|statement|description|selection|letter|response|label)"
-_OFFERED = r"(?:option|choice|caption|sentence|statement|description|letter|label|选项)"
+_OFFERED = r"(?:option|choice|caption|sentence|statement|description|选项)"
 _MODAL = r"(?:is|was|are|be|being|'s|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be|might\s+be|could\s+be|may\s+be)"
 _ADVERB = (
     r"(?:definitely|clearly|certainly|surely|indeed|probably|likely|most\s+likely|obviously|simply|just|therefore|thus|hence"
@@ -16,12 +16,12 @@ _ADVERB = (
 )
 _RIGHT = r"(?:correct|right|best|true|accurate|appropriate|answer|final|proper|suitable)"
 _FILLER = rf"(?:\s*(?:indeed|only|the|to\s+be|to\s+this\s+question|to\s+the\s+question|given|here|{_ADVERB}|(?:most\s+)?{_RIGHT}))*"
-_BEFORE_LABEL = rf"(?:\s*(?:the\s+)?(?:letter|number|{_OFFERED}))?\s*[\s(\[{{\"'“「《【:=]*$"
+_BEFORE_LABEL = rf"(?:\s*(?:the\s+)?(?:letter|number|label|{_OFFERED}))?\s*[\s(\[{{\"'“「《【:=]*$"
 _DASH = r"[:=\-–—>→]*"
 
 _SAYS_ENGLISH = (
     rf"\b(?:(?:answers?|ans)\b(?:\s+(?:choice|option|letter))?"
-    rf"|(?:{_RIGHT}|chosen|selected|my|preferred|matching)\s+{_NOUN}\b|(?:choice|option|caption|selection)\s+{_MODAL})"
+    rf"|(?:{_RIGHT}|chosen|selected|my|preferred|matching)\s+{_NOUN}\b|(?:choice|option|caption|selection|letter|label)\s+{_MODAL})"
     rf"{_FILLER}\s*{_MODAL}?{_FILLER}\s*{_DASH}"
     r"|\bI(?:\s+(?:would|will|'d|'ll|have\s+to|must|shall|can)|'d|'ll)?(?:\s+(?:therefore|thus|hence|definitely|still))?\s+"
     r"(?:choose|chose|pick|picked|select|selected|say|answer|go\s+with|went\s+with|opt\s+for|vote\s+for)"
@@ -88,7 +88,7 @@ _NAMES_LABEL = re.compile(
     rf"(?:^|[^\w\s一-鿿]\s*|\n\s*|[{_IN_CHINESE}]\s*|\b(?:is|be|was|are|it's|that's|choose|chose|pick|select|say|said|think|believe"
     rf"|guess|suppose|so|then|therefore|thus|hence|either|both|neither|between|but|yes|not|than|of\s+course|that|because|since|and"
     rf"|or|nor|mean|meant|match|matches|fits|suits|describes|maybe|perhaps|possibly|(?:go|going|goes|went|stick\w*|agree)\s+with|(?:opt|opting|vote|voting|go|going)\s+for"
-    rf"|lean\w*\s+towards?|instead\s+of|rul(?:e|es|ed|ing)\s+out|exclud\w+|eliminat\w+|{_ADVERB}|{_NOUN}s?)\s+)[(\[{{\"'“「《【]*$",
+    rf"|lean\w*\s+towards?|instead\s+of|rul(?:e|es|ed|ing)\s+out|exclud\w+|eliminat\w+|{_ADVERB}|answers?|responses?|{_OFFERED}s?)\s+)[(\[{{\"'“「《【]*$",
     _FLAGS,
 )
 _HEADS = re.compile(rf"(?:^|[\n.;!?。]|^\s*[-•])\s*(?:{_OFFERED}\s*)?[(\[]*$", _FLAGS | re.MULTILINE)

@@ -165,7 +165,25 @@ REFUSED = (
     ),
     *(("<think>5 - 7", None), ("720p, 30fps", None), ("the 1st and the 2nd", None)),
 )
-ALL = (*PLAIN, *BRACKETS, *JSON, *CLOCKS, *WORDS, *REFUSED)
+ALSO = (  # found when other lists were tried
+    *(
+        ("starts at 0:05, lasts until 0:07", (5, 7)),
+        ("It begins at 5 and continues until 9.", (5, 9)),
+        ('{"from": 1, "to": 2}', (1, 2)),
+    ),
+    *(
+        ("between the 5 second mark and the 7 second mark", (5, 7)),
+        ("<start>5</start><end>7</end>", (5, 7)),
+        ("5s, 7s", (5, 7)),
+    ),
+    *(
+        ("从第5秒开始，到第7秒结束", (5, 7)),
+        ("Step 1: 5s to 7s", (5, 7)),
+        ("from frame 5 to frame 7", None),
+        ("5点到7点", None),
+    ),
+)
+ALL = (*PLAIN, *BRACKETS, *JSON, *CLOCKS, *WORDS, *REFUSED, *ALSO)
 
 FRACTIONS = (  # where shares of the video are asked for
     *(

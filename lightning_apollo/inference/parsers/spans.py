@@ -45,8 +45,8 @@ _AND_BETWEEN = re.compile(rf"\s*,?\s*(?:and|与|和|及)\s*{_ABOUT}", re.IGNOREC
 _BETWEEN = re.compile(rf"(?:between|from|在|介于)\s*{_ABOUT}$", re.IGNORECASE)
 _COMMA = re.compile(r"\s*[,;]\s*")
 _PAIR = re.compile(r"[\[(<{]\s*[\"']?([^\s,;\[\](){}\"']+)[\"']?\s*[,;]\s*[\"']?([^\s,;\[\](){}\"']+)[\"']?\s*[\])>}]")
-_BEGIN_WORD = re.compile(r"(?:start|begin|onset|(?<![a-z])from)\w*|开始\w*?|起始\w*?", re.IGNORECASE)
-_END_WORD = re.compile(r"(?<![a-z])(?:end|finish|stop|conclud|(?<=_)to(?![a-z]))\w*|结束\w*?|终止\w*?", re.IGNORECASE)
+_BEGIN_WORD = re.compile(r"(?:start|begin|onset|(?<![a-z])from(?=[\"'_]?\s*[:=_]))\w*|开始\w*?|起始\w*?", re.IGNORECASE)
+_END_WORD = re.compile(r"(?<![a-z])(?:end|finish|stop|conclud|until|till)\w*|结束\w*?|终止\w*?", re.IGNORECASE)
 _LENGTH_WORD = re.compile(
     r"\b(?:for|lasts?|lasting|lasted|duration|long|length|taking|takes?|every|within|first|last)\b|持续|时长",
     re.IGNORECASE,

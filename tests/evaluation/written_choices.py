@@ -322,4 +322,17 @@ YES_NO = (  # offered by their texts alone: MME, TempCompass
     ),
     *(("It is unclear", None), ("no longer visible", None), ("no doubt, yes", "yes"), ("No dogs can be seen", None)),
     *(("是", "yes"), ("是的。", "yes"), ("否", "no"), ("不是", "no"), ("答案：否", "no")),
+    *(
+        ("It's a no", "no"),
+        ("Therefore, yes.", "yes"),
+        ("Yes, but no", None),
+        ("It says no smoking", None),
+        ("Definitely yes", "yes"),
+    ),
+    *(
+        ("There's no way of knowing.", None),
+        ("neither yes nor no", None),
+        ("Not really", None),
+        ("No; it is red", "no"),
+    ),
 )

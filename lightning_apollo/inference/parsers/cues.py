@@ -187,6 +187,9 @@ _ANSWER_WORD_FOLLOWS = re.compile(
     r"|definitely|sir)\b)",
     _FLAGS,
 )
+_ANSWER_WORD_ENDS = re.compile(
+    rf"(?:,|\b(?:{_ADVERB}|so|but|(?:it|that)(?:'s|\s+is)(?:\s+an?)?))\s+[\"'“「(]*$|,[\"'“「(]*$", _FLAGS
+)  # in front of a word that ends a clause
 _ANSWER_WORD_LEADS = re.compile(
     r"(?:^|[.!?\n:]\s*)(?:well|so|hmm|oh|um|sure|then|ok|okay|i\s+(?:think|believe|say)|i'd\s+say)?[\s,]*[\"'“「(]*$",
     _FLAGS,
@@ -195,7 +198,7 @@ _ANSWER_WORD_LEADS = re.compile(
 
 def is_answer_word(text: str, begin: int, end: int) -> bool:
     """Whether yes or no answers here: it opens a sentence, ends one, or follows "the answer is", and no noun follows."""
-    if ends_with(SAYS, text, begin) or ends_with(CONCLUDES, text, begin) or text[:begin].rstrip().endswith(","):
+    if any(ends_with(lead, text, begin) for lead in (SAYS, CONCLUDES, _ANSWER_WORD_ENDS)):
         return CLAUSE_ENDS.match(text, end) is not None
     return bool(ends_with(_ANSWER_WORD_LEADS, text, begin) and _ANSWER_WORD_FOLLOWS.match(text, end))
 

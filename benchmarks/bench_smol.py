@@ -32,7 +32,7 @@ from torchvision.transforms.v2.functional import resize
 
 from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.data.rows import Conversation, TextPart
-from lightning_apollo.evaluation.benchmarks import answer_prompts
+from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.metrics import is_exact_match
 from lightning_apollo.fit import build_data
 from lightning_apollo.inference.trained import load_trained

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from lightning_apollo.evaluation.benchmarks import ask, read_shapes, results
+from lightning_apollo.evaluation.ask import ask_trained
+from lightning_apollo.evaluation.predictions import results
+from lightning_apollo.evaluation.readers.shapes import SHAPES, shapes
 from lightning_apollo.evaluation.results import MODES, QuestionResult, write_results
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.study.plan import load_study, plan_runs
@@ -50,7 +52,7 @@ def _ask_in_all_modes() -> list[QuestionResult]:
         trained, root = load_trained(run.recipe), Path(run.recipe.data.root)
         for mode in MODES:
             shown = replace(trained, preparer=replace(trained.preparer, visuals=mode))
-            said += results(list(ask(shown, read_shapes(root), root)), run.name, mode)
+            said += results(list(ask_trained(shown, list(shapes(root)), root)), SHAPES, run.name, mode)
     return said
 
 

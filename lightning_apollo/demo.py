@@ -22,8 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
-from lightning_apollo.data import shapes
-from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, read_shapes, results
+from lightning_apollo.data.shapes import render
+from lightning_apollo.evaluation.ask import ask_trained
+from lightning_apollo.evaluation.predictions import Prediction, accuracy, results
+from lightning_apollo.evaluation.prompting import build_prompt
+from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal, shapes
 from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
@@ -61,7 +64,9 @@ def run(output: Path, name: str = RECIPE) -> None:
     _train(recipes, output, console)
     predictions = _ask_all(recipes, console)
     answers = [
-        result for mode, answered in predictions.items() for result in results(answered, recipes["full"].name, mode)
+        result
+        for mode, answered in predictions.items()
+        for result in results(answered, SHAPES, recipes["full"].name, mode)
     ]
     write_results(answers, output / "results.jsonl")
     scores = score(predictions)
@@ -80,9 +85,9 @@ def score(predictions: dict[str, list[Prediction]]) -> Scores:
     by_model = {name: accuracy(answers) for name, answers in predictions.items()}
     by_kind: dict[str, dict[str, float]] = {}
     for kind in by_model["full"]:
-        chance = fmean(question.chance for question in questions if question.kind == kind)
+        chance = fmean(1 / len(question.choices) for question in questions if question.category == kind)
         by_kind[kind] = {**{name: by_model[name][kind] for name in MODELS}, "chance": chance}
-    temporal = {question.kind for question in questions if question.is_temporal}
+    temporal = {question.category for question in questions if is_temporal(question)}
     means = {name: fmean(by_kind[kind][name] for kind in by_kind if kind in temporal) for name in (*MODELS, "chance")}
     return Scores(by_kind, means)
 
@@ -115,7 +120,7 @@ def _render(recipe: Recipe, console: Console) -> None:
     assert recipe.data.shapes is not None
     with _progress(console) as progress:
         task = progress.add_task("render videos", total=None)
-        shapes.render(
+        render(
             recipe.data.shapes,
             Path(recipe.data.root),
             lambda done, total: progress.update(task, completed=done, total=total),
@@ -192,12 +197,12 @@ def _metrics(recipe: Recipe) -> list[Path]:
 
 def _ask_all(recipes: dict[str, Recipe], console: Console) -> dict[str, list[Prediction]]:
     predictions: dict[str, list[Prediction]] = {}
-    questions = read_shapes(Path(recipes["full"].data.root))
+    questions = list(shapes(Path(recipes["full"].data.root)))
     with _progress(console) as progress:
         for name, recipe in recipes.items():
             task = progress.add_task(f"ask the {TITLES[name]} model", total=len(questions))
             trained = load_trained(recipe)
-            answers = ask(trained, questions, Path(recipe.data.root), advance=partial(progress.advance, task))
+            answers = ask_trained(trained, questions, Path(recipe.data.root), advance=partial(progress.advance, task))
             predictions[name] = list(answers)
     return predictions
 
@@ -207,11 +212,11 @@ def _clips(recipe: Recipe, predictions: list[Prediction]) -> list[ClipView]:
     trained = load_trained(recipe)
     by_video: dict[str, list[Prediction]] = {}
     for prediction in predictions:
-        by_video.setdefault(prediction.question.video, []).append(prediction)
+        by_video.setdefault(prediction.question.scene, []).append(prediction)
     clips = []
     for video, answers in list(by_video.items())[:NUM_CLIPS]:
-        prompt = trained.preparer.prompt(answers[0].question.conversation(), Path(recipe.data.root))
-        exchanges = [Exchange(p.question.question, p.answer, p.question.answer) for p in answers]
+        prompt = build_prompt(answers[0].question, trained.preparer, Path(recipe.data.root))
+        exchanges = [Exchange(p.question.text, p.answer, p.question.answers[0]) for p in answers]
         with torch.inference_mode():
             _, reduction = trained.model.encode(VisualBatch.from_items(prompt.visuals, prompt.patch_size))
         clips.append(view_clip(video, prompt, reduction.keep_mask, exchanges))

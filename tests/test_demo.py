@@ -10,19 +10,18 @@ from rich.console import Console
 from lightning_apollo import demo
 from lightning_apollo.demo import MODELS, num_steps, score
 from lightning_apollo.demo import _recipe as demo_recipe
-from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction
+from lightning_apollo.evaluation.predictions import Prediction
 from lightning_apollo.evaluation.results import QuestionResult, read_results
 from lightning_apollo.report import ClipView
+from tests.evaluation.shapes_questions import shapes_question
 
 QUESTIONS = [
-    BenchmarkQuestion(
-        "1", "a.mp4", "Which came first?", "red", "first_colour", True, ("red", "blue", "green", "yellow")
-    ),
-    BenchmarkQuestion(
+    shapes_question("1", "a.mp4", "Which came first?", "red", "first_colour", True, ("red", "blue", "green", "yellow")),
+    shapes_question(
         "2", "b.mp4", "Which came first?", "blue", "first_colour", True, ("red", "blue", "green", "yellow")
     ),
-    BenchmarkQuestion("3", "a.mp4", "How many?", "two", "flashes", True, ("one", "two")),
-    BenchmarkQuestion("4", "a.mp4", "Border?", "white", "border", False, ("white", "black")),
+    shapes_question("3", "a.mp4", "How many?", "two", "flashes", True, ("one", "two")),
+    shapes_question("4", "a.mp4", "Border?", "white", "border", False, ("white", "black")),
 ]
 ANSWERS = {
     "full": ["red", "blue", "two", "black"],

@@ -9,7 +9,9 @@ import torch
 
 from lightning_apollo.config import Recipe, load_recipe
 from lightning_apollo.data import shapes
-from lightning_apollo.evaluation.benchmarks import ask, read_shapes
+from lightning_apollo.evaluation.ask import ask_trained
+from lightning_apollo.evaluation.prompting import build_prompt
+from lightning_apollo.evaluation.readers.shapes import shapes as read_shapes
 from lightning_apollo.fit import run_stage
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.models.checkpoints import load_weights
@@ -80,12 +82,12 @@ def test_the_log_has_losses_and_shares(trained: Recipe) -> None:
 def test_it_answers_what_it_is_asked(trained: Recipe, visuals: str) -> None:
     recipe = short(Path(trained.output), f"data.visuals={visuals}")
     root = Path(recipe.data.root)
-    questions = read_shapes(root)[:6]
-    first, again = ([p.answer for p in ask(load_trained(recipe), questions, root)] for _ in range(2))
+    questions = list(read_shapes(root))[:6]
+    first, again = ([p.answer for p in ask_trained(load_trained(recipe), questions, root)] for _ in range(2))
     assert len(first) == 6
     assert first == again
     num_tokens = {"full": 2 * 16, "single_frame": 16, "blind": 0}[visuals]
-    prompt = load_trained(recipe).preparer.prompt(questions[0].conversation(), root)
+    prompt = build_prompt(questions[0], load_trained(recipe).preparer, root)
     assert int(prompt.is_placeholder.sum()) == num_tokens
 
 

@@ -59,10 +59,12 @@ def run(command: str) -> Result:
 @pytest.mark.slow
 def test_the_commands_run_in_their_order_and_transformers_gives_the_same_answer(place: Path) -> None:
     outputs = {command.split()[0]: run(command).stdout for command in COMMANDS}
-    assert list(outputs) == ["import", "new", "inspect", "explain", "fit", "generate", "export"]
+    assert list(outputs) == ["import", "new", "inspect", "explain", "fit", "generate", "evaluate", "export"]
     said = [line for line in outputs["new"].splitlines() if line.startswith("lightning-apollo ")]
     assert [command.split()[1] for command in said] == ["inspect", "explain", "fit", "generate", "export"]
     assert (place / "runs/mytask/fine_tuning/model.safetensors").is_file()
+    assert "10 rows, 10 answers to give; scored by token F1 10" in outputs["evaluate"]
+    assert (place / "runs/mytask/fine_tuning/evaluation/my/report.html").read_text().count("<h3>") == 10
     assert "gives the same pixels, token ids and answers in 2 cases" in outputs["export"]
     (program,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     answered = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -152,6 +152,14 @@ class Manifest(Sequence[Conversation]):
         """What a row is called, whether it can be read or not."""
         return f"{self.name}:{position + 1}"
 
+    def fields(self, position: int) -> dict[str, object]:
+        """A row as it is written, with what changes no sample (its kind, where it comes from); empty for what is no row."""
+        try:
+            row = self._rows.read(position)
+        except RowError:
+            return {}
+        return row if isinstance(row, dict) else {}
+
     def media(self, position: int) -> tuple[MediaPart, ...]:
         """The media of a row that may be refused for other reasons (unknown keys, paths outside the root); none of a row
         that cannot be read."""

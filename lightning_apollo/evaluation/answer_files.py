@@ -29,6 +29,8 @@ class Answer:
     mode: str  # one of results.MODES
     asked: str  # Question.fingerprint: what the words were
     answer: str
+    loss_sum: float | None = None  # of the expected answer's tokens, in nats; own rows alone have it
+    num_tokens: int | None = None  # of the expected answer
 
 
 def read_answers(output: Path) -> dict[tuple[str, str], Answer]:
@@ -73,7 +75,7 @@ class AnswerFile:
 
     def append(self, answers: Iterable[Answer]) -> None:
         """Returns once the answers are on the disk."""
-        self._file.write(b"".join(json.dumps(asdict(answer)).encode() + b"\n" for answer in answers))
+        self._file.write(b"".join(_line(answer) for answer in answers))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -82,6 +84,11 @@ class AnswerFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _line(answer: Answer) -> bytes:
+    known = {key: value for key, value in asdict(answer).items() if value is not None}
+    return json.dumps(known).encode() + b"\n"
 
 
 def clear_quarantine(output: Path) -> None:
@@ -107,6 +114,13 @@ class Quarantine:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def read_quarantine(output: Path) -> list[tuple[str, str, str]]:
+    """What all ranks of the last run could not show, as (question id, mode, reason), by id."""
+    lines = [line for path in output.glob("quarantine-*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in lines]
+    return sorted((row["question_id"], row["mode"], row["reason"]) for row in rows)
 
 
 def check_settings(output: Path, settings: Mapping[str, Any]) -> None:

@@ -56,11 +56,29 @@ def out_of_thousand(sums: Sums) -> Array:
     return 10 * over_questions(sums)
 
 
+def mean_of_weights(sums: Sums) -> Array:
+    """The sum of all scores over that of their weights: nats a token, where these are losses and numbers of tokens."""
+    return sums.scores.sum(axis=1) / sums.answers.sum(axis=1)
+
+
 def interval(
     scores: Sequence[float], categories: Sequence[str], scenes: Sequence[str], headline: Headline, seed: int = 0
 ) -> tuple[float, float]:
     """The bounds of the headline's 95 % interval, from NUM_DRAWS draws of the scenes; the same for the same seed."""
-    per_scene = _sum_up(scores, categories, scenes)
+    return bounds(draws(scores, categories, scenes, headline, seed))
+
+
+def draws(
+    scores: Sequence[float],
+    categories: Sequence[str],
+    scenes: Sequence[str],
+    headline: Headline,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+) -> Array:
+    """The headline of NUM_DRAWS draws of the scenes, (R,). The same scenes and seed draw the same: two models' draws are
+    paired. An answer weighs 1 where no `weights` are given."""
+    per_scene = _sum_up(scores, categories, scenes, weights)
     generator = np.random.default_rng(seed)
     num_scenes = len(per_scene.scores)
     values = []
@@ -69,17 +87,24 @@ def interval(
         drawn = Sums(*(counts @ part for part in vars(per_scene).values()))  # (R, C) @ (C, K)
         with np.errstate(invalid="ignore"):  # 0 / 0: a category that was not drawn
             values.append(headline(drawn))
+    return np.concatenate(values)
+
+
+def bounds(drawn: Array) -> tuple[float, float]:
+    """The bounds of the 95 % interval of draws (R,)."""
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(np.concatenate(values), [tail, 100 - tail])
+    low, high = np.percentile(drawn, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def _sum_up(scores: Sequence[float], categories: Sequence[str], scenes: Sequence[str]) -> Sums:
+def _sum_up(
+    scores: Sequence[float], categories: Sequence[str], scenes: Sequence[str], weights: Sequence[float] | None
+) -> Sums:
     """The parts of the sums that each scene brings, (C, K)."""
     names, column = np.unique(np.asarray(categories), return_inverse=True)
     places, row = np.unique(np.asarray(scenes), return_inverse=True)
     totals, answers = (np.zeros((len(places), len(names))) for _ in range(2))
     np.add.at(totals, (row, column), np.asarray(scores, dtype=np.float64))
-    np.add.at(answers, (row, column), 1.0)
+    np.add.at(answers, (row, column), 1.0 if weights is None else np.asarray(weights, dtype=np.float64))
     shown = answers > 0
     return Sums(totals, answers, (shown & (totals == answers)).astype(np.float64), shown.astype(np.float64))

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_apollo.evaluation.benchmarks import answer_prompts
-from lightning_apollo.evaluation.ranks import join_ranks
-from lightning_apollo.evaluation.registry import find_benchmark
-from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
+from lightning_apollo.config import Recipe
+from lightning_apollo.evaluation.answer_files import Answer, read_answers
+from lightning_apollo.evaluation.ask import answer_prompts
+from lightning_apollo.evaluation.compare import Comparison, compare
+from lightning_apollo.evaluation.ranks import Ranks, join_ranks
+from lightning_apollo.evaluation.registry import Benchmark, find_benchmark
+from lightning_apollo.evaluation.run import Advance, EvaluationConfig, Run, evaluate
+from lightning_apollo.evaluation.table import ScoreTable
 from lightning_apollo.inference.trained import find_stage_of, load_checkpoint, say_nothing
+from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.weight_files import weight_files
 from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.weights.exported import is_exported
+
+COMPARED = "compared"  # folder of the second model's answers in an output folder that was named
 
 
 def evaluate_checkpoint(
@@ -28,50 +38,129 @@ def evaluate_checkpoint(
     output: Path | None,
     config: EvaluationConfig,
     console: Console,
+    other: str | None = None,
 ) -> None:
-    """Asks, writes the answers and tables into `output`, or the model's folder, and prints the tables."""
+    """Asks, writes the answers and tables into `output`, or the model's folder, and prints the tables.
+
+    other: a second checkpoint that is asked the same and compared.
+    """
     benchmark = find_benchmark(name)
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with join_ranks() as (ranks, device):
-        trained = load_checkpoint(checkpoint, overrides, device, say if ranks.rank == 0 else say_nothing)
-        folder, model = _folder_and_name(checkpoint, overrides)
-        run = Run(
-            benchmark=benchmark,
-            folder=data,
-            output=output or folder / "evaluation" / benchmark.name,
-            model=model,
-            preparer=trained.preparer,
-            settings={"weights": _digest(weight_files(folder))},
-            config=config,
-        )
-        answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console, disable=ranks.rank > 0) as progress:
-            task = progress.add_task(f"ask {benchmark.title}", total=None)
-            tables = evaluate(
-                run, answer, ranks, lambda done, total: progress.update(task, completed=done, total=total)
-            )
+        runs = [
+            _ask(place, benchmark, data, config, ranks, device, console)
+            for place in places(checkpoint, overrides, other, output, benchmark.name)
+        ]
     if ranks.rank == 0:
-        for table in tables:
-            console.print(table.grid().rich())
-            for line in table.remarks():
-                say(line)
-        console.print(f"report: {run.output / 'report.md'}", markup=False, soft_wrap=True)
+        for run, tables in runs:
+            _print(run, tables, console)
+        if other:
+            print_comparisons(_compare(benchmark, [run for run, _ in runs]), runs[0][0].output, console)
 
 
-def _folder_and_name(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, str]:
-    """Where the weights lie, and what the model is called in files of results."""
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint that is asked, and where its answers go."""
+
+    checkpoint: str
+    overrides: tuple[str, ...]
+    folder: Path  # of its weights
+    model: str  # what it is called in files of results
+    recipe: Recipe | None  # None for an export
+    output: Path
+
+    def load(self, device: torch.device, ranks: Ranks, console: Console) -> TrainedModel:
+        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        return load_checkpoint(self.checkpoint, self.overrides, device, say if ranks.rank == 0 else say_nothing)
+
+    def digest(self) -> str:
+        """SHA-256 of the files of its weights, one after the other."""
+        digest = hashlib.sha256()
+        for path in weight_files(self.folder):
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        return digest.hexdigest()
+
+
+def places(checkpoint: str, overrides: Sequence[str], other: str | None, output: Path | None, name: str) -> list[Place]:
+    """The checkpoint that is asked, and the one that it is compared with; `name` is what is asked."""
+    made = []
+    for place, folder in ((checkpoint, output), (other, output and output / COMPARED)):
+        if place is not None:
+            weights, model, recipe = _found(place, overrides)
+            answers = folder or weights / "evaluation" / name
+            made.append(Place(place, tuple(overrides), weights, model, recipe, answers))
+    return made
+
+
+def model_names(runs: Sequence[Run]) -> tuple[str, str]:
+    """What two models are called beside each other."""
+    first, second = (run.model for run in runs)
+    return (first, second) if first != second else (first, f"{second} (compared)")
+
+
+@contextmanager
+def progress_bar(title: str, ranks: Ranks, console: Console) -> Iterator[Advance]:
+    """Yields what to tell how much is done; the first rank shows it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=ranks.rank > 0) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: Console) -> None:
+    """Prints the comparisons of all modes and writes them to comparison.md."""
+    lines: list[str] = []
+    for comparison in comparisons:
+        for grid in comparison.grids():
+            console.print(grid.rich())
+            lines += [grid.markdown()]
+        console.print(comparison.remark(), markup=False, highlight=False, soft_wrap=True)
+        lines += [comparison.remark(), ""]
+    (output / "comparison.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _ask(
+    place: Place,
+    benchmark: Benchmark,
+    data: Path,
+    config: EvaluationConfig,
+    ranks: Ranks,
+    device: torch.device,
+    console: Console,
+) -> tuple[Run, list[ScoreTable]]:
+    """The run and its tables; the model is let go."""
+    trained = place.load(device, ranks, console)
+    run = Run(benchmark, data, place.output, place.model, trained.preparer, {"weights": place.digest()}, config)
+    answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
+    with progress_bar(f"ask {benchmark.title}", ranks, console) as advance:
+        return run, evaluate(run, answer, ranks, advance)
+
+
+def _compare(benchmark: Benchmark, runs: Sequence[Run]) -> list[Comparison]:
+    questions = benchmark.questions(runs[0].folder, runs[0].config.limit)
+    first, second = (read_answers(run.output) for run in runs)
+
+    def of_mode(answers: dict[tuple[str, str], Answer], mode: str) -> dict[str, Answer]:
+        return {name: answer for (asked, name), answer in answers.items() if asked == mode}
+
+    return [
+        compare(benchmark, questions, of_mode(first, mode), of_mode(second, mode), model_names(runs), mode)
+        for mode in runs[0].config.modes
+    ]
+
+
+def _print(run: Run, tables: Sequence[ScoreTable], console: Console) -> None:
+    for table in tables:
+        console.print(table.grid().rich())
+        for line in table.remarks():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {run.output / run.config.file('report.md')}", markup=False, soft_wrap=True)
+
+
+def _found(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, str, Recipe | None]:
+    """Where the weights lie, what the model is called in files of results, and its recipe."""
     if is_exported(Path(checkpoint)):
-        return Path(checkpoint), Path(checkpoint).resolve().name
+        return Path(checkpoint), Path(checkpoint).resolve().name, None
     recipe, stage = find_stage_of(checkpoint, overrides, say=say_nothing)
     is_last = stage == list(recipe.stages)[-1]
-    return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}"
-
-
-def _digest(weights: Sequence[Path]) -> str:
-    """SHA-256 of the files, one after the other."""
-    digest = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
+    return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}", recipe

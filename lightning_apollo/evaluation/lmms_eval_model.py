@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, Role, TextPart
-from lightning_apollo.evaluation.benchmarks import answer_prompts
+from lightning_apollo.evaluation.ask import answer_prompts, ask
 from lightning_apollo.inference.generate import DrawConfig
 from lightning_apollo.inference.trained import load_checkpoint, say_nothing, warn
 from lightning_apollo.structures import Sample
@@ -58,11 +59,11 @@ class TrainedForLmmsEval(lmms):
         with tqdm(total=len(requests), desc="ask", disable=self.rank > 0) as progress:
             for _, group in groupby(order, key=lambda number: repr(requests[number].args[2])):
                 alike = list(group)  # one batch is drawn one way
-                for start in range(0, len(alike), self._batch_size):
-                    batch = alike[start : start + self._batch_size]
-                    for number, text in zip(batch, self._answer([requests[n] for n in batch]), strict=True):
-                        answers[number] = text
-                    progress.update(len(batch))
+                said = partial(self._answer, requests[alike[0]].args[2])
+                for replies in ask(alike, lambda number: self._prompt(requests[number]), said, self._batch_size):
+                    for reply in replies:
+                        answers[reply.item] = reply.result()
+                    progress.update(len(replies))
         return answers
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
@@ -73,9 +74,7 @@ class TrainedForLmmsEval(lmms):
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         raise NotImplementedError("lightning_apollo answers in words: choose tasks of the type generate_until")
 
-    def _answer(self, requests: Sequence[Instance]) -> list[str]:
-        settings = requests[0].args[2]
-        prompts = [self._prompt(request) for request in requests]
+    def _answer(self, settings: Mapping[str, Any], prompts: Sequence[Sample]) -> list[str]:
         texts = answer_prompts(self._trained, prompts, int(settings.get("max_new_tokens", 1024)), _draw(settings))
         return [_cut(text, settings.get("until") or ()) for text in texts]
 

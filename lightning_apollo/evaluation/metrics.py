@@ -14,10 +14,12 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text import edit_distance, squad
 
+from lightning_apollo.evaluation.open_answers import holds_answer
 from lightning_apollo.evaluation.question import Question
-from lightning_apollo.inference.parsers import find_choice, find_numbers, find_span
+from lightning_apollo.evaluation.text_scores import exact_text, number, token_f1
+from lightning_apollo.inference.parsers import find_choice, find_span, without_thinking
 
-ANLS_THRESHOLD = 0.5  # of the normalised distance; farther answers score nothing (ANLS, arXiv 1905.13648, section 3)
+ANLS_THRESHOLD = 0.5  # answers that are less alike score nothing (ANLS, arXiv 1905.13648, section 3)
 RELAXED_SHARE = 0.05  # how far a number may be off (ChartQA, arXiv 2203.10244, section 5.1)
 RECALL_THRESHOLDS = (0.3, 0.5, 0.7)  # overlaps that VideoLLaMA 3's evaluation of Charades-STA counts
 
@@ -50,43 +52,62 @@ def short_answer(answer: str, question: Question) -> float:
 
 
 def relaxed(answer: str, question: Question) -> float:
-    """ChartQA's relaxed accuracy: a number may be off by 5 %, any other answer must be the same text.
+    """ChartQA's relaxed accuracy (arXiv 2203.10244, section 5.1): a number may be off by 5 %, other answers are the same text.
 
-    A percentage is a number of hundredths, as in pix2struct's and Qwen-VL's evaluation, from which published figures come.
+    As in pix2struct's metrics.py (relaxed_correctness), from which published figures come: a percentage is a number of
+    hundredths, "14%" is 0.14; beside a target of zero the text must be the same; a year is a number like any other; case
+    does not count, a full stop does.
     """
-    return float(any(_is_close(answer.strip().rstrip("."), expected) for expected in question.answers))
+    return float(any(is_close(answer.strip(), expected) for expected in question.answers))
 
 
-def _is_close(answer: str, expected: str) -> bool:
-    number, target = _number(answer), _number(expected)
-    if number is None or not target:
-        return is_exact_match(answer, expected)
-    return abs(number - target) <= RELAXED_SHARE * abs(target)
+def is_close(answer: str, expected: str, factors: Sequence[float] = (1,)) -> bool:
+    """Whether the answer times one of the factors is within 5 % of the expected number; the same text otherwise."""
+    value, target = relaxed_number(answer), relaxed_number(expected)
+    if value is None or not target:
+        return answer.lower() == expected.lower()
+    return any(abs(value * factor - target) / abs(target) <= RELAXED_SHARE for factor in factors)
 
 
-def _number(text: str) -> float | None:
-    text = text.strip()
+def relaxed_number(text: str) -> float | None:
+    """The number that the text is, as relaxed accuracy reads it."""
     try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:
         return None
 
 
 def anls(answer: str, question: Question) -> float:
-    """1 less the edit distance over the longer length, 0 where that is 0.5 or more off; the best of the answers."""
-    given = " ".join(answer.lower().split())
-    return max(_similarity(given, " ".join(expected.lower().split())) for expected in question.answers)
+    """1 less the edit distance over the longer length, 0 below one half; the best of the expected answers.
+
+    Case and runs of white space do not count in the distance, but do in the lengths: as in the organisers' script of
+    DocVQA and InfographicVQA (evaluate_method, rrc.cvc.uab.es), where an answer that is exactly one half off scores 0.5.
+    """
+    best = max(_similarity(answer, expected) for expected in question.answers)
+    return best if best >= ANLS_THRESHOLD else 0.0
 
 
 def _similarity(given: str, expected: str) -> float:
-    longest = max(len(given), len(expected))
-    distance = float(edit_distance([given], [expected])) / longest if longest else 0.0
-    return 1 - distance if distance < ANLS_THRESHOLD else 0.0
+    longest = max(len(given.upper()), len(expected.upper()))
+    one, other = (" ".join(text.lower().split()) for text in (given, expected))
+    return 1 - float(edit_distance([one], [other])) / longest if longest else 1.0
 
 
 def span_overlap(answer: str, question: Question) -> float:
-    """Intersection over union of the span that the answer gives and the expected one, in seconds; 0 without a span."""
-    given, expected = find_span(answer), find_span(question.answers[0])
+    """Intersection over union of the span that the answer gives and the expected one, in seconds; 0 without a span.
+
+    Spans that touch share nothing, a reversed one is turned round, an empty one scores 0: calculate_IoU in TALL's main.py,
+    the organisers' code of Charades-STA, and lmms-eval's charades_sta/eval_tvg.py, which turns spans round.
+    """
+    return _overlap(find_span(answer), find_span(question.answers[0]))
+
+
+def fraction_overlap(answer: str, question: Question) -> float:
+    """`span_overlap` where shares of the video are asked for: 0.25 and 25 % are one place, a time is none."""
+    return _overlap(find_span(answer, "fractions"), find_span(question.answers[0], "fractions"))
+
+
+def _overlap(given: tuple[float, float] | None, expected: tuple[float, float] | None) -> float:
     if given is None or expected is None:
         return 0.0
     shared = max(0.0, min(given[1], expected[1]) - max(given[0], expected[0]))
@@ -107,35 +128,23 @@ def contains_formula(answer: str, question: Question) -> float:
 
 
 def open_answer(answer: str, question: Question) -> float:
-    """Whether the answer holds an expected number, to two decimals, or an expected text (MMMU's open questions).
-
-    MMMU's own code looks only behind words such as "therefore" where the answer has any; asked for a single word, answers
-    are of one piece.
-    """
-    numbers = {round(number, 2) for number in find_numbers(answer)}
-    for expected in question.answers:
-        target = _number(expected.replace(",", ""))
-        if target is None:
-            wanted = expected.lower().strip()
-            if wanted in answer.lower() if len(wanted) > 1 else wanted in answer.lower().split():
-                return 1.0
-        elif round(target, 2) in numbers:
-            return 1.0
-    return 0.0
+    """Whether the answer holds an expected number, to two decimals, or an expected text (MMMU's open questions)."""
+    return float(holds_answer(answer, question.answers))
 
 
 SCORES: dict[str, Score] = {
     score.__name__: score
     for score in (
         *(same_text, choice, short_answer, relaxed, anls),
-        *(span_overlap, contains, contains_formula, open_answer),
+        *(span_overlap, fraction_overlap, contains, contains_formula, open_answer),
+        *(exact_text, token_f1, number),
     )
 }
 
 
 def score_of(answer: str, question: Question) -> float:
-    """The score of an answer by its question's own metric."""
-    return SCORES[question.metric](answer, question)
+    """The score of an answer by its question's own metric, whatever was thought before it."""
+    return SCORES[question.metric](without_thinking(answer), question)
 
 
 class ExactMatch(Metric):

@@ -34,10 +34,14 @@ def build_prompt(question: Question, preparer: Preparer, root: Path) -> Sample:
 
 
 def _with_subtitles_above(question: Question, preparer: Preparer, root: Path) -> Conversation:
-    """The question with the subtitles that are spoken while a frame plays, each once, in front of its text."""
+    """The question with the subtitle that is spoken while each frame plays in front of its text, for every frame anew.
+
+    As VideoLLaMA 3 asks Video-MME (evaluation/benchmarks/videomme.py), but for a heading above no subtitle at all.
+    """
     _, plans = preparer.plan(conversation_of(question), root)
     moments = [moment for plan in plans if plan is not None for moment in plan.player_seconds.tolist()]
-    lines = [subtitle.text for subtitle in question.subtitles if _is_shown(subtitle, moments)]
+    spoken = (next((said for said in question.subtitles if _is_shown(said, [moment])), None) for moment in moments)
+    lines = [subtitle.text for subtitle in spoken if subtitle is not None]
     if not lines:
         return conversation_of(question)
     above = _HEADING + "\n".join(lines) + "\n"
@@ -49,7 +53,8 @@ def _with_subtitles_above(question: Question, preparer: Preparer, root: Path) ->
 def _with_subtitles_between(question: Question, preparer: Preparer, root: Path) -> Sample:
     """The prompt with the video cut where subtitles come, each in front of the first frame after its middle.
 
-    The frames are those of the whole video: it is prepared first and cut then.
+    The frames are those of the whole video: it is prepared first and cut then. No line break follows a subtitle, as
+    VideoLLaMA 3 asks LongVideoBench (evaluation/benchmarks/longvideobench.py).
     """
     whole = preparer.prompt(conversation_of(question), root)
     if not whole.visuals:
@@ -69,7 +74,7 @@ def _with_subtitles_between(question: Question, preparer: Preparer, root: Path) 
             parts.append(video)
             items.append(_runs(item, shown, due))
             shown = due
-        parts.append(TextPart(f"{subtitle.text}\n"))
+        parts.append(TextPart(subtitle.text))
     if shown < len(begins):
         parts.append(video)
         items.append(_runs(item, shown, len(begins)))

@@ -58,6 +58,11 @@ class Question:
         return tuple(part for part in self.parts if isinstance(part, MediaPart))
 
     @property
+    def text(self) -> str:
+        """What is asked in words, media aside."""
+        return "\n".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
     def scene(self) -> str:
         """What questions have in common that stand or fall together: the first file that they show."""
         return self.media[0].path if self.media else self.question_id

@@ -86,8 +86,12 @@ class Benchmark:
 
     def interval(self, scores: Sequence[float], questions: Sequence[Question]) -> tuple[float, float]:
         """The bounds of the headline's 95 % interval."""
+        return bootstrap.bounds(self.draws(scores, questions))
+
+    def draws(self, scores: Sequence[float], questions: Sequence[Question]) -> bootstrap.Array:
+        """The headline of each draw of the scenes, (R,); of other scores of the same questions, the same draws."""
         categories, scenes = [q.category for q in questions], [q.scene for q in questions]
-        return bootstrap.interval(scores, categories, scenes, HEADLINES[self.headline])
+        return bootstrap.draws(scores, categories, scenes, HEADLINES[self.headline])
 
 
 def find_benchmark(name: str) -> Benchmark:

@@ -7,11 +7,10 @@ answers of earlier runs ─> what is missing ─> shared out to ranks ─> prepa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.evaluation.answer_files import (
@@ -22,18 +21,31 @@ from lightning_apollo.evaluation.answer_files import (
     clear_quarantine,
     read_answers,
 )
+from lightning_apollo.evaluation.ask import Reply, ask
+from lightning_apollo.evaluation.judge import Judge
 from lightning_apollo.evaluation.metrics import score_of
+from lightning_apollo.evaluation.paper_rules import MaybeScore, paper_score
+from lightning_apollo.evaluation.predictions import Prediction
+from lightning_apollo.evaluation.predictions import results as results_of
 from lightning_apollo.evaluation.prompting import build_prompt
 from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, QuestionResult, write_results
 from lightning_apollo.evaluation.table import ScoreTable, tabulate_scores
-from lightning_apollo.structures import MediaError, Sample
-
-RIGHT = 0.5  # the score from which an answer counts as right in a file of results, where there are scores in between
+from lightning_apollo.structures import Sample
 
 Answerer = Callable[[Sequence[Sample]], list[str]]  # the answers to some prompts
+Advance = Callable[[int, int], None]  # told how many of this rank's questions are done, and of how many
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An answer, and where it was asked for the loss of the expected one."""
+
+    text: str
+    loss_sum: float | None = None  # nats
+    num_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class EvaluationConfig:
     modes: tuple[str, ...] = ("full",)  # what the model sees, of results.MODES
     limit: int | None = None  # the first so many questions; None: all of them
     batch_size: int = 8  # prompts answered together
+    rule: str = "organisers"  # by which answers are scored, one of judge.RULES
+    judge: Judge | None = None  # of the paper's rule, where that asks one
 
     def __post_init__(self) -> None:
         unknown = [mode for mode in self.modes if mode not in MODES]
@@ -50,6 +64,11 @@ class EvaluationConfig:
             raise BenchmarkError(f"modes are some of {', '.join(MODES)}, each once, not {', '.join(self.modes)!r}")
         if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise BenchmarkError("batch size and limit are at least 1")
+
+    def file(self, name: str) -> str:
+        """The name of a file of results: scores.json, or scores-paper.json by the paper's rule."""
+        stem, ending = name.rsplit(".", 1)
+        return name if self.rule == "organisers" else f"{stem}-{self.rule}.{ending}"
 
 
 @dataclass(frozen=True)
@@ -85,14 +104,48 @@ def evaluate(
     run: Run,
     answer: Answerer,
     ranks: Ranks = ONE_PROCESS,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = lambda done, total: None,
 ) -> list[ScoreTable]:
     """The table of each mode that has answers, once every rank has asked its share of what no earlier run has asked.
 
-    `advance` is told how many of this rank's questions are done, and of how many. The files of results are written by the
-    first rank. Raises BenchmarkError for files, settings and answers that do not fit.
+    The files of results are written by the first rank. Raises BenchmarkError for files, settings and answers that do not fit.
     """
     questions = ranks.first_to_last(lambda: run.benchmark.questions(run.folder, run.config.limit))
+
+    def prepare(question: Question, preparer: Preparer) -> Sample:
+        return build_prompt(question, preparer, run.folder)
+
+    def speak(prompts: Sequence[Sample]) -> list[Spoken]:
+        return [Spoken(text) for text in answer(prompts)]
+
+    collect(run, questions, prepare, speak, ranks, advance)
+    score = score_of
+    if run.config.rule == "paper":
+        score = ranks.first_to_last(lambda: _paper_score(run, questions, advance))
+    return _finish(run, questions, is_writer=ranks.rank == 0, score=score)
+
+
+def _paper_score(run: Run, questions: Sequence[Question], advance: Advance) -> MaybeScore:
+    """The score by the paper's rule; the first rank asks the judge, the others find its replies."""
+    answers = read_answers(run.output)
+    asked = {question.question_id: question for question in questions}
+    said = [(answer.answer, asked[name]) for (_, name), answer in answers.items() if name in asked]
+    return paper_score(run.benchmark.name, said, run.config.judge, run.output, advance)
+
+
+def collect(
+    run: Run,
+    questions: Sequence[Question],
+    prepare: Callable[[Question, Preparer], Sample],
+    speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
+    ranks: Ranks,
+    advance: Advance,
+    broken: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Has every rank ask its share of the questions that have no answer yet; all answers are on the disk when it returns.
+
+    `broken` are (id, reason) of what is no question: the quarantine lists them beside what could not be shown.
+    """
     ranks.first_to_last(lambda: check_settings(run.output, run.all_settings()))
     missing = _missing(run, questions)
     ranks.wait()  # all have read the answers before any of them appends to them
@@ -102,43 +155,49 @@ def evaluate(
             clear_quarantine(run.output)
         ranks.wait()
         with Quarantine(run.output, ranks.rank) as quarantine:
-            _ask(run, share, answer, file, quarantine, advance)
+            if ranks.rank == 0:
+                quarantine.append((name, mode, reason) for mode in run.config.modes for name, reason in broken)
+            _ask(run, share, prepare, speak, file, quarantine, advance)
     ranks.wait()
-    return _finish(run, questions, is_writer=ranks.rank == 0)
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A question in a mode, with its prompt or the reason why there is none."""
+class _Item(NamedTuple):
+    """A question in a mode."""
 
     question: Question
     mode: str
-    sample: Sample | None = None
-    error: MediaError | ValueError | None = None
 
 
 def _ask(
     run: Run,
     share: Sequence[_Item],
-    answer: Answerer,
+    prepare: Callable[[Question, Preparer], Sample],
+    speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
     file: AnswerFile,
     quarantine: Quarantine,
-    advance: Callable[[int, int], None],
+    advance: Advance,
 ) -> None:
     """Asks this rank's share; after each batch its answers are on the disk."""
+    preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
+
     done = 0
     advance(done, len(share))
-    for batch in _prepared_ahead(run, share):
-        quarantine.append((item.question.question_id, item.mode, str(item.error)) for item in batch if item.error)
-        file.append(_answers([item for item in batch if item.sample is not None], answer))
-        done += len(batch)
+    shown = ask(share, lambda item: prepare(item.question, preparers[item.mode]), speak, run.config.batch_size)
+    for replies in shown:
+        quarantine.append((*_name(reply), str(reply.error)) for reply in replies if reply.error)
+        file.append(_answer(reply) for reply in replies if not reply.error)
+        done += len(replies)
         advance(done, len(share))
 
 
-def _answers(items: Sequence[_Item], answer: Answerer) -> Iterator[Answer]:
-    said = answer([item.sample for item in items if item.sample is not None]) if items else []
-    for item, text in zip(items, said, strict=True):
-        yield Answer(item.question.question_id, item.mode, item.question.fingerprint, text)
+def _name(reply: Reply[_Item, Spoken]) -> tuple[str, str]:
+    return reply.item.question.question_id, reply.item.mode
+
+
+def _answer(reply: Reply[_Item, Spoken]) -> Answer:
+    spoken = reply.result()
+    fingerprint = reply.item.question.fingerprint
+    return Answer(*_name(reply), fingerprint, spoken.text, spoken.loss_sum, spoken.num_tokens)
 
 
 def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
@@ -159,70 +218,37 @@ def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
     ]
 
 
-def _prepared_ahead(run: Run, share: Sequence[_Item]) -> Iterator[list[_Item]]:
-    """The items in batches with their prompts, the next batch being prepared while one is answered."""
-    preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
-    size = run.config.batch_size
-    batches = [share[start : start + size] for start in range(0, len(share), size)]
-
-    def prepare(batch: Sequence[_Item]) -> list[_Item]:
-        return [_prepared(item, preparers[item.mode], run.folder) for item in batch]
-
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        following = beside.submit(prepare, batches[0]) if batches else None
-        for number in range(len(batches)):
-            assert following is not None
-            batch = following.result()
-            following = beside.submit(prepare, batches[number + 1]) if number + 1 < len(batches) else None
-            yield batch
-
-
-def _prepared(item: _Item, preparer: Preparer, root: Path) -> _Item:
-    try:
-        return replace(item, sample=build_prompt(item.question, preparer, root))
-    except (MediaError, ValueError) as error:
-        return replace(item, error=error)
-
-
-def _finish(run: Run, questions: Sequence[Question], is_writer: bool) -> list[ScoreTable]:
-    """The tables of all answers, those of earlier runs included; the first rank writes them."""
+def _finish(run: Run, questions: Sequence[Question], is_writer: bool, score: MaybeScore) -> list[ScoreTable]:
+    """The tables of all answers, those of earlier runs included; the first rank writes them, each rule into its own files."""
     answers = read_answers(run.output)
     tables: list[ScoreTable] = []
     results: list[QuestionResult] = []
     for mode in MODES:
-        said = {
-            q.question_id: answers[mode, q.question_id].answer for q in questions if (mode, q.question_id) in answers
-        }
-        if said:
-            tables.append(tabulate_scores(run.benchmark, questions, said, mode))
-            results += [_result(run, q, said[q.question_id], mode) for q in questions if q.question_id in said]
+        predictions = [
+            Prediction(question, answers[mode, question.question_id].answer)
+            for question in questions
+            if (mode, question.question_id) in answers
+        ]
+        if predictions:
+            said = {prediction.question.question_id: prediction.answer for prediction in predictions}
+            tables.append(tabulate_scores(run.benchmark, questions, said, mode, score))
+            results += results_of(predictions, run.benchmark.name, run.model, mode, score)
     if not tables:
         raise BenchmarkError(
             f"no question of {run.benchmark.title} could be shown: {run.output}/quarantine-*.jsonl say why"
         )
     if is_writer:
-        write_results(results, run.output / "results.jsonl")
-        (run.output / "scores.json").write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
-        (run.output / "report.md").write_text(report(run, tables), encoding="utf-8")
+        file = run.config.file
+        write_results(results, run.output / file("results.jsonl"))
+        (run.output / file("scores.json")).write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
+        (run.output / file("report.md")).write_text(report(run, tables), encoding="utf-8")
     return tables
-
-
-def _result(run: Run, question: Question, answer: str, mode: str) -> QuestionResult:
-    return QuestionResult(
-        benchmark=run.benchmark.name,
-        question_id=question.question_id,
-        category=question.category,
-        model=run.model,
-        mode=mode,
-        answer=answer,
-        expected=question.answers[0],
-        is_right=score_of(answer, question) >= RIGHT,
-    )
 
 
 def report(run: Run, tables: Sequence[ScoreTable]) -> str:
     """The tables as Markdown."""
-    lines = [f"# {run.benchmark.title}, {run.model}", ""]
+    rule = ", scored by the paper's rule" if run.config.rule == "paper" else ""
+    lines = [f"# {run.benchmark.title}, {run.model}{rule}", ""]
     for table in tables:
         lines += [table.grid().markdown(), *table.remarks(), ""]
     return "\n".join(lines)

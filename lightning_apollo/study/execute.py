@@ -14,7 +14,10 @@ from rich import get_console
 
 from lightning_apollo.config import Recipe
 from lightning_apollo.data import shapes
-from lightning_apollo.evaluation.benchmarks import Prediction, accuracy, ask, read_shapes, results
+from lightning_apollo.evaluation.ask import ask_trained
+from lightning_apollo.evaluation.predictions import Prediction, accuracy, results
+from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal
+from lightning_apollo.evaluation.readers.shapes import shapes as read_shapes
 from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.explain import count_parameters
 from lightning_apollo.fit import run_recipe
@@ -48,17 +51,18 @@ def evaluate(recipe: Recipe) -> list[Prediction]:
     """The answers of the recipe's last stage to the held-out questions of the built-in set."""
     on_gpu = recipe.trainer.accelerator != "cpu" and torch.cuda.is_available()
     root = Path(recipe.data.root)
-    return list(ask(load_trained(recipe, device="cuda" if on_gpu else "cpu"), read_shapes(root), root))
+    trained = load_trained(recipe, device="cuda" if on_gpu else "cpu")
+    return list(ask_trained(trained, list(read_shapes(root)), root))
 
 
 def finish(run: Run, kind: str, predictions: Sequence[Prediction], seconds: float) -> Score:
     """The run's scores, after writing results.jsonl and then score.json."""
     scores = accuracy(predictions)
-    temporal = {prediction.question.kind for prediction in predictions if prediction.question.is_temporal}
+    temporal = {prediction.question.category for prediction in predictions if is_temporal(prediction.question)}
     scores[TEMPORAL] = fmean(scores[each] for each in sorted(temporal))
     parameters = count_parameters(run.recipe)["llm"]
     found = Score(run.name, scores[kind], scores, run.fingerprint, parameters, round(seconds, 1))
-    write_results(results(predictions, run.name, run.recipe.data.visuals), run.folder / RESULTS)
+    write_results(results(predictions, SHAPES, run.name, run.recipe.data.visuals), run.folder / RESULTS)
     write_score(run, found)
     return found
 

@@ -8,50 +8,52 @@ import numpy as np
 import pytest
 
 from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS, ShapesConfig, _held_out_questions
-from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction, read_shapes, results
 from lightning_apollo.evaluation.curate import Correlation, CurateConfig, correlate_random, curate, tabulate
+from lightning_apollo.evaluation.predictions import Prediction, results
+from lightning_apollo.evaluation.question import Question
+from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal, shapes
 from lightning_apollo.evaluation.results import MODES
 from tests.evaluation.hand_table import kept
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> list[BenchmarkQuestion]:
+def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
     folder = tmp_path_factory.mktemp("shapes")
     rows = _held_out_questions(ShapesConfig(num_clips=1, num_held_out=40, num_images=8))
     (folder / HELD_OUT_QUESTIONS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_shapes(folder)
+    return list(shapes(folder))
 
 
-def constant(question: BenchmarkQuestion) -> str:
-    return question.choices[0]
+def constant(question: Question) -> str:
+    return question.choices[0].text
 
 
-def chance(question: BenchmarkQuestion, name: str) -> str:
-    return Random(f"{name} {question.question_id}").choice(question.choices)
+def chance(question: Question, name: str) -> str:
+    return Random(f"{name} {question.question_id}").choice(question.choices).text
 
 
-def answer(question: BenchmarkQuestion, name: str, mode: str) -> str:
+def answer(question: Question, name: str, mode: str) -> str:
     """Model 0 sees every clip; 1, 2 and 3 see every second, third and fourth and guess elsewhere."""
     if mode == "blind":
         return constant(question)
     if mode == "single_frame":  # shows what one frame shows
-        return chance(question, name) if question.is_temporal else question.answer
+        return chance(question, name) if is_temporal(question) else question.answers[0]
     is_seen = name == "0" or int(question.question_id.split("/")[1]) % (int(name) + 1) == 0
-    return question.answer if is_seen else chance(question, name)
+    return question.answers[0] if is_seen else chance(question, name)
 
 
-def test_of_the_built_in_set_what_needs_the_video_stays(questions: list[BenchmarkQuestion]) -> None:
+def test_of_the_built_in_set_what_needs_the_video_stays(questions: list[Question]) -> None:
     names = "0123"
     answers = [
         result
         for name in names
         for mode in MODES
-        for result in results([Prediction(q, answer(q, name, mode)) for q in questions], name, mode)
+        for result in results([Prediction(q, answer(q, name, mode)) for q in questions], SHAPES, name, mode)
     ]
     curation = curate(tabulate(answers), CurateConfig(top=40))
-    lucky = {q.question_id for q in questions if sum(chance(q, name) == q.answer for name in names) > 2}
-    constants = {q.question_id for q in questions if constant(q) == q.answer}
-    temporal = {q.question_id for q in questions if q.is_temporal}
+    lucky = {q.question_id for q in questions if sum(chance(q, name) == q.answers[0] for name in names) > 2}
+    constants = {q.question_id for q in questions if constant(q) == q.answers[0]}
+    temporal = {q.question_id for q in questions if is_temporal(q)}
     easy = {q.question_id for q in questions} - temporal
     assert min(len(easy - constants), len(constants & temporal), len((lucky & temporal) - constants)) > 0
     dropped = {
@@ -61,7 +63,7 @@ def test_of_the_built_in_set_what_needs_the_video_stays(questions: list[Benchmar
     }
     assert dropped == constants | easy | (lucky & temporal)
     stays = kept(curation)
-    kinds = {q.question_id: q.kind for q in questions}
+    kinds = {q.question_id: q.category for q in questions}
     assert Counter(kinds[name] for name in stays) == dict.fromkeys(
         ("first_colour", "last_colour", "order", "flashes"), 10
     )
@@ -72,12 +74,14 @@ def test_of_the_built_in_set_what_needs_the_video_stays(questions: list[Benchmar
     assert curation.entropies[curation.is_kept].mean() > curation.entropies[curation.needs_video].mean()
 
 
-def test_models_that_all_know_everything_are_not_told_apart(questions: list[BenchmarkQuestion]) -> None:
+def test_models_that_all_know_everything_are_not_told_apart(questions: list[Question]) -> None:
     answers = [
         result
         for name in "012"
         for mode in MODES
-        for result in results([Prediction(q, q.answer if mode == "full" else "unknown") for q in questions], name, mode)
+        for result in results(
+            [Prediction(q, q.answers[0] if mode == "full" else "unknown") for q in questions], SHAPES, name, mode
+        )
     ]
     curation = curate(tabulate(answers), CurateConfig())
     assert curation.is_kept.all()

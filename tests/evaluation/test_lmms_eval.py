@@ -12,7 +12,7 @@ from PIL import Image
 import lightning_apollo
 from lightning_apollo.config import Recipe
 from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.evaluation.benchmarks import answer_prompts
+from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.inference.trained import load_checkpoint
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.stage_state import stage_folder

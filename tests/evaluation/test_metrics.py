@@ -8,10 +8,11 @@ import torch
 from torch import distributed
 
 from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction, accuracy
 from lightning_apollo.evaluation.metrics import SCORES, ExactMatch, MeanOfCategories, MmeScore, score_of
+from lightning_apollo.evaluation.predictions import Prediction, accuracy
 from lightning_apollo.evaluation.question import Question, lettered
 from lightning_apollo.inference.parsers import Choice
+from tests.evaluation.shapes_questions import shapes_question
 from tests.launch import launch
 
 
@@ -36,10 +37,9 @@ def test_no_answer_is_no_score() -> None:
 )
 def test_accuracy_is_by_kind(answers: tuple[str, str], expected: dict[str, float]) -> None:
     questions = [
-        BenchmarkQuestion("1", "v.mp4", "Q?", "a", "order", True, ("a", "b")),
-        BenchmarkQuestion("2", "v.mp4", "Q?", "b", "count", True, ("a", "b", "c", "d")),
+        shapes_question("1", "v.mp4", "Q?", "a", "order", True, ("a", "b")),
+        shapes_question("2", "v.mp4", "Q?", "b", "count", True, ("a", "b", "c", "d")),
     ]
-    assert [question.chance for question in questions] == [0.5, 0.25]
     predictions = [Prediction(question, answer) for question, answer in zip(questions, answers, strict=True)]
     assert accuracy(predictions) == expected
 
@@ -60,17 +60,48 @@ def test_accuracy_is_by_kind(answers: tuple[str, str], expected: dict[str, float
         ("relaxed", "14", ["14%"], 0.0),
         ("relaxed", "0", ["0"], 1.0),
         ("relaxed", "0.01", ["0"], 0.0),
-        ("relaxed", "yes.", ["Yes"], 1.0),
+        ("relaxed", "yes", ["Yes"], 1.0),
+        ("relaxed", "yes.", ["Yes"], 0.0),  # pix2struct's rule strips no full stop
+        ("relaxed", "0.0", ["0"], 0.0),  # beside zero the text must be the same
+        ("relaxed", "0%", ["0"], 0.0),
+        ("relaxed", "0%", ["0%"], 1.0),
+        ("relaxed", "0.14", ["14%"], 1.0),
+        ("relaxed", "14.6%", ["14%"], 1.0),
+        ("relaxed", "14.8%", ["14%"], 0.0),
+        ("relaxed", "1400", ["14%"], 0.0),
+        ("relaxed", "2016", ["2019"], 1.0),  # a year is a number
+        ("relaxed", "1900", ["2019"], 0.0),
+        ("relaxed", "1,200", ["1200"], 0.0),
+        ("relaxed", "$5", ["5"], 0.0),
+        ("relaxed", "-3.15", ["-3"], 1.0),
+        ("relaxed", "3", ["-3"], 0.0),
         ("relaxed", "bleu", ["blue"], 0.0),
         ("anls", "Kitten", ["kitten"], 1.0),
         ("anls", "kitten", ["sitting"], 1 - 3 / 7),
-        ("anls", "ab", ["cb"], 0.0),  # a half off is too far
+        ("anls", "ab", ["cb"], 0.5),  # exactly one half counts
+        ("anls", "abc", ["xyc"], 0.0),
+        ("anls", "abcd", ["abxy"], 0.5),
+        ("anls", "Ab  cd", ["ab cd"], 1.0),
+        ("anls", "a", ["b"], 0.0),
+        ("anls", "", [""], 1.0),
         ("anls", "abcde", ["xyzzy", "abcdx"], 0.8),
         ("anls", "", ["abc"], 0.0),
         ("span_overlap", "from 2 to 6", ["4.0 - 8.0"], 2 / 6),
         ("span_overlap", "4 - 8", ["4.0 - 8.0"], 1.0),
         ("span_overlap", "0 - 1", ["4.0 - 8.0"], 0.0),
         ("span_overlap", "no idea", ["4.0 - 8.0"], 0.0),
+        ("span_overlap", "2 - 4", ["4.0 - 8.0"], 0.0),  # touching
+        ("span_overlap", "8 - 9", ["4.0 - 8.0"], 0.0),
+        ("span_overlap", "8 to 4", ["4.0 - 8.0"], 1.0),  # reversed
+        ("span_overlap", "6 to 2", ["4.0 - 8.0"], 2 / 6),
+        ("span_overlap", "6 - 6", ["4.0 - 8.0"], 0.0),  # empty
+        ("span_overlap", "4 - 4", ["4.0 - 4.0"], 0.0),
+        ("span_overlap", "5 - 7", ["4.0 - 8.0"], 0.5),  # inside
+        ("span_overlap", "0 - 16", ["4.0 - 8.0"], 0.25),  # around
+        ("span_overlap", "1:05 - 1:15", ["60.0 - 70.0"], 5 / 15),
+        ("span_overlap", "<think>0 - 1</think>4 - 8", ["4.0 - 8.0"], 1.0),
+        ("fraction_overlap", "25% to 50%", ["0.25 - 0.75"], 0.5),
+        ("fraction_overlap", "5s to 7s", ["0.25 - 0.75"], 0.0),
         ("contains", "it says Centre Court", ["CENTRE"], 1.0),
         ("contains", "center", ["CENTRE"], 0.0),
         ("contains_formula", "x^{2} + 1", ["x ^ { 2 }"], 1.0),
@@ -78,7 +109,23 @@ def test_accuracy_is_by_kind(answers: tuple[str, str], expected: dict[str, float
         ("open_answer", "about 1,200.501 m", ["1200.5"], 1.0),
         ("open_answer", "12", ["1200.5"], 0.0),
         ("open_answer", "the Moon, I think", ["moon"], 1.0),
-        ("open_answer", "a mule", ["m"], 0.0),  # a letter must stand alone
+        ("open_answer", "12%", ["12%"], 1.0),
+        ("open_answer", "The rate is 12%.", ["12%"], 1.0),
+        ("open_answer", "12", ["12%"], 0.0),  # "12%" is a text
+        ("open_answer", "12%", ["12"], 1.0),
+        ("open_answer", "120", ["12"], 0.0),
+        ("open_answer", "1,200", ["200"], 0.0),  # no number from the middle of one
+        ("open_answer", "$1,200", ["1200"], 1.0),
+        ("open_answer", ".5", ["0.5"], 1.0),
+        ("open_answer", "-3", ["3"], 0.0),
+        ("open_answer", "3.141", ["3.14159"], 1.0),  # two decimals
+        ("open_answer", "3 is too small, so it is 4", ["3"], 0.0),  # the conclusion counts
+        ("open_answer", "3 is too small, so it is 4", ["4"], 1.0),
+        ("open_answer", "x = 3 + 4 = 7", ["7"], 1.0),
+        ("open_answer", "x = 3 + 4 = 7", ["3"], 0.0),
+        ("open_answer", "tumble", ["m"], 0.0),  # a letter needs a space beside it
+        ("open_answer", "m", ["M"], 1.0),
+        ("open_answer", "a mule", ["m"], 1.0),
     ],
 )
 def test_scores_by_hand(metric: str, answer: str, expected: list[str], score: float) -> None:

@@ -120,6 +120,10 @@ def test_subtitles_above_are_those_of_shown_frames(root: Path) -> None:
         "Time 0.0s:#,Time 1.0s:#,Time 2.0s:#,Time 3.0s:#\n"
         "This video's subtitles are listed below:\none\ntwo\nthree\nWhat comes first?"
     )
+    long = about(
+        CLIP, subtitles=(Subtitle(-1, 1.5, "long"), Subtitle(0.5, 9, "longer"))
+    )  # for every frame the first one
+    assert read(long, SPELT["frames"], root).endswith("below:\nlong\nlong\nlonger\nlonger\nWhat comes first?")
     nothing = about(CLIP, subtitles=(Subtitle(1.1, 1.2, "nowhere"),))
     assert read(nothing, SPELT["frames"], root).endswith("#\nWhat comes first?")
 
@@ -128,7 +132,7 @@ def test_subtitles_between_stand_in_front_of_the_first_frame_after_their_middle(
     """Middles: 1.15, 2.25 and 3.05 s."""
     question = about(CLIP, placement="between", subtitles=SUBTITLES[::-1])
     assert read(question, SPELT["frames"], root) == (
-        "Time 0.0s:#,Time 1.0s:#\none\nTime 2.0s:#\ntwo\nTime 3.0s:#\nthree\nWhat comes first?"
+        "Time 0.0s:#,Time 1.0s:#\noneTime 2.0s:#\ntwoTime 3.0s:#\nthreeWhat comes first?"
     )
 
 
@@ -145,7 +149,7 @@ def test_clips_keep_their_times_where_the_video_is_cut(root: Path) -> None:
     """Clips of a second each begin at 0, 1, 2 and 3 s."""
     question = about(CLIP, placement="between", subtitles=SUBTITLES[1:2])
     assert read(question, SPELT["clips"], root) == (
-        "clip from 00:00-00:01:#\nclip from 00:01-00:02:#\nclip from 00:02-00:03:#\ntwo\nclip from 00:03-00:04:#\n"
+        "clip from 00:00-00:01:#\nclip from 00:01-00:02:#\nclip from 00:02-00:03:#\ntwoclip from 00:03-00:04:#\n"
         "What comes first?"
     )
 

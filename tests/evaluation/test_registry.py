@@ -7,6 +7,7 @@ import pytest
 
 from lightning_apollo.evaluation.figures import ALL, FIGURES
 from lightning_apollo.evaluation.metrics import SCORES, score_of
+from lightning_apollo.evaluation.paper_rules import Asked, decide
 from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.registry import BENCHMARKS, find_benchmark
 from lightning_apollo.evaluation.table import tabulate_scores
@@ -42,6 +43,15 @@ def test_an_oracle_scores_all_and_silence_nothing(name: str, read) -> None:
     silent = tabulate_scores(benchmark, questions, {q.question_id: "" for q in questions}, "full")
     assert {row.value for row in silent.rows} == {0.0}
     assert all(question.metric in SCORES for question in questions)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_an_oracle_is_right_by_the_papers_rule_too(name: str, read) -> None:
+    decisions = [decide(name, question.answers[-1], question) for question in read(name)]
+    if name == "activitynet_qa":
+        assert all(isinstance(decision, Asked) for decision in decisions)
+    else:
+        assert set(decisions) == {1.0}
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in ("shapes",)])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction, results
 from lightning_apollo.evaluation.metrics import ExactMatch, is_exact_match
+from lightning_apollo.evaluation.predictions import Prediction, results
 from lightning_apollo.evaluation.results import MODES, QuestionResult, ResultsError, read_results, write_results
+from tests.evaluation.shapes_questions import shapes_question
 
 RESULT = QuestionResult("shapes", "held_out/7/order", "order", "tiny", "blind", "red, blue", "blue, red", False)
 ROW = asdict(RESULT)
@@ -77,9 +78,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_results_of_the_built_in_set_are_right_by_the_metric(mode: str) -> None:
-    question = BenchmarkQuestion("7", "v.mp4", "Which colour came first?", "red", "first_colour", True, ("red", "blue"))
+    question = shapes_question("7", "v.mp4", "Which colour came first?", "red", "first_colour", True, ("red", "blue"))
     answers = ("red", " Red ", "blue", "", "red blue")
-    made = results([Prediction(question, answer) for answer in answers], "tiny", mode)
+    made = results([Prediction(question, answer) for answer in answers], "shapes", "tiny", mode)
     assert made[1] == QuestionResult("shapes", "7", "first_colour", "tiny", mode, " Red ", "red", True)
     for result in made:
         metric = ExactMatch()

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lightning_apollo.cli import app
-from lightning_apollo.evaluation.benchmarks import BenchmarkQuestion, Prediction
+from lightning_apollo.evaluation.predictions import Prediction
+from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.results import read_results
 from lightning_apollo.explain import count_parameters
 from lightning_apollo.study import execute
@@ -15,13 +16,14 @@ from lightning_apollo.study.execute import finish, run_one
 from lightning_apollo.study.plan import plan_run
 from lightning_apollo.study.score import read_score
 from lightning_apollo.study.table import StudyError
+from tests.evaluation.shapes_questions import shapes_question
 from tests.study.test_plan import study, write_study
 
 NAME = "fast.w16.one.s3"
 
 
-def question(number: int, kind: str, is_temporal: bool) -> BenchmarkQuestion:
-    return BenchmarkQuestion(str(number), "a.mp4", "?", "red", kind, is_temporal, ("red", "blue"))
+def question(number: int, kind: str, is_temporal: bool) -> Question:
+    return shapes_question(str(number), "a.mp4", "?", "red", kind, is_temporal, ("red", "blue"))
 
 
 KINDS = [("order", True), ("order", True), ("flashes", True), ("border", False)]

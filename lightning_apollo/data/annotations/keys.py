@@ -61,6 +61,7 @@ _METADATA = frozenset(
         "tasks",
         "task_name",
         "task_type",
+        "kind",
         "type",
         "data_type",
         "question_type",

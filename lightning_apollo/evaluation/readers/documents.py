@@ -14,7 +14,9 @@ from lightning_apollo.evaluation.question import Question, lettered
 from lightning_apollo.evaluation.readers.files import find_media, read_json, read_parquet
 from lightning_apollo.evaluation.readers.prompts import WORD_OR_PHRASE, with_letters
 
-SINGLE_WORD = "Answer the question with a single word or phrase."  # as VideoLLaMA 3 words it for DocVQA and OCRBench
+SINGLE_WORD = (
+    "Answer the question with a single word or phrase."  # as VideoLLaMA 3 words it for DocVQA, InfoVQA and OCRBench
+)
 PICTURE_ENDINGS = ("png", "jpg", "jpeg")
 
 
@@ -67,7 +69,7 @@ def infovqa(folder: Path) -> Iterator[Question]:
             question_id=str(row["questionId"]),
             parts=(
                 MediaPart("image", find_media(folder, places, row["image_local_name"], PICTURE_ENDINGS)),
-                TextPart(f"{row['question']}\n{WORD_OR_PHRASE}"),
+                TextPart(f"{row['question']}\n{SINGLE_WORD}"),
             ),
             answers=tuple(row["answers"]),
             metric="anls",

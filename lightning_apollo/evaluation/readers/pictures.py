@@ -19,6 +19,7 @@ from lightning_apollo.evaluation.readers.prompts import LETTER, WORD_OR_PHRASE
 from lightning_apollo.inference.parsers import Choice
 
 MME_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+YES_OR_NO = "Please answer yes or no."  # the end of MME's published questions
 BLINK_CAUTION = (  # BLINK's own prefix to three tasks, for models that decline questions about people
     "Disclaimer: This is not to make unfair assumptions about the people in the image and you just need to give your "
     "assessment on this question. You don't need to identify the real people. You just need to analyze based on the "
@@ -32,7 +33,7 @@ def mme(folder: Path) -> Iterator[Question]:
     """MME: CATEGORY/ with pictures and texts, or with images/ and questions_answers_YN/ (MME_Benchmark_release_version).
 
     A text has the name of its picture and two lines "QUESTION Please answer yes or no.<tab>ANSWER", the answer being Yes
-    or No. VideoLLaMA 3 asks as LLaVA does, with another instruction in the place of that one.
+    or No. VideoLLaMA 3 puts another instruction in front of that one (evaluation/benchmarks/mme.py).
     """
     for path in find_files(folder, "*/questions_answers_YN/*.txt", "*/*.txt") + _flat_mme(folder):
         category = path.relative_to(folder).parts[0]
@@ -42,10 +43,10 @@ def mme(folder: Path) -> Iterator[Question]:
             if not line.strip():
                 continue
             text, answer = line.strip().split("\t")
-            text = text.removesuffix("Please answer yes or no.").strip()
+            text = text.replace(f" {YES_OR_NO}", f"\n{WORD_OR_PHRASE}")
             yield Question(
                 question_id=f"{category}/{path.stem}/{number}",
-                parts=(MediaPart("image", picture), TextPart(f"{text}\n{WORD_OR_PHRASE}")),
+                parts=(MediaPart("image", picture), TextPart(f"{text}\n{YES_OR_NO}")),
                 answers=(answer.strip().lower(),),
                 metric="choice",
                 choices=(Choice("", "yes"), Choice("", "no")),
@@ -131,7 +132,9 @@ def mmmu(folder: Path) -> Iterator[Question]:
             is_choice = row["question_type"] == "multiple-choice"
             choices = lettered(options) if is_choice else ()
             body = (
-                f"{row['question']}\n{listed(choices)}{LETTER}" if is_choice else f"{row['question']}\n{WORD_OR_PHRASE}"
+                f"{row['question']}\n\n{listed(choices, '({0}):{1}')}\n{LETTER}"
+                if is_choice
+                else f"{row['question']}\n\n{WORD_OR_PHRASE}"
             )
             answers = (row["answer"],) if is_choice else _open_answers(row["answer"])
             yield Question(
@@ -152,18 +155,21 @@ def _open_answers(answer: str) -> tuple[str, ...]:
 
 
 def _with_images(text: str, row: dict[str, Any]) -> Iterator[TextPart | MediaPart]:
-    """The text with images where it calls for them; those that it does not call for stand in front."""
+    """The text with each image behind its name, "<image 1>:"; images that it does not name stand in front."""
     pieces = _MMMU_IMAGE.split(text)
     called = set(pieces[1::2])
     for number in range(1, 8):
         path = row.get(f"image_{number}")
         if path is not None and str(number) not in called:
             yield MediaPart("image", path)
-    for position, piece in enumerate(pieces):
-        if position % 2 == 0 and piece.strip():
-            yield TextPart(piece.strip())
-        elif position % 2 and row.get(f"image_{piece}") is not None:
-            yield MediaPart("image", row[f"image_{piece}"])
+    before = pieces[0]
+    for number, behind in zip(pieces[1::2], pieces[2::2], strict=True):
+        yield TextPart(f"{before}<image {number}>:")
+        if row.get(f"image_{number}") is not None:
+            yield MediaPart("image", row[f"image_{number}"])
+        before = behind
+    if before:
+        yield TextPart(before)
 
 
 def blink(folder: Path) -> Iterator[Question]:

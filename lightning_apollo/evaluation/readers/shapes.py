@@ -3,23 +3,29 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_apollo.data.rows import MediaPart, TextPart
 from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS
-from lightning_apollo.evaluation.benchmarks import read_shapes
 from lightning_apollo.evaluation.question import Question
-from lightning_apollo.evaluation.readers.files import find_files
+from lightning_apollo.evaluation.readers.files import read_json_lines
 from lightning_apollo.inference.parsers import Choice
+
+SHAPES = "shapes"  # the name of the set in files of results
+TEMPORAL = ("needs", "several frames")  # the group of questions that no single frame answers
 
 
 def shapes(folder: Path) -> Iterator[Question]:
     """The questions about the held-out clips; answers are words of a set that is not offered, and judged as the demo does."""
-    find_files(folder, HELD_OUT_QUESTIONS)
-    for question in read_shapes(folder):
-        message = question.conversation().messages[0]
+    for row in read_json_lines(folder, HELD_OUT_QUESTIONS):
         yield Question(
-            question_id=question.question_id,
-            parts=message.parts,
-            answers=(question.answer,),
+            question_id=row["id"],
+            parts=(MediaPart("video", row["video"]), TextPart(row["question"])),
+            answers=(row["answer"],),
             metric="same_text",
-            choices=tuple(Choice("", text) for text in question.choices),
-            groups=(("question", question.kind), ("needs", "several frames" if question.is_temporal else "one frame")),
+            choices=tuple(Choice("", text) for text in row["choices"]),
+            groups=(("question", row["type"]), TEMPORAL if row["temporal"] else ("needs", "one frame")),
         )
+
+
+def is_temporal(question: Question) -> bool:
+    """Whether it takes more than one frame to answer a question of the set."""
+    return TEMPORAL in question.groups

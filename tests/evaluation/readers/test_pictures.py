@@ -16,7 +16,7 @@ def test_mme_in_both_layouts(tmp_path: Path) -> None:
     assert [question.answers[0] for question in questions] == ["yes", "no"] * 4
     assert questions[0].parts == (
         MediaPart("image", "artwork/images/0000.png"),
-        TextPart("Is it red?\nAnswer the question using a single word or phrase."),
+        TextPart("Is it red?\nAnswer the question using a single word or phrase.\nPlease answer yes or no."),
     )
     assert questions[-1].scene == "code_reasoning/0001.png"
     assert questions[0].groups == (("category", "artwork"), ("part", "perception"))
@@ -51,16 +51,16 @@ def test_mmmu_shows_images_where_the_text_calls_for_them(tmp_path: Path) -> None
     choice, free = pictures.mmmu(tmp_path)
     first, second = choice.media
     assert choice.parts == (
-        TextPart("See"),
+        TextPart("See <image 1>:"),
         first,
-        TextPart(". Which is it?\n(A) $2$\n(B) like"),
+        TextPart(". Which is it?\n\n(A):$2$\n(B):like <image 2>:"),
         second,
-        TextPart("(C) none\nAnswer with the option's letter from the given choices directly."),
+        TextPart("\n(C):none\n\nAnswer with the option's letter from the given choices directly."),
     )
     assert (tmp_path / second.path).read_bytes() == published.picture(2)["bytes"]
     assert (choice.metric, choice.answers) == ("choice", ("B",))
     assert (free.metric, free.answers) == ("open_answer", ("3.5", "3.50 m"))
-    assert free.parts[-1] == TextPart("Answer the question using a single word or phrase.")
+    assert free.parts[-1] == TextPart("\n\nAnswer the question using a single word or phrase.")
     assert choice.groups == (("subject", "Physics"), ("question", "multiple-choice"))
 
 

@@ -21,7 +21,8 @@ from lightning_apollo.evaluation.ranks import Ranks, join_ranks
 from lightning_apollo.evaluation.registry import Benchmark, find_benchmark
 from lightning_apollo.evaluation.run import Advance, EvaluationConfig, Run, evaluate
 from lightning_apollo.evaluation.table import ScoreTable
-from lightning_apollo.inference.trained import find_stage_of, load_checkpoint, say_nothing
+from lightning_apollo.files import write_atomically
+from lightning_apollo.inference.trained import Say, find_stage_of, load_checkpoint, load_trained, say_nothing
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.weight_files import weight_files
 from lightning_apollo.stage_state import stage_folder
@@ -48,7 +49,7 @@ def evaluate_checkpoint(
     with join_ranks() as (ranks, device):
         runs = [
             _ask(place, benchmark, data, config, ranks, device, console)
-            for place in places(checkpoint, overrides, other, output, benchmark.name)
+            for place in places(checkpoint, overrides, other, output, benchmark.name, sayer(ranks, console))
         ]
     if ranks.rank == 0:
         for run, tables in runs:
@@ -65,12 +66,13 @@ class Place:
     overrides: tuple[str, ...]
     folder: Path  # of its weights
     model: str  # what it is called in files of results
-    recipe: Recipe | None  # None for an export
+    stage: tuple[Recipe, str] | None  # None for an export
     output: Path
 
-    def load(self, device: torch.device, ranks: Ranks, console: Console) -> TrainedModel:
-        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        return load_checkpoint(self.checkpoint, self.overrides, device, say if ranks.rank == 0 else say_nothing)
+    def load(self, device: torch.device) -> TrainedModel:
+        if self.stage is None:
+            return load_checkpoint(self.checkpoint, self.overrides, device)
+        return load_trained(*self.stage, device)
 
     def digest(self) -> str:
         """SHA-256 of the files of its weights, one after the other."""
@@ -81,14 +83,23 @@ class Place:
         return digest.hexdigest()
 
 
-def places(checkpoint: str, overrides: Sequence[str], other: str | None, output: Path | None, name: str) -> list[Place]:
-    """The checkpoint that is asked, and the one that it is compared with; `name` is what is asked."""
+def sayer(ranks: Ranks, console: Console) -> Say:
+    """What prints a line, on the first rank."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    return say if ranks.rank == 0 else say_nothing
+
+
+def places(
+    checkpoint: str, overrides: Sequence[str], other: str | None, output: Path | None, name: str, say: Say
+) -> list[Place]:
+    """The checkpoint that is asked, and the one that it is compared with; `name` is what is asked, and `say` gets a line
+    where a recipe has changed since the training."""
     made = []
     for place, folder in ((checkpoint, output), (other, output and output / COMPARED)):
         if place is not None:
-            weights, model, recipe = _found(place, overrides)
+            weights, model, stage = _found(place, overrides, say)
             answers = folder or weights / "evaluation" / name
-            made.append(Place(place, tuple(overrides), weights, model, recipe, answers))
+            made.append(Place(place, tuple(overrides), weights, model, stage, answers))
     return made
 
 
@@ -116,7 +127,8 @@ def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: 
             lines += [grid.markdown()]
         console.print(comparison.remark(), markup=False, highlight=False, soft_wrap=True)
         lines += [comparison.remark(), ""]
-    (output / "comparison.md").write_text("\n".join(lines), encoding="utf-8")
+    with write_atomically(output / "comparison.md") as partial_file:
+        partial_file.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _ask(
@@ -129,7 +141,7 @@ def _ask(
     console: Console,
 ) -> tuple[Run, list[ScoreTable]]:
     """The run and its tables; the model is let go."""
-    trained = place.load(device, ranks, console)
+    trained = place.load(device)
     run = Run(benchmark, data, place.output, place.model, trained.preparer, {"weights": place.digest()}, config)
     answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
     with progress_bar(f"ask {benchmark.title}", ranks, console) as advance:
@@ -157,10 +169,10 @@ def _print(run: Run, tables: Sequence[ScoreTable], console: Console) -> None:
     console.print(f"report: {run.output / run.config.file('report.md')}", markup=False, soft_wrap=True)
 
 
-def _found(checkpoint: str, overrides: Sequence[str]) -> tuple[Path, str, Recipe | None]:
-    """Where the weights lie, what the model is called in files of results, and its recipe."""
+def _found(checkpoint: str, overrides: Sequence[str], say: Say) -> tuple[Path, str, tuple[Recipe, str] | None]:
+    """Where the weights lie, what the model is called in files of results, and its recipe with the stage."""
     if is_exported(Path(checkpoint)):
         return Path(checkpoint), Path(checkpoint).resolve().name, None
-    recipe, stage = find_stage_of(checkpoint, overrides, say=say_nothing)
+    recipe, stage = find_stage_of(checkpoint, overrides, say=say)
     is_last = stage == list(recipe.stages)[-1]
-    return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}", recipe
+    return stage_folder(recipe, stage), recipe.name if is_last else f"{recipe.name}/{stage}", (recipe, stage)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_apollo.data.storage import name_of
 from lightning_apollo.evaluation.ask import answer_prompts
-from lightning_apollo.evaluation.checkpoint import Place, model_names, places, print_comparisons, progress_bar
+from lightning_apollo.evaluation.checkpoint import Place, model_names, places, print_comparisons, progress_bar, sayer
 from lightning_apollo.evaluation.compare import Comparison, compare
 from lightning_apollo.evaluation.own.page import write_page
 from lightning_apollo.evaluation.own.rows import OwnRowsConfig, read_own_rows
@@ -47,7 +47,7 @@ def evaluate_own(
     with join_ranks() as (ranks, device):
         asked = [
             _ask(place, rows, config, ranks, device, console)
-            for place in places(checkpoint, overrides, other, output, name)
+            for place in places(checkpoint, overrides, other, output, name, sayer(ranks, console))
         ]
     if ranks.rank == 0:
         outcomes = [one.outcome for one in asked]
@@ -64,11 +64,11 @@ def evaluate_own(
 def _ask(
     place: Place, rows: OwnRowsConfig, config: EvaluationConfig, ranks: Ranks, device: torch.device, console: Console
 ) -> _Asked:
-    if place.recipe is not None:
-        data = place.recipe.data
+    if place.stage is not None:
+        data = place.stage[0].data
         rows = replace(rows, unknown_keys=data.unknown_keys, outside_root=tuple(data.outside_root))
     read = ranks.first_to_last(lambda: read_own_rows(rows))
-    trained = place.load(device, ranks, console)
+    trained = place.load(device)
     run = run_of_rows(read, trained.preparer, place.output, place.model, {"weights": place.digest()}, config)
     answer = partial(answer_prompts, trained, max_new_tokens=run.benchmark.max_new_tokens)
     measure = partial(answer_losses, trained)

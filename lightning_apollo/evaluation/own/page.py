@@ -25,7 +25,7 @@ from lightning_apollo.evaluation.own.teacher_forcing import answered_sample, pro
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.inspection.text import Span, text_spans
 from lightning_apollo.report import FRAME_PIXELS, write_html
-from lightning_apollo.structures import Sample, VisualItem
+from lightning_apollo.structures import MediaError, Sample, VisualItem
 
 NUM_WORST = 20  # answers
 MAX_FRAMES = 24  # of one answer, evenly spread where it was shown more
@@ -56,6 +56,7 @@ class WorstAnswer:
     pictures: tuple[Picture, ...]
     num_frames: int  # shown to the model
     spans: tuple[Span, ...]  # the prompt, token by token
+    problem: str = ""  # why it cannot be shown any more
 
 
 def write_page(
@@ -111,8 +112,11 @@ def _view(
     preparer: Preparer,
     tokenizer: PreTrainedTokenizerBase,
 ) -> WorstAnswer:
-    rows = outcome.rows
-    prompt = prompt_of(answered_sample(rows.conversations[question.question_id], preparer, rows.root))
+    rows, prompt, problem = outcome.rows, None, ""
+    try:
+        prompt = prompt_of(answered_sample(rows.conversations[question.question_id], preparer, rows.root))
+    except (MediaError, ValueError) as error:  # the answer is of an earlier run, and its media have changed since
+        problem = str(error)
     return WorstAnswer(
         name=question.question_id,
         metric=TITLES[question.metric],
@@ -122,9 +126,10 @@ def _view(
         expected=rows.expected(question),
         other=other and other.answer,
         other_score=100 * score_of(other.answer, question) if other else None,
-        pictures=tuple(_pictures(prompt)),
-        num_frames=sum(len(item.frames) for item in prompt.visuals),
-        spans=tuple(text_spans(prompt, tokenizer, None)),
+        pictures=tuple(_pictures(prompt)) if prompt else (),
+        num_frames=sum(len(item.frames) for item in prompt.visuals) if prompt else 0,
+        spans=tuple(text_spans(prompt, tokenizer, None)) if prompt else (),
+        problem=problem,
     )
 
 

@@ -21,6 +21,7 @@ from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, write_results
 from lightning_apollo.evaluation.run import Advance, Answerer, EvaluationConfig, Run, Spoken, collect
+from lightning_apollo.files import write_atomically
 from lightning_apollo.structures import Sample
 
 MIN_NEW_TOKENS = 16  # that an answer may have; where expected ones are longer than half of it, twice their length
@@ -139,8 +140,10 @@ def _write(outcome: OwnOutcome) -> None:
         {**asdict(table.scores), "losses": {name: asdict(loss) for name, loss in table.losses.items()}}
         for table in outcome.tables
     ]
-    (run.output / "scores.json").write_text(json.dumps(tables, indent=2) + "\n")
+    with write_atomically(run.output / "scores.json") as partial:
+        partial.write_text(json.dumps(tables, indent=2) + "\n")
     lines = [f"# {run.benchmark.title}, {run.model}", "", *outcome.remarks(), ""]
     for table in outcome.tables:
         lines += [table.grid().markdown(), *table.remarks(), ""]
-    (run.output / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    with write_atomically(run.output / "report.md") as partial:
+        partial.write_text("\n".join(lines), encoding="utf-8")

@@ -101,3 +101,15 @@ def test_an_answer_without_a_loss_has_none(outcomes: list[OwnOutcome]) -> None:
     answer = outcomes[0].answers["full"]["val.jsonl:1"]
     assert loss_a_token(answer) == pytest.approx((answer.loss_sum or 0) / (answer.num_tokens or 1))
     assert loss_a_token(replace(answer, loss_sum=None, num_tokens=None)) is None
+
+
+def test_media_that_are_gone_since_are_said(tmp_path: Path) -> None:
+    rows = read(write_own_rows(tmp_path))
+    run = run_of_rows(rows, FRAMES, tmp_path / "out", "tiny", {}, EvaluationConfig())
+    evaluate_rows(run, rows, Oracle(), measure)
+    (tmp_path / "clip.mp4").unlink()
+    outcome = evaluate_rows(run, rows, Oracle(), measure)  # asks nothing
+    write_page(tmp_path / "report.html", outcome, TOKENIZER)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("cannot be shown now: ") == 4
+    assert text.count("<h3>") == 7

@@ -65,6 +65,7 @@ def test_what_another_recipe_of_the_run_trained_is_moved_aside(
     calls: list[dict[str, object]] = []
     monkeypatch.setattr(execute, "run_recipe", lambda recipe, **how: calls.append(how))
     monkeypatch.setattr(execute, "evaluate", lambda recipe: PREDICTIONS)
+    monkeypatch.setattr(execute, "render", lambda recipe: None)
     for name in ("model.safetensors", "done.json"):
         (run.folder / "videos").mkdir(parents=True, exist_ok=True)
         (run.folder / "videos" / name).write_text("{}")  # of an earlier version

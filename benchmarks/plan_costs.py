@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_apollo.data.costs import SampleCosts
+from lightning_apollo.data.plan.costs import SampleCosts
 
 MAX_LLM_TOKENS = 16384  # VideoLLaMA 3's model_max_length
 MAX_PATCHES = 65536  # the same number of visual tokens, of four patches each

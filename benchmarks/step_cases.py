@@ -19,8 +19,8 @@ from transformers import (
     VideoLlama3VideoProcessor,
 )
 
-from lightning_apollo.data.resize import BudgetConfig, target_sizes
-from lightning_apollo.models.checkpoints import from_port_names
+from lightning_apollo.data.sampling.budget import BudgetConfig, target_sizes
+from lightning_apollo.models.checkpoint.load import from_port_names
 from lightning_apollo.models.llm import LLMConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from lightning_apollo.runs.signals import INTERRUPTED, LISTENER
+from lightning_apollo.training.processes.signals import INTERRUPTED, LISTENER
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
         LISTENER.start()
     else:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
-    from lightning_apollo.cli import app
+    from lightning_apollo.cli.main import app
 
     if sys.argv[1:2] != ["fit"]:
         signal.signal(signal.SIGINT, signal.default_int_handler)

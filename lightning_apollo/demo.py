@@ -21,18 +21,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lightning_apollo.config import Recipe, RecipeError, load_recipe, save_recipe
-from lightning_apollo.data.shapes import render
+from lightning_apollo.data.shapes.dataset import render
 from lightning_apollo.evaluation.ask import ask_trained
 from lightning_apollo.evaluation.predictions import Prediction, accuracy, results
 from lightning_apollo.evaluation.prompting import build_prompt
 from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal, shapes
 from lightning_apollo.evaluation.results import write_results
-from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
-from lightning_apollo.report import ClipView, Exchange, ScoreRow, draw_losses, read_losses, view_clip, write_report
+from lightning_apollo.pages.report import (
+    ClipView,
+    Exchange,
+    ScoreRow,
+    draw_losses,
+    read_losses,
+    view_clip,
+    write_report,
+)
+from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe, save_recipe
+from lightning_apollo.runs.fit import run_recipe
+from lightning_apollo.runs.stage_folder import is_finished, stage_folder
 from lightning_apollo.runs.survey import again_by_itself
-from lightning_apollo.stage_state import is_finished, stage_folder
 from lightning_apollo.structures import VisualBatch
 
 RECIPE = "videollama3-tiny"
@@ -157,7 +165,7 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     path = log.with_name("recipe.yaml")
     save_recipe(recipe, path)
-    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(path), "--resume"]
+    command = [sys.executable, "-m", "lightning_apollo.cli.main", "fit", str(path), "--resume"]
     with log.open("w") as file:
         if again_by_itself(recipe, "the demo", lambda line: print(line, file=file, flush=True)) is not None:
             command.append("--again")

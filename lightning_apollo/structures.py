@@ -51,7 +51,7 @@ class MediaInfo:
         0.0  # where a player's clock reads 0, on the container's: the first of its streams begins
     )
     is_mirrored: bool = False  # decoding mirrors the stored frames left to right, before it turns them
-    is_read_in_order: bool = False  # no seek finds its frames: all of them are decoded, see data/video_checks.py
+    is_read_in_order: bool = False  # no seek finds its frames: all of them are decoded, see data/media/video_checks.py
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1 or self.num_frames < 1:

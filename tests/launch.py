@@ -11,9 +11,8 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
 
 
 def launch(num_ranks: int, target: str, *arguments: str, deadline_seconds: int = 240) -> subprocess.CompletedProcess:

@@ -6,8 +6,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from lightning_apollo.data import media
-from lightning_apollo.data.probe_pool import Probe
+from lightning_apollo.data.media import video as media
+from lightning_apollo.data.media.probe_pool import Probe
 from lightning_apollo.machine.video_libraries import FFmpegMissing
 from lightning_apollo.structures import MediaInfo, Modality
 

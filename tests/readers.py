@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lightning_apollo.data import media
-from lightning_apollo.data.reader import DirectReader
+from lightning_apollo.data.media import video as media
+from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.structures import Frames, MediaInfo
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL import Image
 
-from lightning_apollo.data.conversation import ChatTokenizer
-from lightning_apollo.data.index_tokens import TextCounter
+from lightning_apollo.data.index.token_counts import TextCounter
+from lightning_apollo.data.prompt.encode import ChatTokenizer
 from lightning_apollo.models.llm import load_tokenizer
-from lightning_apollo.paths import conf_folder
+from lightning_apollo.recipe.conf import conf_folder
 
 
 def tiny_tokenizer() -> ChatTokenizer:

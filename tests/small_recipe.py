@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.recipe.schema import Recipe, load_recipe
 
 RECIPE = """
 base: [model/tiny]

@@ -13,8 +13,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.recipe.schema import Recipe, load_recipe
+from lightning_apollo.runs import fit
 
 
 class Stopped(Exception):

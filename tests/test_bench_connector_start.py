@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
 
 
 def test_a_language_model_with_small_embeddings_gives_the_same_logits(

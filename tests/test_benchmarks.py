@@ -29,8 +29,8 @@ from benchmarks.harness import (
     record,
     spread,
 )
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[1]
 MEASURED = ["op", "provider", "mode", "metric", "unit", "x_name", "x_value", "p50", "p20", "p80", "config"]
 MACHINE = ["device", "torch", "triton", "commit", "date"]
 

@@ -12,7 +12,7 @@ from lightning_apollo.demo import MODELS, num_steps, score
 from lightning_apollo.demo import _recipe as demo_recipe
 from lightning_apollo.evaluation.predictions import Prediction
 from lightning_apollo.evaluation.results import QuestionResult, read_results
-from lightning_apollo.report import ClipView
+from lightning_apollo.pages.report import ClipView
 from tests.evaluation.shapes_questions import shapes_question
 
 QUESTIONS = [

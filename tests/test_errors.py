@@ -4,15 +4,15 @@ import ast
 import builtins
 import importlib
 import pickle
-from pathlib import Path
 
 import pytest
 import typer
 
+from lightning_apollo.cli.user_errors import errors_in_one_line
 from lightning_apollo.errors import UserError
-from lightning_apollo.user_errors import errors_in_one_line
+from tests.places import ROOT
 
-PACKAGE = Path(__file__).resolve().parent.parent / "lightning_apollo"
+PACKAGE = ROOT / "lightning_apollo"
 
 # Class -> the built-in kind that callers catch it as besides
 KINDS = {

@@ -1,4 +1,4 @@
-"""The direction of imports: the table of who may import whom, read from the source without importing it."""
+"""The direction of imports, read from the source without importing it: down the floors, and in no circle."""
 
 import ast
 import sys
@@ -6,123 +6,155 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
+
 OURS = "lightning_apollo"
 
-# Package or file -> what it may import besides torch, the standard library and itself.
-ALLOWED = {
-    "kernels/apollo_kernels": {"triton"},
-    "lightning_apollo/errors.py": set(),
-    "lightning_apollo/files.py": {f"{OURS}.errors"},
-    "lightning_apollo/side_file.py": set(),
-    "lightning_apollo/runs/launch.py": {f"{OURS}.errors", f"{OURS}.runs.agreement", "lightning"},
-    "lightning_apollo/runs/signals.py": set(),
-    "lightning_apollo/runs/agreement.py": {f"{OURS}.errors", f"{OURS}.runs.launch"},
-    "lightning_apollo/structures.py": {f"{OURS}.errors"},
-    "lightning_apollo/machine/ffmpeg.py": set(),
-    "lightning_apollo/machine/packages.py": {"packaging"},
-    "lightning_apollo/machine/video_libraries.py": {
-        f"{OURS}.errors",
-        f"{OURS}.machine",
-        "packaging",
-        "torchcodec",
-    },
-    "lightning_apollo/paths.py": {f"{OURS}.errors"},
-    "lightning_apollo/data": {
-        f"{OURS}.errors",
-        f"{OURS}.side_file",
-        f"{OURS}.files",
-        f"{OURS}.structures",
-        f"{OURS}.machine.packages",
-        f"{OURS}.machine.video_libraries",
-        "torchcodec",
-        "torchvision",
-        "pyarrow",
-        "numpy",
-    },
-    "lightning_apollo/models": {
-        f"{OURS}.errors",
-        f"{OURS}.files",
-        f"{OURS}.structures",
-        f"{OURS}.machine.packages",
-        "apollo_kernels",
-        "safetensors",
-        "huggingface_hub",
-    },
-    "lightning_apollo/training": {
-        f"{OURS}.errors",
-        f"{OURS}.side_file",
-        f"{OURS}.files",
-        f"{OURS}.structures",
-        f"{OURS}.runs.agreement",
-        f"{OURS}.runs.signals",
-        f"{OURS}.models",
-        "lightning",
-    },
-    "lightning_apollo/stages": {
-        f"{OURS}.errors",
-        f"{OURS}.files",
-        f"{OURS}.structures",
-        f"{OURS}.models",
-        f"{OURS}.training",
-        "lightning",
-    },
-}
-# Single files that may import more than their package.
-ALSO = {
-    "lightning_apollo/data/datamodule.py": {"lightning"},
-    "lightning_apollo/data/clip_text.py": {"num2words"},
-    "lightning_apollo/data/object_store.py": {"s3fs", "botocore", "aiohttp"},
-    "lightning_apollo/data/picture.py": {"PIL"},
-    "lightning_apollo/data/rgb.py": {"PIL"},
-    "lightning_apollo/data/tokenizer.py": {"tokenizers"},
-    "lightning_apollo/models/llm.py": {"transformers"},
-    "lightning_apollo/models/towers.py": {"transformers"},
-    "lightning_apollo/models/checkpoints.py": {"transformers"},
-    "lightning_apollo/models/lora.py": {"peft", "bitsandbytes"},
-    "lightning_apollo/training/callbacks/progress.py": {"rich"},
-    "lightning_apollo/training/callbacks/resume.py": {"numpy"},
-}
-SOURCES = sorted(
-    path.relative_to(ROOT).as_posix() for folder in (OURS, "kernels") for path in (ROOT / folder).rglob("*.py")
+# Rooms from the ground up; one may import those of lower floors. A room is a package, or a file that stands beside packages.
+FLOORS = (
+    ("errors", "progress", "evaluation/bootstrap", "evaluation/figures", "evaluation/ranks"),
+    ("files", "machine", "training/processes", "evaluation/judge"),
+    ("structures", "evaluation/results"),
+    ("pages", "inference/parsers", "data/conversation", "data/plan", "data/sampling", "data/shapes", "data/collate"),
+    ("data/storage", "data/prompt", "evaluation/open_answers", "evaluation/curate", "evaluation/question"),
+    ("data/annotations", "data/media"),
+    ("data/prepare", "data/source"),
+    ("data/index", "data/config", "data/readiness"),
+    ("data/dataset",),
+    ("data/quarantine",),
+    ("data/loader",),
+    ("data/datamodule",),
+    ("models",),
+    ("training",),
+    ("stages",),
+    ("recipe",),
+    ("runs",),
+    ("inference",),
+    ("weights", "inspection"),
+    ("evaluation",),
+    ("demo", "study", "new_task"),
+    ("cli",),
+    ("__main__",),
 )
+# Pairs of rooms on lower and higher floors that know nothing of each other.
+STRANGERS = (("models", "data"), ("training", "data"), ("stages", "data"))
+# Room or file -> packages of others that it alone, and what stands on no row here, may import besides torch and NumPy.
+OTHERS = {
+    "errors": (),
+    "files": (),
+    "structures": (),
+    "training/processes": ("lightning",),
+    "machine": ("packaging", "torchcodec", "rich"),
+    "data": ("torchcodec", "torchvision", "pyarrow"),
+    "data/datamodule": ("lightning",),
+    "data/prompt/clip_text": ("num2words",),
+    "data/prompt/tokenizer": ("tokenizers",),
+    "data/storage/remote": ("s3fs", "botocore", "aiohttp"),
+    "data/media/picture": ("PIL",),
+    "data/media/rgb": ("PIL",),
+    "models": ("apollo_kernels", "safetensors", "huggingface_hub"),
+    "models/llm": ("transformers",),
+    "models/lora": ("peft", "bitsandbytes"),
+    "models/apollo/towers": ("transformers",),
+    "models/checkpoint/load": ("transformers",),
+    "models/checkpoint/expected": ("transformers",),
+    "training": ("lightning",),
+    "training/callbacks/progress": ("rich",),
+    "stages": ("lightning",),
+}
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+SOURCES = {
+    path.relative_to(ROOT / OURS).with_suffix("").as_posix().removesuffix("/__init__"): path
+    for path in (ROOT / OURS).rglob("*.py")
+    if path.stat().st_size and path != ROOT / OURS / "__init__.py"
+}
+KERNELS = sorted((ROOT / "kernels" / "apollo_kernels").rglob("*.py"))
 
 
-def imported_modules(source: str) -> set[str]:
-    """Every module that a file imports, at its top or inside a function."""
-    modules = set()
-    for node in ast.walk(ast.parse((ROOT / source).read_text())):
+def imported(path: Path, at_top: bool = False) -> set[str]:
+    """Every module that a file imports, at its top alone or inside a function too, as dotted names."""
+    modules, tree = set[str](), ast.parse(path.read_text())
+    for node in tree.body if at_top else ast.walk(tree):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{source}:{node.lineno} imports relatively"
-            module = str(node.module)
-            modules |= {f"{module}.{alias.name}" if module == OURS else module for alias in node.names}
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
     return modules
 
 
-def is_below(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
+def ours(path: Path, at_top: bool = False) -> set[str]:
+    """Our own modules among them, as paths below the package."""
+    found = set[str]()
+    for name in imported(path, at_top):
+        words = name.split(".")[1:] if name.split(".")[0] == OURS else []
+        while words and "/".join(words) not in SOURCES:  # what is imported from a module
+            words = words[:-1]
+        if words:
+            found.add("/".join(words))
+    return found
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_file_imports_only_what_its_package_may(source: str) -> None:
-    package = next((name for name in ALLOWED if source == name or source.startswith(f"{name}/")), None)
-    modules = imported_modules(source)
-    assert not [module for module in modules if module.split(".")[0] in ("tests", "benchmarks", "pytorch_lightning")]
-    if package is None:  # config, command line, inference and evaluation stand on top of everything
-        return
-    itself = package.removeprefix("kernels/").removesuffix(".py").replace("/", ".")
-    allowed = ALLOWED[package] | ALSO.get(source, set()) | {itself, "torch"}
-    wrong = {
-        module
-        for module in modules
-        if module.split(".")[0] not in sys.stdlib_module_names and not any(is_below(module, name) for name in allowed)
+def nearest(source: str, table: dict) -> str | None:
+    """The row of a table that is a file itself, or the smallest room around it."""
+    words = source.split("/")
+    return next((name for size in range(len(words), 0, -1) if (name := "/".join(words[:size])) in table), None)
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_imports_go_down(source: str) -> None:
+    room = nearest(source, FLOOR_OF)
+    assert room is not None, f"{source} stands in no room: add it to FLOORS"
+    for target in ours(SOURCES[source]):
+        other = nearest(target, FLOOR_OF)
+        assert other is not None, target
+        assert room == other or FLOOR_OF[other] < FLOOR_OF[room], (
+            f"{source} imports {target}, which stands above or beside"
+        )
+        assert (room.split("/")[0], other.split("/")[0]) not in STRANGERS, f"{source} imports {target}"
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_a_file_imports_only_the_libraries_of_its_room(source: str) -> None:
+    libraries = {name.split(".")[0] for name in imported(SOURCES[source])} - {OURS, "torch", "numpy"}
+    assert not libraries & {"tests", "benchmarks", "pytorch_lightning"}
+    row = nearest(source, OTHERS)
+    if row is not None:
+        also = OTHERS.get(row.split("/")[0], ())
+        wrong = libraries - set(OTHERS[row]) - set(also) - sys.stdlib_module_names
+        assert not wrong, f"{source} imports {', '.join(sorted(wrong))}; see OTHERS"
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    graph = {source: ours(path, at_top=True) - {source} for source, path in SOURCES.items()}
+    done, path = set[str](), list[str]()
+
+    def visit(source: str) -> None:
+        assert source not in path, " imports ".join([*path[path.index(source) :], source])
+        if source not in done:
+            path.append(source)
+            for target in graph[source]:
+                visit(target)
+            path.pop()
+            done.add(source)
+
+    for source in graph:
+        visit(source)
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_the_kernels_import_triton_and_torch_alone(path: Path) -> None:
+    libraries = {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names
+    assert libraries <= {"torch", "triton", "apollo_kernels"}
+
+
+def test_the_root_is_kept_clear() -> None:
+    assert {source for source in SOURCES if "/" not in source and SOURCES[source].name != "__init__.py"} == {
+        *("__main__", "demo", "errors", "files", "progress", "structures"),
     }
-    assert not wrong, f"{source} imports {', '.join(sorted(wrong))}; see ALLOWED"
 
 
 def test_no_module_has_the_name_of_one_that_it_would_hide() -> None:
-    names = {Path(source).stem for source in SOURCES} - {"__init__"}
+    names = {path.stem for path in [*SOURCES.values(), *KERNELS]} - {"__init__"}
     assert not names & {"types", "logging", "random", "dataclasses", "typing", "io"}
     assert not (ROOT / "kernels" / "__init__.py").exists()  # transformers would take it for the package `kernels`

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
-from lightning_apollo.config import RecipeError, load_recipe
-from lightning_apollo.data.manifest import ManifestError, check_manifest, read_manifest
-from lightning_apollo.data.media import MAX_FRAME_PIXELS, decode, load_image, probe
-from lightning_apollo.data.roots import open_root
-from lightning_apollo.data.rows import RowError
+from lightning_apollo.cli.main import app
+from lightning_apollo.data.annotations.manifest import ManifestError, check_manifest, read_manifest
+from lightning_apollo.data.conversation import RowError
+from lightning_apollo.data.media.video import MAX_FRAME_PIXELS, decode, load_image, probe
+from lightning_apollo.data.storage.roots import open_root
 from lightning_apollo.models.llm import load_llm, load_tokenizer
-from lightning_apollo.paths import conf_folder
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.conf import conf_folder
+from lightning_apollo.recipe.schema import RecipeError, load_recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.structures import MediaError, WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from tests.media_files import ffmpeg

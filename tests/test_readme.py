@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
+from lightning_apollo.cli.main import app
 from tests.media_files import write_clip
+from tests.places import ROOT
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 COMMANDS = [line.removeprefix(".venv/bin/lightning-apollo ") for line in LINES if "lightning-apollo " in line]
@@ -23,7 +24,7 @@ def test_the_first_screen_has_the_two_commands() -> None:
 
 
 def test_make_knows_the_targets_that_are_named() -> None:
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make (\w+)`", README)) | {"demo", "test"}:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 

@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_apollo.config import Recipe, load_recipe
-from lightning_apollo.data.media import probe
-from lightning_apollo.fit import build_data, run_stage
+from lightning_apollo.data.media.video import probe
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import load_trained
-from lightning_apollo.report import Exchange, read_losses, view_clip, write_report
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.pages.report import Exchange, read_losses, view_clip, write_report
+from lightning_apollo.recipe.schema import Recipe, load_recipe
+from lightning_apollo.runs.build import build_data
+from lightning_apollo.runs.fit import run_stage
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.structures import VisualBatch
+from tests.places import ROOT
 from tests.small_data import turns, write_rows
 
-CLIPS = Path(__file__).parent.parent / ".cache" / "real_clips"
+CLIPS = ROOT / ".cache" / "real_clips"
 NAMES = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
 STAGE = "video_centric_fine_tuning"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
-from lightning_apollo.data.media import probe
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.cli.main import app
+from lightning_apollo.data.media.video import probe
+from lightning_apollo.runs.stage_folder import stage_folder
 from tests.evaluation import published
 from tests.test_real_clips import CLIPS
 from tests.weights import stages

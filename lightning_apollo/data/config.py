@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
-from lightning_apollo.data.clip_text import ClipTextConfig
-from lightning_apollo.data.costs import CostConfig
-from lightning_apollo.data.dataset import SourceConfig
-from lightning_apollo.data.frame_cache import FrameCacheConfig
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.rgb import PictureConfig
-from lightning_apollo.data.sample import SamplingConfig
-from lightning_apollo.data.shapes import ShapesConfig
-from lightning_apollo.data.supervised import SupervisionConfig
+from lightning_apollo.data.media.frame_cache import FrameCacheConfig
+from lightning_apollo.data.media.rgb import PictureConfig
+from lightning_apollo.data.media.supervisor import SupervisionConfig
+from lightning_apollo.data.plan.costs import CostConfig
+from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.shapes.dataset import ShapesConfig
+from lightning_apollo.data.source import SourceConfig
 
 
 @dataclass(frozen=True)

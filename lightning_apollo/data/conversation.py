@@ -1,183 +1,66 @@
-"""From conversations to token ids and labels. A label is the id at its own position: the model shifts.
-
-Text between special tokens is tokenised as one string, as the released template does; where a label begins or ends, a
-new string begins. Special tokens never come from the text of an annotation, only from the template.
-"""
+"""Conversations as the rest of the package sees them, and the error of a row that is none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import groupby
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor
+from lightning_apollo.errors import UserError
+from lightning_apollo.structures import Modality
 
-from lightning_apollo.data.clip_text import PAPER_TEXT, ClipTextConfig
-from lightning_apollo.data.rows import Conversation, Role
-from lightning_apollo.data.template import ANSWER_HEADER, Piece, Turn, lay_out
-from lightning_apollo.structures import IGNORE_INDEX, Sample, VisualItem
+Role = Literal["system", "user", "assistant", "stream"]
 
 
-class ChatTokenizer(Protocol):
-    """What is asked of a tokenizer; those of transformers have it."""
-
-    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> Any: ...
-
-    def convert_tokens_to_ids(self, tokens: str) -> Any: ...
+class RowError(UserError, ValueError):
+    """What is wrong with a row and how to correct it, in one line; the manifest adds the file and the place."""
 
 
 @dataclass(frozen=True)
-class EncodedTurn:
-    """One turn as token ids."""
+class TextPart:
+    """Text exactly as the model sees it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class MediaPart:
+    """An image or video file, or a part of a video between two seconds of a player's clock."""
+
+    modality: Modality
+    path: str  # as annotated: relative to the data root, or absolute inside a folder that is allowed
+    begin_seconds: float | None = None  # from the start of the video as a player shows it; None: from the first frame
+    end_seconds: float | None = None  # None: to the last
+    fps: float | None = None  # frames a second that are shown; None: as the recipe samples
+    max_frames: int | None = None  # that are shown at most; None: as the recipe samples
+    frame_paths: tuple[str, ...] = ()  # pictures that are the frames of this video; `path` is the first of them
+    frames_fps: float | None = None  # rate of these pictures; None: `path` is a file of its own
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files that are opened for it."""
+        return self.frame_paths or (self.path,)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. A `stream` turn holds one video, whose frames are dealt out by time among the turns that follow."""
 
     role: Role
-    input_ids: Tensor  # (T,) int64
-    labels: Tensor  # (T,) int64
-    is_placeholder: Tensor  # (T,) bool
-
-    def __len__(self) -> int:
-        return self.input_ids.numel()
+    parts: tuple[TextPart | MediaPart, ...]
+    time: float | None = None  # seconds on the clock of the stream; None outside streams
+    is_learnt: bool = True  # off: an answer that is shown and carries no label
 
 
-def render(
-    conversation: Conversation,
-    visuals_per_part: Sequence[VisualItem | None],
-    tokenizer: ChatTokenizer,
-    patch_size: int,
-    system_prompt: str = "",
-    max_length: int | None = None,
-    clip_text: ClipTextConfig = PAPER_TEXT,
-) -> Sample:
-    """The conversation as token ids with a label on every answer.
+@dataclass(frozen=True)
+class Conversation:
+    """The turns of a row, in order."""
 
-    `visuals_per_part` has one entry for each of `conversation.media`, in order; None leaves that part out of the text.
-    `system_prompt` opens a conversation without a system turn; empty adds none. Above `max_length` tokens old turns go,
-    see `truncate_before_last_answer`. `clip_text` says what stands between the clips of a video, where it has clips.
-    """
-    laid_out = lay_out(conversation, visuals_per_part, patch_size, system_prompt, clip_text)
-    turns = [_encode(turn, tokenizer) for turn in laid_out]
-    if max_length is not None:
-        turns = truncate_before_last_answer(turns, max_length, conversation.sample_id)
-    sample = _sample(conversation, visuals_per_part, turns, patch_size)
-    if sample.num_labels == 0:
-        raise ValueError(f"{conversation.sample_id}: no token carries a label: a training sample needs an answer")
-    return sample
+    sample_id: str  # file and row: "llava.jsonl:17"
+    source: str  # name of the source in the recipe
+    messages: tuple[Message, ...]
+    ignored_keys: tuple[str, ...] = ()  # of the row, which a recipe with data.unknown_keys=ignore passes over
 
-
-def render_prompt(
-    conversation: Conversation,
-    visuals_per_part: Sequence[VisualItem | None],
-    tokenizer: ChatTokenizer,
-    patch_size: int,
-    system_prompt: str = "",
-    clip_text: ClipTextConfig = PAPER_TEXT,
-) -> Sample:
-    """The ids that ask for the last answer: all turns before it, then the assistant's header, and no label at all."""
-    turns = _prompt_turns(conversation, visuals_per_part, patch_size, system_prompt, clip_text)
-    sample = _sample(conversation, visuals_per_part, [_encode(turn, tokenizer) for turn in turns], patch_size)
-    return replace(sample, labels=torch.full_like(sample.labels, IGNORE_INDEX))
-
-
-def prompt_text(
-    conversation: Conversation,
-    visuals_per_part: Sequence[VisualItem | None],
-    patch_size: int,
-    system_prompt: str = "",
-    clip_text: ClipTextConfig = PAPER_TEXT,
-) -> str:
-    """The prompt of `render_prompt` for people to read: a run of 50 placeholders is written <image>*50."""
-    turns = _prompt_turns(conversation, visuals_per_part, patch_size, system_prompt, clip_text)
-    pieces = (piece for turn in turns for piece in turn.pieces)
-    return "".join(f"{piece.text}*{piece.repeat}" if piece.is_placeholder else piece.text for piece in pieces)
-
-
-def truncate_before_last_answer(turns: Sequence[EncodedTurn], max_length: int, sample_id: str) -> list[EncodedTurn]:
-    """The turns without the oldest exchanges (a question and its answers), as many as it takes to fit `max_length`.
-
-    System turns, exchanges that show media and the last exchange stay whole: no visual token and no token of the last
-    answer is ever cut. A stream stays whole too, as its answers refer to what was asked long before.
-    """
-    exchanges: list[list[EncodedTurn]] = [[]]  # what comes before the first question is an exchange that stays
-    for turn in turns:
-        if turn.role == "user":
-            exchanges.append([])
-        exchanges[-1].append(turn)
-    excess = sum(map(len, turns)) - max_length
-    may_go = [] if any(turn.role == "stream" for turn in turns) else exchanges[1:-1]
-    for exchange in may_go:
-        if excess > 0 and not any(turn.role == "system" or bool(turn.is_placeholder.any()) for turn in exchange):
-            excess -= sum(map(len, exchange))
-            exchange.clear()
-    if excess > 0:
-        raise ValueError(
-            f"{sample_id}: {max_length + excess} tokens that must stay, but max_length is {max_length}: "
-            "raise data.budget.max_length or lower data.budget.token_budget"
-        )
-    return [turn for exchange in exchanges for turn in exchange]
-
-
-def _prompt_turns(
-    conversation: Conversation,
-    visuals_per_part: Sequence[VisualItem | None],
-    patch_size: int,
-    system_prompt: str,
-    clip_text: ClipTextConfig,
-) -> list[Turn]:
-    messages = conversation.messages
-    while messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    asked = replace(conversation, messages=messages)
-    return [*lay_out(asked, visuals_per_part, patch_size, system_prompt, clip_text), ANSWER_HEADER]
-
-
-def _encode(turn: Turn, tokenizer: ChatTokenizer) -> EncodedTurn:
-    input_ids: list[int] = []
-    labels: list[int] = []
-    is_placeholder: list[bool] = []
-    for (is_special, is_labelled), group in groupby(
-        turn.pieces, key=lambda piece: (piece.is_special, piece.is_labelled)
-    ):
-        ids, placeholders = _piece_ids(list(group), is_special, tokenizer)
-        input_ids += ids
-        labels += ids if is_labelled and turn.is_learnt else [IGNORE_INDEX] * len(ids)
-        is_placeholder += placeholders
-    return EncodedTurn(turn.role, torch.tensor(input_ids), torch.tensor(labels), torch.tensor(is_placeholder))
-
-
-def _piece_ids(pieces: Sequence[Piece], is_special: bool, tokenizer: ChatTokenizer) -> tuple[list[int], list[bool]]:
-    """The ids of neighbouring pieces of one kind, and which of them are placeholders."""
-    ids: list[int] = []
-    is_placeholder: list[bool] = []
-    if is_special:
-        for piece in pieces:
-            ids += [tokenizer.convert_tokens_to_ids(piece.text)] * piece.repeat
-            is_placeholder += [piece.is_placeholder] * piece.repeat
-        return ids, is_placeholder
-    ids += _text_ids("".join(piece.text for piece in pieces), tokenizer)
-    return ids, [False] * len(ids)
-
-
-@lru_cache(maxsize=4096)  # stamps and headers come back in every sample, and a call of the tokenizer costs 0.1 ms
-def _text_ids(text: str, tokenizer: ChatTokenizer) -> tuple[int, ...]:
-    return tuple(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
-
-
-def _sample(
-    conversation: Conversation,
-    visuals_per_part: Sequence[VisualItem | None],
-    turns: Iterable[EncodedTurn],
-    patch_size: int,
-) -> Sample:
-    turns = list(turns)
-    return Sample(
-        sample_id=conversation.sample_id,
-        source=conversation.source,
-        input_ids=torch.cat([turn.input_ids for turn in turns]),
-        labels=torch.cat([turn.labels for turn in turns]),
-        is_placeholder=torch.cat([turn.is_placeholder for turn in turns]),
-        visuals=tuple(item for item in visuals_per_part if item is not None),
-        patch_size=patch_size,
-    )
+    @property
+    def media(self) -> tuple[MediaPart, ...]:
+        """Images and videos in the order in which the text shows them."""
+        return tuple(part for message in self.messages for part in message.parts if isinstance(part, MediaPart))

@@ -11,28 +11,29 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from lightning_apollo.data import shapes
 from lightning_apollo.data.annotations.keys import IGNORE
 from lightning_apollo.data.config import DataConfig as DataConfig
-from lightning_apollo.data.dataset import ConversationDataset, Source, open_sources
-from lightning_apollo.data.frame_cache import CachedReader
-from lightning_apollo.data.ignored_keys import ignored_keys_of_index, ignored_keys_of_sources, one_line
-from lightning_apollo.data.index import Index
-from lightning_apollo.data.index_build import Progress, build_index, fingerprint_of_manifests, is_current
-from lightning_apollo.data.index_costs import IndexedCosts, indexed_costs
-from lightning_apollo.data.index_tokens import TextCounter
+from lightning_apollo.data.dataset import ConversationDataset
+from lightning_apollo.data.index.build import Progress, build_index, fingerprint_of_manifests, is_current
+from lightning_apollo.data.index.ignored_keys import ignored_keys_of_index, ignored_keys_of_sources, one_line
+from lightning_apollo.data.index.sample_costs import IndexedCosts, indexed_costs
+from lightning_apollo.data.index.tables import Index
+from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
-from lightning_apollo.data.mixture import share_out
-from lightning_apollo.data.order import TooFewSamples, epoch_size
-from lightning_apollo.data.plan import PlanConfig
-from lightning_apollo.data.planner import CountedPlanner, PackedPlanner, Planner
+from lightning_apollo.data.media.frame_cache import CachedReader
+from lightning_apollo.data.media.reader import DirectReader, MediaReader
+from lightning_apollo.data.media.supervisor import SupervisedReader
+from lightning_apollo.data.plan.epoch import PlanConfig
+from lightning_apollo.data.plan.mixture import share_out
+from lightning_apollo.data.plan.order import TooFewSamples, epoch_size
+from lightning_apollo.data.plan.planner import CountedPlanner, PackedPlanner, Planner
+from lightning_apollo.data.plan.small_epochs import counted_sizes, packed_step
+from lightning_apollo.data.plan.unseen import divisor, find_unseen, unseen_line
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
-from lightning_apollo.data.reader import DirectReader, MediaReader
 from lightning_apollo.data.readiness import require_media, require_rows
-from lightning_apollo.data.small_epochs import counted_sizes, packed_step
-from lightning_apollo.data.supervised import SupervisedReader
-from lightning_apollo.data.unseen import divisor, find_unseen, unseen_line
+from lightning_apollo.data.shapes import dataset as shapes
+from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.errors import UserError
 from lightning_apollo.structures import ClipShape, PackedBatch
 

@@ -3,73 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
-from lightning_apollo.data.annotations.keys import REFUSE
+from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.data.collate import collate
-from lightning_apollo.data.index_costs import IndexedCosts
-from lightning_apollo.data.manifest import Manifest, ManifestError, manifest_names, open_manifest
-from lightning_apollo.data.order import refill_rows
+from lightning_apollo.data.index.sample_costs import IndexedCosts
+from lightning_apollo.data.media.reader import MeasuredReader
+from lightning_apollo.data.plan.order import refill_rows
+from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.reader import MeasuredReader
-from lightning_apollo.data.roots import MediaRoot, open_root
-from lightning_apollo.data.rows import Conversation
-from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, PackedBatch, Sample
+from lightning_apollo.data.source import Source
+from lightning_apollo.structures import MediaError, PackedBatch, Sample
 
 MAX_REFILLS = 16  # bad samples in a row, all of one source, that one place of a batch may cost
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """A named source of conversations, the unit of a mixture."""
-
-    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or on s3://
-    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
-    modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
-
-    def __post_init__(self) -> None:
-        if self.modality is not None and self.modality not in SAMPLE_MODALITIES:
-            raise ValueError(f"modality is one of {', '.join(SAMPLE_MODALITIES)}, not {self.modality!r}")
-        if not self.manifests:
-            raise ValueError(f"a source needs at least one manifest (root {self.root})")
-
-    def open(self, name: str, outside_root: Sequence[str] = (), unknown_keys: str = REFUSE) -> Source:
-        """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
-        root = open_root(self.root, outside_root)
-        names = (found for pattern in self.manifests for found in manifest_names(pattern, root))
-        return Source(name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in names))
-
-
-@dataclass(frozen=True)
-class Source:
-    """The rows of a source: those of its manifests, one after the other."""
-
-    name: str
-    root: MediaRoot
-    manifests: tuple[Manifest, ...]
-
-    def __len__(self) -> int:
-        return sum(len(manifest) for manifest in self.manifests)
-
-    def __getitem__(self, row: int) -> Conversation:
-        for manifest in self.manifests:
-            if row < len(manifest):
-                return manifest[row]
-            row -= len(manifest)
-        raise IndexError(f"source {self.name} has no such row")
-
-
-class MicroBatchRequest(NamedTuple):
-    """What a loader process is asked for."""
-
-    epoch: int
-    first_position: int  # number of the first sample in the epoch's order
-    rows: list[tuple[int, int]]  # index of the source and row in it
 
 
 class BadSample(NamedTuple):
@@ -96,13 +47,6 @@ class PreparedBatch(NamedTuple):
     batch: PackedBatch | None
     bad_samples: tuple[BadSample, ...]
     cost: PreparationCost
-
-
-def open_sources(
-    configs: Mapping[str, SourceConfig], outside_root: Sequence[str], unknown_keys: str = REFUSE
-) -> list[Source]:
-    """The sources of a recipe in its order, their manifests indexed."""
-    return [config.open(name, outside_root, unknown_keys) for name, config in configs.items()]
 
 
 class ConversationDataset(Dataset[PreparedBatch]):

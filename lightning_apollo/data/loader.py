@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, PreparationCost, PreparedBatch
-from lightning_apollo.data.fork_server import start_fork_server
-from lightning_apollo.data.order import rank_positions
-from lightning_apollo.data.planner import Planner
+from lightning_apollo.data.dataset import ConversationDataset, PreparationCost, PreparedBatch
+from lightning_apollo.data.media.fork_server import start_fork_server
+from lightning_apollo.data.plan.order import rank_positions
+from lightning_apollo.data.plan.planner import MicroBatchRequest, Planner
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.structures import PackedBatch
 

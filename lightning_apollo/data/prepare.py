@@ -16,22 +16,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_apollo.data.clip_text import ClipTextConfig
-from lightning_apollo.data.clips import clip_spans
-from lightning_apollo.data.conversation import ChatTokenizer, render, render_prompt
-from lightning_apollo.data.media_plan import MediaPlan, fit_clips, fit_frames
-from lightning_apollo.data.reader import DirectReader, MediaReader
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.rgb import PictureConfig
-from lightning_apollo.data.roots import MediaRoot, as_root, part_address
-from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
-from lightning_apollo.data.sample import (
+from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
+from lightning_apollo.data.media.reader import DirectReader, MediaReader
+from lightning_apollo.data.media.rgb import PictureConfig
+from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.prompt.encode import ChatTokenizer, render, render_prompt
+from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.sampling.clips import clip_spans
+from lightning_apollo.data.sampling.media_plan import MediaPlan, fit_clips, fit_frames
+from lightning_apollo.data.sampling.timestamps import (
     SamplingConfig,
     frames_in_segment,
     sample_timestamps,
     single_frame,
     tick_seconds,
 )
+from lightning_apollo.data.storage.roots import MediaRoot, as_root, part_address
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
 
 

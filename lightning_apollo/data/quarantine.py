@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_apollo.data.dataset import BadSample, PreparedBatch
 from lightning_apollo.errors import UserError
-from lightning_apollo.side_file import SideFile
+from lightning_apollo.files import SideFile
 from lightning_apollo.structures import MediaError, PackedBatch
 
 MIN_BAD_SAMPLES = 10  # fewer never end a run: the share of a few means nothing

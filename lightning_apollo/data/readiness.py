@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_apollo.data.dataset import Source
-from lightning_apollo.data.manifest import ManifestError
-from lightning_apollo.data.order import TooFewSamples
-from lightning_apollo.data.roots import part_address
-from lightning_apollo.data.storage import file_state, title_of
+from lightning_apollo.data.annotations.manifest import ManifestError
+from lightning_apollo.data.plan.order import TooFewSamples
+from lightning_apollo.data.source import Source
+from lightning_apollo.data.storage.address import file_state, title_of
+from lightning_apollo.data.storage.roots import part_address
 from lightning_apollo.errors import MediaError
 
 _MAX_ROWS = 32  # looked at in each source, spread over all of it

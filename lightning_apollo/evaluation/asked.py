@@ -6,8 +6,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_apollo.early_checks import require_files, require_manifests
 from lightning_apollo.errors import UserError, suggestion
+from lightning_apollo.recipe.early_checks import require_files, require_manifests
 
 METRICS = ("exact", "choice", "span", "f1", "number", "relaxed")  # of own rows, as --metric names them
 

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_apollo.config import Recipe
 from lightning_apollo.evaluation.answer_files import Answer, read_answers
 from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.compare import Comparison, compare
@@ -22,11 +21,12 @@ from lightning_apollo.evaluation.registry import Benchmark, find_benchmark
 from lightning_apollo.evaluation.run import Advance, EvaluationConfig, Run, evaluate
 from lightning_apollo.evaluation.table import ScoreTable
 from lightning_apollo.files import write_atomically
+from lightning_apollo.inference.exported import is_exported
 from lightning_apollo.inference.trained import Say, find_stage_of, load_checkpoint, load_trained, say_nothing
 from lightning_apollo.inference.trained_model import TrainedModel
-from lightning_apollo.models.weight_files import weight_files
-from lightning_apollo.stage_state import stage_folder
-from lightning_apollo.weights.exported import is_exported
+from lightning_apollo.models.checkpoint.files import weight_files
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 
 COMPARED = "compared"  # folder of the second model's answers in an output folder that was named
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from lightning_apollo.evaluation import bootstrap
 from lightning_apollo.evaluation.answer_files import Answer
-from lightning_apollo.evaluation.curate_report import TITLES, Grid
+from lightning_apollo.evaluation.curate.report import TITLES, Grid
 from lightning_apollo.evaluation.figures import ALL
+from lightning_apollo.evaluation.losses import loss_draws, losses_of
 from lightning_apollo.evaluation.metrics import score_of
-from lightning_apollo.evaluation.own.table import loss_draws, losses_of
 from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.table import by_kind

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_apollo.data.rows import TextPart
+from lightning_apollo.data.conversation import TextPart
 from lightning_apollo.evaluation.judge import Judge, JudgeError, ask_missing
 from lightning_apollo.evaluation.metrics import is_close, relaxed_number, score_of
 from lightning_apollo.evaluation.question import Question

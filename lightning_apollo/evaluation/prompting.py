@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_apollo.data.conversation import render_prompt
+from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
+from lightning_apollo.data.prompt.encode import render_prompt
 from lightning_apollo.evaluation.question import Question, Subtitle
 from lightning_apollo.structures import Frames, Sample, VisualItem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_apollo.evaluation.curate_report import TITLES, Grid
+from lightning_apollo.evaluation.curate.report import TITLES, Grid
 from lightning_apollo.evaluation.figures import ALL, FIGURES
 from lightning_apollo.evaluation.judge import VERDICTS, JudgeError
 from lightning_apollo.evaluation.metrics import RECALL_THRESHOLDS, score_of, span_overlap

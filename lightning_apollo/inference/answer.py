@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lightning_apollo.data.roots import MediaRoot
-from lightning_apollo.data.rows import Conversation, RowError, parse_row
+from lightning_apollo.data.annotations.rows import parse_row
+from lightning_apollo.data.conversation import Conversation, RowError
+from lightning_apollo.data.storage.roots import MediaRoot
 from lightning_apollo.inference.generate import GREEDY, DrawConfig, stream_tokens
 from lightning_apollo.inference.trained_model import TrainedModel
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.collate import collate
-from lightning_apollo.models.key_value_cache import KeyValueCache
+from lightning_apollo.models.kv_cache import KeyValueCache
 from lightning_apollo.models.llm import predict, run_next_tokens
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.structures import Sample

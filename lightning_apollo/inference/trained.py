@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from lightning_apollo.config import Recipe, RecipeError, load_recipe
-from lightning_apollo.fit import build_data
+from lightning_apollo.inference.exported import is_exported, load_exported
 from lightning_apollo.inference.trained_model import TrainedModel
-from lightning_apollo.models.checkpoints import load_weights
+from lightning_apollo.models.checkpoint.load import load_weights
 from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
+from lightning_apollo.runs.build import build_data
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.runs.trained_recipe import RECIPE, changes_since, trained_recipe
-from lightning_apollo.stage_state import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
-from lightning_apollo.weights.exported import is_exported, load_exported
 
 Say = Callable[[str], None]
 

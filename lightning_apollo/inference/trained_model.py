@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.template import IM_END
+from lightning_apollo.data.prompt.template import IM_END
 from lightning_apollo.models.video_lmm import VideoLMM
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lightning_apollo.data.media_plan import MediaPlan
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.storage import title_of
-from lightning_apollo.data.template import IM_START
+from lightning_apollo.data.prompt.template import IM_START
+from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.sampling.media_plan import MediaPlan
+from lightning_apollo.data.storage.address import title_of
 from lightning_apollo.inspection.sample import EPOCH, Inspected
 from lightning_apollo.models.reduce import Reduction
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, Sample, VisualItem

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lightning_apollo.data.rows import MediaPart
+from lightning_apollo.data.conversation import MediaPart
 from lightning_apollo.inspection.ledger import Bar, batch_bars, media_facts, token_ledger
 from lightning_apollo.inspection.sample import Inspected
 from lightning_apollo.inspection.text import text_spans
 from lightning_apollo.models.llm import load_tokenizer_of
-from lightning_apollo.report import view_clip, write_html
+from lightning_apollo.pages.report import view_clip, write_html
 
 _WHY_DROPPED = {  # by kind of reducer
     "diff_fp": "dropped before the language model, because their pixels did not change",

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from apollo_kernels import Layout
-from lightning_apollo.config import Recipe
-from lightning_apollo.models.checkpoints import load_vision_weights
+from lightning_apollo.models.checkpoint.load import load_vision_weights
 from lightning_apollo.models.llm import LanguageModel
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, select
 from lightning_apollo.models.video_lmm import FrameLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.start_weights import start_file
 from lightning_apollo.structures import VisualBatch
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 
-from lightning_apollo.config import Recipe, RecipeError
+from lightning_apollo.data.annotations.manifest import ManifestError
+from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.datamodule import VideoDataModule
-from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, Source
+from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader
-from lightning_apollo.data.manifest import ManifestError
-from lightning_apollo.data.planner import Planner
-from lightning_apollo.data.rows import Conversation
-from lightning_apollo.fit import build_data, silence_lightning
+from lightning_apollo.data.plan.planner import MicroBatchRequest, Planner
+from lightning_apollo.data.source import Source
 from lightning_apollo.inspection.reduction import KnownReduction, known_reduction
 from lightning_apollo.models.reduce import Reduction
+from lightning_apollo.recipe.schema import Recipe, RecipeError
+from lightning_apollo.runs.build import build_data
+from lightning_apollo.runs.fit import silence_lightning
 from lightning_apollo.structures import MediaError, PackedBatch, Sample, VisualBatch
 
 EPOCH = 0  # whose order samples are numbered in

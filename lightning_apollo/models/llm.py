@@ -20,7 +20,7 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_apollo.models.attention import packed_attention
-from lightning_apollo.models.key_value_cache import KeyValueCache
+from lightning_apollo.models.kv_cache import KeyValueCache
 from lightning_apollo.structures import WeightsError
 
 LanguageModel = PreTrainedModel  # what the rest of the package calls it: a causal LM of transformers

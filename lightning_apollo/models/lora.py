@@ -8,7 +8,7 @@ that training starts from the model as it was. peft puts them in place and calls
                               q_proj.lora_B.default.weight   (outputs, rank)
 
 `split_weights` tells the trained from the frozen, under names that a model without adapters has; what is made of them
-is adapter_file.py's business.
+is checkpoint/adapter.py's business.
 """
 
 from __future__ import annotations

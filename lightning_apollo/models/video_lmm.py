@@ -13,9 +13,9 @@ from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 from apollo_kernels import Layout, pack_patches
+from lightning_apollo.models.apollo.fused_encoder import FusedEncoder, FusedEncoderConfig
 from lightning_apollo.models.connector import FRAME_KINDS, ConnectorConfig, build_connector
-from lightning_apollo.models.fused_encoder import FusedEncoder, FusedEncoderConfig
-from lightning_apollo.models.key_value_cache import KeyValueCache
+from lightning_apollo.models.kv_cache import KeyValueCache
 from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce, select
 from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig

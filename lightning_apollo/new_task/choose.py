@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.data.index_tokens import TextCounter, TokenCounts, tokens
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.sample import SamplingConfig
+from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
+from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.sampling.timestamps import SamplingConfig
 from lightning_apollo.new_task.survey import Survey
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.stages.config import StageConfig
 
 TEMPLATES = ("connector", "lora", "full", "video", "grounding")

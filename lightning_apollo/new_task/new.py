@@ -14,16 +14,16 @@ from typing import Any
 import yaml
 from huggingface_hub import try_to_load_from_cache
 
-from lightning_apollo.config import Recipe, RecipeError, load_recipe
 from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
-from lightning_apollo.data.index_build import Progress
-from lightning_apollo.data.index_tokens import TextCounter
+from lightning_apollo.data.index.build import Progress
+from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.errors import suggestion
-from lightning_apollo.fit import text_counter
 from lightning_apollo.new_task.choose import TEMPLATES, Chosen, choose, choose_template
 from lightning_apollo.new_task.start import Start, find_start
 from lightning_apollo.new_task.survey import Survey, survey
-from lightning_apollo.paths import conf_folder
+from lightning_apollo.recipe.conf import conf_folder
+from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
+from lightning_apollo.runs.build import text_counter
 
 STAGE = "fine_tuning"  # the only one of every template
 

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_apollo.data.storage import EmbeddedAddress
+from lightning_apollo.data.storage.address import EmbeddedAddress
 from lightning_apollo.new_task.new import STAGE, NewRecipe, Task
 from lightning_apollo.new_task.survey import Survey
 from lightning_apollo.training.callbacks.export import WEIGHTS

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_apollo.config import CUSTOM_SOURCE
 from lightning_apollo.data.annotations.keys import REFUSE
-from lightning_apollo.data.dataset import Source, SourceConfig
-from lightning_apollo.data.index import Index
-from lightning_apollo.data.index_build import Progress, build_index
-from lightning_apollo.data.index_scan import BrokenRow, broken_rows
-from lightning_apollo.data.index_tokens import TextCounter
-from lightning_apollo.data.rows import Conversation, MediaPart, TextPart
+from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
+from lightning_apollo.data.index.build import Progress, build_index
+from lightning_apollo.data.index.scan import BrokenRow, broken_rows
+from lightning_apollo.data.index.tables import Index
+from lightning_apollo.data.index.token_counts import TextCounter
+from lightning_apollo.data.source import Source, SourceConfig
 from lightning_apollo.errors import RecipeError
 from lightning_apollo.inference.parsers import find_span
+from lightning_apollo.recipe.schema import CUSTOM_SOURCE
 from lightning_apollo.structures import SAMPLE_MODALITIES
 
 MAX_BROKEN_SHOWN = 5

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
 
-from lightning_apollo.config import Recipe
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.lock import sole_writer
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.runs.stage_folder import stage_folder
 
 
 def move_aside(recipe: Recipe, first: str, say: Callable[[str], None]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.files import write_atomically
+from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.fingerprint import Origin, differences, read_origin
 
 BEGUN = "begun.json"

@@ -16,18 +16,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_apollo.config import Recipe, RecipeError
-from lightning_apollo.data import media, shapes
+from lightning_apollo.data.annotations.manifest import ManifestError, manifest_names
 from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.datamodule import build_reader
-from lightning_apollo.data.dataset import Source, SourceConfig
-from lightning_apollo.data.index_build import Progress
-from lightning_apollo.data.manifest import ManifestError, manifest_names
-from lightning_apollo.data.probe_pool import MediaKey, probe_all
-from lightning_apollo.data.roots import FolderRoot
-from lightning_apollo.data.storage import EmbeddedAddress, cache_folder, file_state
+from lightning_apollo.data.index.build import Progress
+from lightning_apollo.data.media import video as media
+from lightning_apollo.data.media.probe_pool import MediaKey, probe_all
+from lightning_apollo.data.shapes import dataset as shapes
+from lightning_apollo.data.source import Source, SourceConfig
+from lightning_apollo.data.storage.address import EmbeddedAddress, cache_folder, file_state
+from lightning_apollo.data.storage.roots import FolderRoot
 from lightning_apollo.files import write_atomically
-from lightning_apollo.preparation_progress import preparation_progress
+from lightning_apollo.progress import preparation_progress
+from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.file_digest import one_at_a_time
 from lightning_apollo.structures import Modality
 
@@ -82,7 +83,7 @@ def _rows_of_shapes(config: shapes.ShapesConfig, root: Path, name: str) -> bytes
 
 @dataclass
 class _Medium:
-    """What is known of a file: its state (storage.py), and of a video seconds and frames, where it can be read."""
+    """What is known of a file: its state (storage/address.py), and of a video seconds and frames, where it can be read."""
 
     modality: Modality
     size: int  # bytes; -1: no such file

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightning_apollo.config import RecipeError, TrainerConfig
+from lightning_apollo.recipe.schema import RecipeError, TrainerConfig
 
 
 def check_devices(trainer: TrainerConfig) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from lightning_apollo.data.storage import cache_folder
+from lightning_apollo.data.storage.address import cache_folder
 from lightning_apollo.files import lock, write_atomically
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_apollo.config import Recipe
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.data_digest import digests_of_data
 from lightning_apollo.runs.settings import default_at, settings_of
 from lightning_apollo.runs.start_weights import digest_of_start

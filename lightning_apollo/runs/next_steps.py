@@ -13,8 +13,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 _OPTIONS = {  # suffix -> option of `generate`
@@ -55,7 +55,7 @@ def program_name() -> str:
     """How this command line was started, for a shell."""
     started = Path(sys.argv[0])
     if started.suffix == ".py":
-        return f"{shlex.quote(sys.executable)} -m lightning_apollo.cli"
+        return f"{shlex.quote(sys.executable)} -m lightning_apollo.cli.main"
     is_on_path = shutil.which(started.name) == str(started)
     return started.name if is_on_path else shlex.quote(str(started))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lightning_apollo.config import Recipe, RecipeError
 from lightning_apollo.errors import UserError
-from lightning_apollo.explain import BYTES_PER_VALUE, count_adapters, count_parameters, stage_memory
 from lightning_apollo.files import remove_partials
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, RecipeError
+from lightning_apollo.runs.explain import BYTES_PER_VALUE, count_adapters, count_parameters, stage_memory
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CHECKPOINTS, remove_unfinished
 from lightning_apollo.training.callbacks.room import free_bytes, in_words
 

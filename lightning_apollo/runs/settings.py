@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from lightning_apollo.config import Recipe
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.file_digest import digest_files
 
 # Class and field -> why another value gives the same weights; the table in docs/runs.md has them too

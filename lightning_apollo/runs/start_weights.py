@@ -6,10 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.early_checks import require_weights
 from lightning_apollo.errors import RecipeError
-from lightning_apollo.models.weight_files import weight_files
+from lightning_apollo.models.checkpoint.files import weight_files
+from lightning_apollo.recipe.early_checks import require_weights
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.file_digest import digest_file, digest_files
 from lightning_apollo.training.callbacks.export import WEIGHTS
 

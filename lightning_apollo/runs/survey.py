@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_apollo.config import Recipe, RecipeError
-from lightning_apollo.models.weight_files import ADAPTER
-from lightning_apollo.stage_state import Standing, checkpoint_to_go_on_from, has_weights, stage_folder, standing
+from lightning_apollo.models.checkpoint.files import ADAPTER
+from lightning_apollo.recipe.schema import Recipe, RecipeError
+from lightning_apollo.runs.stage_folder import Standing, checkpoint_to_go_on_from, has_weights, stage_folder, standing
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_apollo.config import Recipe, RecipeError, load_recipe
+from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
 from lightning_apollo.runs.fingerprint import Origin, differences
 from lightning_apollo.runs.settings import places_of, settings_of
 

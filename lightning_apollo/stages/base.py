@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from lightning_apollo.errors import RecipeError
-from lightning_apollo.models.checkpoints import tied_names
+from lightning_apollo.models.checkpoint.load import tied_names
 from lightning_apollo.models.lora import add_adapters, packed_names
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.stages.config import StageConfig

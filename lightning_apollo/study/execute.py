@@ -12,16 +12,16 @@ from statistics import fmean
 import torch
 from rich import get_console
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.data import shapes
+from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.evaluation.ask import ask_trained
 from lightning_apollo.evaluation.predictions import Prediction, accuracy, results
 from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal
 from lightning_apollo.evaluation.readers.shapes import shapes as read_shapes
 from lightning_apollo.evaluation.results import write_results
-from lightning_apollo.explain import count_parameters
-from lightning_apollo.fit import run_recipe
 from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.explain import count_parameters
+from lightning_apollo.runs.fit import run_recipe
 from lightning_apollo.runs.survey import again_by_itself
 from lightning_apollo.study.plan import TEMPORAL, Run
 from lightning_apollo.study.score import RESULTS, Score, locked, read_score, remove_score, write_score

@@ -37,7 +37,7 @@ def cli_command(study: str, threads: int | None) -> Command:
     """How one run of a study is started from the command line."""
     words = [] if threads is None else ["--threads", str(threads)]
     return lambda run: [
-        *(sys.executable, "-m", "lightning_apollo.cli", "study", "run", study, "--only", run.name, *words)
+        *(sys.executable, "-m", "lightning_apollo.cli.main", "study", "run", study, "--only", run.name, *words)
     ]
 
 

@@ -14,12 +14,12 @@ from functools import cached_property
 from itertools import combinations, product
 from pathlib import Path
 
-from lightning_apollo.config import Recipe, load_recipes
-from lightning_apollo.data.shapes_scene import QUESTIONS
+from lightning_apollo.data.shapes.scene import QUESTIONS
 from lightning_apollo.errors import suggestion
-from lightning_apollo.explain import count_parameters
-from lightning_apollo.layers import build, read_layers, short_path, with_defaults
-from lightning_apollo.paths import conf_folder, study_file
+from lightning_apollo.recipe.conf import conf_folder, study_file
+from lightning_apollo.recipe.layers import build, read_layers, short_path, with_defaults
+from lightning_apollo.recipe.schema import Recipe, load_recipes
+from lightning_apollo.runs.explain import count_parameters
 from lightning_apollo.runs.settings import places_of, settings_of
 from lightning_apollo.study.analysis import THRESHOLD
 from lightning_apollo.study.table import StudyError

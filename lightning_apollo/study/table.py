@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_apollo.errors import RecipeError
-from lightning_apollo.layers import short_path
+from lightning_apollo.recipe.layers import short_path
 
 DESIGN, LLM, SCORE = "design", "llm", "score"  # columns of a table in the form of Apollo's Tables 14 and 15
 

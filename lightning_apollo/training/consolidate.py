@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from lightning_apollo.models.checkpoints import write_weights
+from lightning_apollo.models.checkpoint.load import write_weights
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.master_weights import MASTER
 

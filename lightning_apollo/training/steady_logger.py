@@ -13,7 +13,7 @@ from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 
-from lightning_apollo.side_file import Misses
+from lightning_apollo.files import Misses
 
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 60.0
 _MAX_SHARE = 0.1  # of the time may go into calls that fail, as over a network that is away

@@ -16,17 +16,17 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.fit import build_data
-from lightning_apollo.models.checkpoints import to_port_names
+from lightning_apollo.inference.exported import PORT, describe, load_exported, write_settings
+from lightning_apollo.models.checkpoint.expected import check_shapes, shapes_of_recipe
+from lightning_apollo.models.checkpoint.files import StoredTensor, open_weights, write_stored
+from lightning_apollo.models.checkpoint.layouts import PARTS
+from lightning_apollo.models.checkpoint.load import to_port_names
 from lightning_apollo.models.llm import load_tokenizer_of
-from lightning_apollo.models.weight_files import StoredTensor, open_weights, write_stored
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.build import build_data
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
-from lightning_apollo.weights.expected import check_shapes, shapes_of_recipe
-from lightning_apollo.weights.exported import PORT, describe, load_exported, write_settings
 from lightning_apollo.weights.fixture import FOLDER, write_fixture
-from lightning_apollo.weights.layouts import PARTS
 from lightning_apollo.weights.port import check_portable, write_port_files
 from lightning_apollo.weights.run_card import run_card
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from apollo_kernels import Layout, pack_patches
 from lightning_apollo.data.collate import collate
+from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.resize import max_frames_in_budget
-from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.data.template import IM_END
+from lightning_apollo.data.prompt.template import IM_END
+from lightning_apollo.data.sampling.budget import max_frames_in_budget
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.machine.video_libraries import encoding
-from lightning_apollo.models.checkpoints import write_weights
+from lightning_apollo.models.checkpoint.load import write_weights
 from lightning_apollo.models.llm import predict
 from lightning_apollo.structures import Modality, Sample
 from lightning_apollo.weights import check_fixture

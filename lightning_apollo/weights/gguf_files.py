@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from lightning_apollo.machine.packages import extra_command
-from lightning_apollo.models.weight_files import StoredTensor, stored, weight_files
+from lightning_apollo.models.checkpoint.files import StoredTensor, stored, weight_files
 from lightning_apollo.structures import WeightsError
 
 _NEEDED = ("gguf", "accelerate")  # packages that transformers reads such a file with

@@ -12,15 +12,15 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from lightning_apollo.inference.exported import is_exported, read_settings, shown_with
+from lightning_apollo.models.checkpoint.expected import Shape, check_shapes, shapes_of_itself, shapes_of_recipe
+from lightning_apollo.models.checkpoint.files import StoredTensor, local_path, open_weights, write_stored
+from lightning_apollo.models.checkpoint.layouts import PARTS, Mapped, map_names
 from lightning_apollo.models.llm import check_llm, config_of_recipe
 from lightning_apollo.models.video_lmm import ModelConfig
-from lightning_apollo.models.weight_files import StoredTensor, local_path, open_weights, write_stored
-from lightning_apollo.paths import conf_folder
+from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.structures import WeightsError
-from lightning_apollo.weights.expected import Shape, check_shapes, shapes_of_itself, shapes_of_recipe
-from lightning_apollo.weights.exported import is_exported, read_settings, shown_with
 from lightning_apollo.weights.gguf_files import GGUFSource, read_gguf
-from lightning_apollo.weights.layouts import PARTS, Mapped, map_names
 from lightning_apollo.weights.llm_files import copy_tokenizer, llm_config_of
 
 WEIGHTS, REPORT = "model.safetensors", "import.json"

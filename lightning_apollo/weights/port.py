@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.template import IM_END
+from lightning_apollo.data.prompt.template import IM_END
 from lightning_apollo.models.llm import config_of_recipe
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig
@@ -41,7 +41,8 @@ _LAST_FRAMES = (
 )
 _REDUCERS = (ReducerConfig(kind="none"), ReducerConfig(kind="diff_fp"))
 
-# Our template (data/template.py). The processor puts `Time 0.0s:` and as many tokens as there are in the place of VIDEO_TOKEN.
+# Our template (data/prompt/template.py). The processor puts `Time 0.0s:` and as many tokens as there are in the place of
+# VIDEO_TOKEN.
 _TEMPLATE = """\
 {%- if SYSTEM and messages[0].role != 'system' -%}
 {{- '<|im_start|>system\\n' + SYSTEM + '<|im_end|>\\n' -}}

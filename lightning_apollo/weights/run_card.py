@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 
 from lightning_apollo import __version__
-from lightning_apollo.config import Recipe
-from lightning_apollo.data.dataset import open_sources
-from lightning_apollo.data.index_build import fingerprint_of_manifests
-from lightning_apollo.data.manifest import ManifestError
+from lightning_apollo.data.annotations.manifest import ManifestError
+from lightning_apollo.data.index.build import fingerprint_of_manifests
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.weights.exported import PORT, ExportedConfig
+from lightning_apollo.data.source import open_sources
+from lightning_apollo.inference.exported import PORT, ExportedConfig
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.weights.port import chat_template, differences
 
 _PACKAGES = ("torch", "transformers", "lightning")
@@ -43,7 +43,7 @@ transformers has no class for this model; ours reads the folder:
 ```python
 from pathlib import Path
 
-from lightning_apollo.weights.exported import load_exported
+from lightning_apollo.inference.exported import load_exported
 
 trained = load_exported(Path(FOLDER))
 ```"""

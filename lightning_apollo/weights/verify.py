@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_apollo.inference.exported import load_exported
 from lightning_apollo.structures import WeightsError
-from lightning_apollo.weights.exported import load_exported
 from lightning_apollo.weights.fixture import CHECK, FOLDER, TOLERANCE, read_fixture, run_cases
 
 

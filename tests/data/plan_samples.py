@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from lightning_apollo.data.costs import SampleCosts
+from lightning_apollo.data.plan.costs import SampleCosts
 
 MAX_TOKENS, MAX_PATCHES = 40, 60
 

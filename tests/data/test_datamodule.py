@@ -9,12 +9,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_apollo.data.datamodule import Batching, DataChanged, DataConfig, VideoDataModule
-from lightning_apollo.data.dataset import ConversationDataset, MicroBatchRequest, SourceConfig
+from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
-from lightning_apollo.data.planner import CountedPlanner
+from lightning_apollo.data.plan.planner import CountedPlanner, MicroBatchRequest
 from lightning_apollo.data.quarantine import Quarantine
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.data.shapes import ShapesConfig
+from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.shapes.dataset import ShapesConfig
+from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.structures import MediaError, PackedBatch
 from lightning_apollo.training.callbacks.checkpoint import (
     CheckpointConfig,

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.dataset import Source, SourceConfig, open_sources
-from lightning_apollo.data.index_build import build_index
-from lightning_apollo.data.index_scan import broken_rows
-from lightning_apollo.data.media_check import probe_and_decode
+from lightning_apollo.data.index.build import build_index
+from lightning_apollo.data.index.scan import broken_rows
+from lightning_apollo.data.media.media_check import probe_and_decode
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.source import Source, SourceConfig, open_sources
 from lightning_apollo.structures import MediaError
 from tests.broken_files import write_broken_files
 from tests.odd_files import write_odd_files
+from tests.places import ROOT
 from tests.small_data import tiny_tokenizer, turns, write_rows
 
-CLIPS = Path(__file__).parent.parent.parent / ".cache" / "real_clips"
+CLIPS = ROOT / ".cache" / "real_clips"
 WRITERS = {"broken": write_broken_files, "odd": write_odd_files}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lightning_apollo.evaluation.curate import Curation
+from lightning_apollo.evaluation.curate.choose import Curation
 from lightning_apollo.evaluation.results import MODES, QuestionResult
 
 MODELS = "abcd"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS
+from lightning_apollo.data.shapes.dataset import HELD_OUT_QUESTIONS
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.readers.shapes import shapes
 

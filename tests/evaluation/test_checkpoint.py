@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.config import Recipe, RecipeError, save_recipe
-from lightning_apollo.data.shapes import render
-from lightning_apollo.evaluation.cli import app
+from lightning_apollo.cli.evaluate import app
+from lightning_apollo.data.shapes.dataset import render
 from lightning_apollo.evaluation.registry import BENCHMARKS
 from lightning_apollo.evaluation.results import read_results
 from lightning_apollo.inference.trained import find_stage_of
-from lightning_apollo.models.checkpoints import save_weights
+from lightning_apollo.models.checkpoint.load import save_weights
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.exporting import export_stage
 from tests.small_recipe import recipe as small_recipe
@@ -105,5 +105,7 @@ def test_the_list_has_every_benchmark() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys, lightning_apollo.evaluation.cli; sys.exit(bool({'torch', 'pyarrow', 'numpy'} & sys.modules.keys()))"
+    code = (
+        "import sys, lightning_apollo.cli.evaluate; sys.exit(bool({'torch', 'pyarrow', 'numpy'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

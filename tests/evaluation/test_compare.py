@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.answer_files import Answer
 from lightning_apollo.evaluation.compare import compare
 from lightning_apollo.evaluation.question import BenchmarkError, Question

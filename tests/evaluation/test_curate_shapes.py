@@ -7,8 +7,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS, ShapesConfig, _held_out_questions
-from lightning_apollo.evaluation.curate import Correlation, CurateConfig, correlate_random, curate, tabulate
+from lightning_apollo.data.shapes.dataset import HELD_OUT_QUESTIONS, ShapesConfig, _held_out_questions
+from lightning_apollo.evaluation.curate.choose import Correlation, CurateConfig, correlate_random, curate, tabulate
 from lightning_apollo.evaluation.predictions import Prediction, results
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal, shapes

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import lightning_apollo
-from lightning_apollo.config import Recipe
-from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
+from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.inference.trained import load_checkpoint
 from lightning_apollo.inference.trained_model import TrainedModel
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from tests.weights.stages import videollama3_with_clips
 
 PROJECT = Path(lightning_apollo.__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.metrics import SCORES, ExactMatch, MeanOfCategories, MmeScore, score_of
 from lightning_apollo.evaluation.predictions import Prediction, accuracy
 from lightning_apollo.evaluation.question import Question, lettered

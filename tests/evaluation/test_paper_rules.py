@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_apollo.data.rows import TextPart
+from lightning_apollo.data.conversation import TextPart
 from lightning_apollo.evaluation.metrics import score_of
 from lightning_apollo.evaluation.paper_rules import Asked, decide
 from lightning_apollo.evaluation.question import Question, lettered

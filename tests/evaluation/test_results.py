@@ -10,6 +10,7 @@ from lightning_apollo.evaluation.metrics import ExactMatch, is_exact_match
 from lightning_apollo.evaluation.predictions import Prediction, results
 from lightning_apollo.evaluation.results import MODES, QuestionResult, ResultsError, read_results, write_results
 from tests.evaluation.shapes_questions import shapes_question
+from tests.places import ROOT
 
 RESULT = QuestionResult("shapes", "held_out/7/order", "order", "tiny", "blind", "red, blue", "blue, red", False)
 ROW = asdict(RESULT)
@@ -31,7 +32,7 @@ def test_lines_of_others_may_be_unescaped_and_empty(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_the_guide_are_results(tmp_path: Path) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    guide = (ROOT / "docs" / "evaluation.md").read_text()
     path = tmp_path / "results.jsonl"
     path.write_text(guide.split("```json\n")[1].split("```")[0])
     made = read_results(path)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.question import Question, lettered
 from lightning_apollo.evaluation.registry import find_benchmark
 from lightning_apollo.evaluation.table import tabulate_scores

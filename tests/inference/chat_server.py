@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BOUNDARY = "boundary"
-COMMAND = "import typer; from lightning_apollo.inference.cli import chat_command; typer.run(chat_command)"
+COMMAND = "import typer; from lightning_apollo.cli.generate import chat_command; typer.run(chat_command)"
 
 
 class Answer(NamedTuple):

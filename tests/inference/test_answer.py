@@ -9,15 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 import lightning_apollo.inference.answer as module
-from lightning_apollo.cli import app
-from lightning_apollo.config import Recipe
-from lightning_apollo.data.rows import MediaPart, RowError, TextPart
+from lightning_apollo.cli.main import app
+from lightning_apollo.data.conversation import MediaPart, RowError, TextPart
 from lightning_apollo.inference.answer import answer, question, stream_answer
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import load_checkpoint
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.llm import load_tokenizer
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.structures import MediaError
 from tests.weights.stages import videollama3_with_clips
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.media import probe
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.data.media.video import probe
+from lightning_apollo.runs.stage_folder import stage_folder
 from tests.media_files import ffmpeg, h264
 from tests.weights import stages
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lightning_apollo.config import Recipe, RecipeError, save_recipe
 from lightning_apollo.inference.answer import answer
 from lightning_apollo.inference.trained import find_stage_of, load_checkpoint, trained_weights
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.exporting import export_stage
 from tests.weights.stages import videollama3, videollama3_with_clips

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lightning_apollo.config import Recipe
 from lightning_apollo.inspection.page import write_page
 from lightning_apollo.inspection.sample import Inspected
+from lightning_apollo.recipe.schema import Recipe
 from tests.small_recipe import recipe
 
 STAGE = "videos"

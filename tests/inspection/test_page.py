@@ -13,14 +13,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from lightning_apollo.config import Recipe, load_recipe, save_recipe
-from lightning_apollo.inspection.cli import inspect_command
+from lightning_apollo.cli.inspect import inspect_command
 from lightning_apollo.inspection.page import write_page
 from lightning_apollo.inspection.sample import Inspected, inspect_sample
-from lightning_apollo.models.checkpoints import save_weights
+from lightning_apollo.models.checkpoint.load import save_weights
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.report import DROPPED_GREY
+from lightning_apollo.pages.report import DROPPED_GREY
+from lightning_apollo.recipe.schema import Recipe, load_recipe, save_recipe
 from lightning_apollo.structures import IGNORE_INDEX, Sample, VisualBatch
 from tests.inspection.pages import STAGE, page_of, videos_recipe
 from tests.media_files import h264, write_clip

@@ -8,9 +8,10 @@ from PIL import Image
 
 from lightning_apollo.inspection.sample import inspect_sample
 from tests.inspection.pages import STAGE, page_of, videos_recipe
+from tests.places import ROOT
 from tests.small_data import turns, write_rows
 
-CLIPS = Path(__file__).parent.parent.parent / ".cache" / "real_clips"
+CLIPS = ROOT / ".cache" / "real_clips"
 
 
 def _photographs() -> Path:

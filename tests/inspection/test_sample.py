@@ -7,11 +7,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe, RecipeError
-from lightning_apollo.data.manifest import ManifestError
-from lightning_apollo.data.order import epoch_order
+from lightning_apollo.data.annotations.manifest import ManifestError
+from lightning_apollo.data.plan.order import epoch_order
 from lightning_apollo.inspection.sample import inspect_sample
+from lightning_apollo.recipe.schema import Recipe, RecipeError
+from lightning_apollo.runs import fit
 from lightning_apollo.structures import IGNORE_INDEX, MediaError, PackedBatch
 from tests.inspection.pages import STAGE, videos_recipe
 from tests.small_data import turns, write_pictures, write_rows

@@ -19,10 +19,11 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from tests.kernels.trials import Trial, run_trials
+from tests.places import ROOT
 
 LEAST_MUTANTS = 10  # of a kernel
 BASELINE_LIMIT_SECONDS = 600.0
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = ROOT
 LOADED_ONCE = ("torch", "torch._dynamo.testing", "triton", "triton.runtime.interpreter", "hypothesis.strategies")
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import apollo_kernels
+from tests.places import ROOT
 
-KERNELS = Path(__file__).parents[2] / "kernels"
+KERNELS = ROOT / "kernels"
 
 PROGRAM = """
 import sys

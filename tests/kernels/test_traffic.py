@@ -10,8 +10,7 @@ import pytest
 
 from tests.kernels.traffic import Row, as_markdown, main, measure, needs_note, write_csv
 from tests.kernels.traffic_cases import NOTES, TRAFFIC_CASES
-
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
 
 ROWS = [
     Row("copy", "_copy_kernel", "x", 9000, 9100, 1.011, 0.31, 1.0, ""),

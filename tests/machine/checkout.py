@@ -6,7 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
 
 
 def make_environment(folder: Path, *paths: Path) -> Path:
@@ -30,7 +30,7 @@ def copy_installed(folder: Path) -> None:
     copy_sources(folder)
     python = make_environment(folder / ".venv", folder, folder / "kernels")
     program = python.with_name("lightning-apollo")
-    program.write_text(f"#!{python}\nfrom lightning_apollo.cli import app\napp()\n")
+    program.write_text(f"#!{python}\nfrom lightning_apollo.cli.main import app\napp()\n")
     program.chmod(0o755)
     for stamp in (".created", ".installed"):
         (folder / ".venv" / stamp).touch()

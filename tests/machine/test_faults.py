@@ -14,14 +14,14 @@ import torch
 import typer
 from torch.utils.data import DataLoader
 
-from lightning_apollo.user_errors import errors_in_one_line
+from lightning_apollo.cli.user_errors import errors_in_one_line
 
 # On its own disk, in the folder that is named: full, then out of inodes, then read-only; then without a permission
 DISKS = """
 import os, subprocess, sys
 from pathlib import Path
 import typer
-from lightning_apollo.user_errors import errors_in_one_line
+from lightning_apollo.cli.user_errors import errors_in_one_line
 
 def attempt(action):
     try:
@@ -41,7 +41,7 @@ attempt(lambda: (folder / "0" / "run").mkdir())
 PERMISSION = """
 import os, sys
 from pathlib import Path
-from lightning_apollo.user_errors import errors_in_one_line
+from lightning_apollo.cli.user_errors import errors_in_one_line
 if os.geteuid() == 0:
     os.seteuid(65534)
 with errors_in_one_line(debug=False):

@@ -11,9 +11,9 @@ import pytest
 from torchcodec.encoders import VideoEncoder
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
-from lightning_apollo.data.shapes_render import write_clip
-from lightning_apollo.data.shapes_scene import describe
+from lightning_apollo.cli.main import app
+from lightning_apollo.data.shapes.render import write_clip
+from lightning_apollo.data.shapes.scene import describe
 from lightning_apollo.machine import ffmpeg, video_libraries
 from lightning_apollo.machine.video_libraries import FFmpegMissing, VideoLibrariesError
 from tests.machine.commands import VIDEO_COMMANDS

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lightning_apollo.config import RecipeError, load_recipe
 from lightning_apollo.models.calibration import (
     channel_sums,
     deviation,
@@ -20,6 +19,7 @@ from lightning_apollo.models.calibration import (
 )
 from lightning_apollo.models.connector import ConnectorConfig, build_connector
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.recipe.schema import RecipeError, load_recipe
 from tests.small_recipe import recipe
 
 KINDS = ("mlp", "perceiver", "mlp_pool", "conv_pool")

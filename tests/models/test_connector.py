@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
-from lightning_apollo.config import load_recipe
 from lightning_apollo.models.connector import (
     ConnectorConfig,
     PerceiverConnector,
@@ -18,6 +17,7 @@ from lightning_apollo.models.connector import (
     build_connector,
     pooled_grid,
 )
+from lightning_apollo.recipe.schema import load_recipe
 from tests.models.clips import assert_near, randomize
 
 TINY = ConnectorConfig("perceiver", num_tokens=5, depth=2, num_heads=6, head_dim=4, num_kv_heads=2, ff_multi=3)

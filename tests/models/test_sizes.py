@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
-from lightning_apollo.config import RecipeError, load_recipe
+from lightning_apollo.cli.main import app
 from lightning_apollo.models.llm import LLMConfig, build_llm, check_positions, load_llm, load_tokenizer_of
+from lightning_apollo.recipe.schema import RecipeError, load_recipe
 from lightning_apollo.structures import WeightsError
 
 NUM_TOKENS = 502  # conf/model/tiny_tokenizer's 500, and the two of Apollo's that it lacks

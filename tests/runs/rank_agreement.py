@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-import lightning_apollo.fit  # noqa: F401  before the forks, which so cost one import
-from lightning_apollo.cli import app
-from lightning_apollo.runs import agreement
+import lightning_apollo.runs.fit  # noqa: F401  before the forks, which so cost one import
+from lightning_apollo.cli.main import app
 from lightning_apollo.training.callbacks.same_plan import SamePlan
+from lightning_apollo.training.processes import agreement
 from tests.small_recipe import RECIPE
 
 NUM_RANKS = 2

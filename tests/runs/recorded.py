@@ -10,8 +10,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from lightning_apollo.config import Recipe, load_recipe
-from lightning_apollo.paths import recipe_names
+from lightning_apollo.recipe.conf import recipe_names
+from lightning_apollo.recipe.schema import Recipe, load_recipe
 from lightning_apollo.runs.settings import BY_CONTENT, WITHOUT_EFFECT, first_default, settings_of
 
 DEFAULTS = Path(__file__).with_name("defaults.json")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
-from lightning_apollo.config import RecipeError, TrainerConfig, load_recipe
+from lightning_apollo.cli.main import app
+from lightning_apollo.recipe.schema import RecipeError, TrainerConfig, load_recipe
 from lightning_apollo.runs.devices import check_devices
 
 

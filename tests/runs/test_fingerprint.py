@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lightning_apollo.config import Recipe, RecipeError
-from lightning_apollo.data import shapes
-from lightning_apollo.data.manifest import ManifestError
+from lightning_apollo.data.annotations.manifest import ManifestError
+from lightning_apollo.data.shapes import dataset as shapes
+from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs import data_digest, file_digest
 from lightning_apollo.runs.fingerprint import Origin, differences, read_origin
 from tests.media_files import write_clip

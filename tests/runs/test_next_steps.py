@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
+from lightning_apollo.cli.main import app
 from lightning_apollo.runs.next_steps import next_steps, program_name
 from tests.weights.stages import videollama3_with_clips
 
@@ -42,4 +42,4 @@ def test_the_program_is_named_as_it_was_started(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", str(program.parent))
     assert program_name() == "lightning-apollo"
     monkeypatch.setattr("sys.argv", ["/somewhere/lightning_apollo/cli.py"])
-    assert program_name().endswith("-m lightning_apollo.cli")
+    assert program_name().endswith("-m lightning_apollo.cli.main")

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe, RecipeError
-from lightning_apollo.fit import run_stage
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, RecipeError
+from lightning_apollo.runs import fit
+from lightning_apollo.runs.fit import run_stage
+from lightning_apollo.runs.stage_folder import stage_folder
 from tests.small_recipe import recipe
 from tests.stopped_runs import with_notes
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lightning_apollo.config import Recipe, load_recipe, load_recipes
-from lightning_apollo.data.resize import BudgetConfig
-from lightning_apollo.paths import conf_folder
+from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.recipe.conf import conf_folder
+from lightning_apollo.recipe.schema import Recipe, load_recipe, load_recipes
 from lightning_apollo.runs import settings
 from lightning_apollo.runs.settings import BY_CONTENT, WITHOUT_EFFECT, settings_of
 from tests.runs.recorded import DEFAULTS, FINGERPRINTS, counted_defaults, recipe_fingerprints, sections

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo import fit
-from lightning_apollo.cli import app
-from lightning_apollo.config import Recipe, RecipeError, save_recipe
-from lightning_apollo.data import shapes
+from lightning_apollo.cli.main import app
+from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.files import is_locked
-from lightning_apollo.fit import run_recipe, run_stage
+from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
+from lightning_apollo.runs import fit
+from lightning_apollo.runs.fit import run_recipe, run_stage
 from lightning_apollo.runs.lock import sole_writer
+from lightning_apollo.runs.stage_folder import is_finished, stage_folder
 from lightning_apollo.runs.survey import again_by_itself
-from lightning_apollo.stage_state import is_finished, stage_folder
 from tests.small_recipe import recipe
 
 OWN_DATA = "data.shapes=null"  # the rendered files are a user's own
@@ -329,7 +329,7 @@ def test_a_second_fit_is_refused_and_what_a_killed_one_held_is_taken_over(run: P
     words = ["stages.adapt.max_steps=100000", "data.num_workers=1", "data.supervision={}", f"output={run / 'new'}"]
     one = small(run, *words)
     save_recipe(one, run / "long.yaml")
-    command = [sys.executable, "-m", "lightning_apollo.cli", "fit", str(run / "long.yaml"), "--stage", "adapt"]
+    command = [sys.executable, "-m", "lightning_apollo.cli.main", "fit", str(run / "long.yaml"), "--stage", "adapt"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             metrics = run / "new" / "adapt" / "metrics.csv"

@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_apollo.config import load_recipe
-from lightning_apollo.explain import explain
+from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig, TowerConfig
 from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.fused_encoder import FusedEncoderConfig, TowerConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.recipe.schema import load_recipe
+from lightning_apollo.runs.explain import explain
 from lightning_apollo.stages import InstructionTuning, StageConfig, find_stage
 from lightning_apollo.structures import Frames, PackedBatch, VisualItem
 from tests.models.samples import MODEL, pack, sample

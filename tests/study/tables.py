@@ -1,14 +1,13 @@
 """Small tables of scores."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_apollo.study.table import RunScore, ScoreTable
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "data" / "apollo_scaling_tables.csv"
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
+from lightning_apollo.cli.main import app
 from lightning_apollo.evaluation.predictions import Prediction
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.results import read_results
-from lightning_apollo.explain import count_parameters
+from lightning_apollo.runs.explain import count_parameters
 from lightning_apollo.study import execute
 from lightning_apollo.study.execute import finish, run_one
 from lightning_apollo.study.plan import plan_run

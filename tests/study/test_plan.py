@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lightning_apollo.config import load_recipe
-from lightning_apollo.layers import RecipeError
-from lightning_apollo.paths import study_names
+from lightning_apollo.recipe.conf import study_names
+from lightning_apollo.recipe.layers import RecipeError
+from lightning_apollo.recipe.schema import load_recipe
 from lightning_apollo.study.plan import Run, Study, llm_parameters, load_study, plan_run, plan_runs
+from tests.places import ROOT
 
 RECIPE = """
 base: [model/tiny, data/shapes]
@@ -94,7 +95,7 @@ def test_a_study_of_the_library_loads(name: str) -> None:
 
 
 def test_the_study_of_the_docs_loads(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    text = (ROOT / "docs" / "study.md").read_text()
     (tmp_path / "docs.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     assert load_study(str(tmp_path / "docs.yaml")).output == "runs/study/apollo-tiny-design"
 

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
+from lightning_apollo.cli.main import app
 from lightning_apollo.study.analysis import dominant_factor, find_outlier
 from lightning_apollo.study.findings import conclusion, find, sections
 from lightning_apollo.study.plan import Run, Study, plan_runs
@@ -44,7 +44,7 @@ def report_of(table: ScoreTable, folder: Path) -> str:
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["reanalyse", "--help"]])
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     program = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom lightning_apollo.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom lightning_apollo.cli.main import app\n"
         f"CliRunner().invoke(app, ['study', *{words!r}])\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

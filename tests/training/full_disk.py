@@ -19,11 +19,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe
 from lightning_apollo.errors import UserError
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs import fit
 from lightning_apollo.runs.room import stage_bytes
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.runs.stage_folder import stage_folder
 from tests.small_recipe import recipe
 
 STAGE = "videos"

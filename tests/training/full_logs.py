@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs import fit
 from lightning_apollo.training.steady_logger import SteadyLogger
 from tests.small_recipe import recipe
 

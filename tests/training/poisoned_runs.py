@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.recipe.schema import Recipe, load_recipe
+from lightning_apollo.runs import fit
 from lightning_apollo.stages import base
 from lightning_apollo.training.callbacks.non_finite import NonFiniteLoss
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe, load_recipe
+from lightning_apollo.recipe.schema import Recipe, load_recipe
+from lightning_apollo.runs import fit
 
 
 class Strike(NamedTuple):

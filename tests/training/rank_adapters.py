@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lightning_apollo.models.adapter_file import AdapterOrigin
-from lightning_apollo.models.checkpoints import save_weights
+from lightning_apollo.models.checkpoint.adapter import AdapterOrigin
+from lightning_apollo.models.checkpoint.load import save_weights
 from lightning_apollo.models.lora import LoraConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model

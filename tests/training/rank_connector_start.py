@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
 from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.fused_encoder import FusedEncoderConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, build_model
 from lightning_apollo.stages import Stage

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lightning_apollo.stages import Stage
-from lightning_apollo.training.sentinel import Sentinel
 from lightning_apollo.training.sharding import build_strategy
+from lightning_apollo.training.watchdog.callback import Sentinel
 from tests.models.samples import pack
 from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_steps import Batches, Case, build, prepare, samples, stage_config

@@ -1,4 +1,4 @@
-"""What the ranks of test_sight.py run: a step of two micro-batches with and without the measurement, of frames and of clips."""
+"""What the ranks of test_blank_media_check.py run: a step of two micro-batches with and without the measurement, of frames and of clips."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from lightning_apollo.stages import Stage
 from lightning_apollo.structures import PackedBatch
-from lightning_apollo.training.callbacks.sight import Sight
+from lightning_apollo.training.callbacks.blank_media_check import Sight
 from lightning_apollo.training.sharding import build_strategy
 from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_steps import Batches, Case, build, packed, prepare, samples, stage_config, whole

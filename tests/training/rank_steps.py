@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_apollo.models.fused_encoder import FusedEncoderConfig
+from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.stages import Stage, StageConfig

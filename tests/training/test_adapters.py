@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_apollo.models.adapter_file import merge_files
-from lightning_apollo.models.weight_files import ADAPTER
+from lightning_apollo.models.checkpoint.adapter import merge_files
+from lightning_apollo.models.checkpoint.files import ADAPTER
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from tests.launch import launch
 from tests.tolerances import MODEL

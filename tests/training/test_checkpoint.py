@@ -25,12 +25,8 @@ from lightning_apollo.training.callbacks.checkpoint import (
     checkpoint_step,
     latest_checkpoint,
 )
-from lightning_apollo.training.callbacks.resume import (
-    ExactResume,
-    convert_batch_progress,
-    random_states,
-    set_random_states,
-)
+from lightning_apollo.training.callbacks.resume import ExactResume, convert_batch_progress
+from lightning_apollo.training.random_states import random_states, set_random_states
 from lightning_apollo.training.sharding import build_strategy
 from tests.quiet_trainer import quiet_trainer
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.launch import launch
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
 
 
 @pytest.fixture(scope="module")

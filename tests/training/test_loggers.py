@@ -12,13 +12,13 @@ import pytest
 from lightning.pytorch.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_apollo.side_file import SideFile
+from lightning_apollo.files import SideFile
 from lightning_apollo.training import steady_logger
+from lightning_apollo.training.metrics_csv import StepLog
 from lightning_apollo.training.steady_logger import SteadyLogger
-from lightning_apollo.training.step_log import StepLog
+from tests.places import ROOT
 from tests.training.full_logs import FULL_STEPS, NUM_STEPS
 
-ROOT = Path(__file__).resolve().parents[2]
 IN_NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
 
 

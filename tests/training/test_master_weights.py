@@ -14,11 +14,11 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 
-from lightning_apollo.config import TrainerConfig
-from lightning_apollo.explain import stage_memory
 from lightning_apollo.models.lora import LoraConfig
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
+from lightning_apollo.recipe.schema import TrainerConfig
+from lightning_apollo.runs.explain import stage_memory
 from lightning_apollo.stages import Stage
 from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training.master_weights import MASTER, MasterWeights, cast, named_masters

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.config import Recipe, RecipeError, save_recipe
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.non_finite import NonFinite, NonFiniteConfig
 from tests.launch import launch
 from tests.small_recipe import recipe

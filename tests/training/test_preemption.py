@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo import fit
-from lightning_apollo.config import Recipe, save_recipe
-from lightning_apollo.fit import run_stage
-from lightning_apollo.runs.signals import EXIT_CODE, INTERRUPTED, SIGNALS, Preempted
-from lightning_apollo.stage_state import is_finished, stage_folder
+from lightning_apollo.recipe.schema import Recipe, save_recipe
+from lightning_apollo.runs import fit
+from lightning_apollo.runs.fit import run_stage
+from lightning_apollo.runs.stage_folder import is_finished, stage_folder
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint, latest_checkpoint
+from lightning_apollo.training.processes.signals import EXIT_CODE, INTERRUPTED, SIGNALS, Preempted
 from tests.launch import launch
+from tests.places import ROOT
 from tests.small_recipe import recipe
 from tests.training.preempted_runs import Strike, with_strikes
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGE = "videos"
 # Four steps of four micro-batches, with dropout
 WORDS = (f"stages.{STAGE}.max_steps=4", "model.llm.attention_dropout=0.3", "data.shapes.num_clips=6")

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from lightning_apollo.training.callbacks.resume import ExactResume, random_states, set_random_states
+from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.random_states import random_states, set_random_states
 
 Stage: Any = None
 

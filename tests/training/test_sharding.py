@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 
-from lightning_apollo.models.checkpoints import load_weights
+from lightning_apollo.models.checkpoint.load import load_weights
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.consolidate import consolidate
 from lightning_apollo.training.sharding import build_strategy

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.fit import run_stage
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import FrameLMM, VideoLMM, build_model
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.fit import run_stage
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.stages import Stage, StageConfig
 from lightning_apollo.structures import IGNORE_INDEX, Frames, PackedBatch, Sample, VisualItem
+from lightning_apollo.training.callbacks.blank_media_check import SMALLEST_GAP, Sight, SightReport, describe
 from lightning_apollo.training.callbacks.export import WEIGHTS
-from lightning_apollo.training.callbacks.sight import SMALLEST_GAP, Sight, SightReport, describe
 from lightning_apollo.training.optim import OptimizerConfig
 from tests.launch import launch
 from tests.models.samples import MODEL, image, pack, sample, video

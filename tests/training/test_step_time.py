@@ -23,11 +23,11 @@ from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, build_model
 from lightning_apollo.stages import Stage, StageConfig
 from lightning_apollo.structures import PackedBatch
-from lightning_apollo.training import timeline
-from lightning_apollo.training.callbacks import step_time as step_time_module
-from lightning_apollo.training.callbacks.step_time import StepTime
 from lightning_apollo.training.optim import OptimizerConfig
-from lightning_apollo.training.verdict import PARTS, DataSeconds
+from lightning_apollo.training.timing import step_time as step_time_module
+from lightning_apollo.training.timing import timeline
+from lightning_apollo.training.timing.bottleneck import PARTS, DataSeconds
+from lightning_apollo.training.timing.step_time import StepTime
 from tests.launch import launch
 from tests.models.clips import CLIP_MODEL, FRAMES, clip_item, clip_pixels
 from tests.models.samples import MODEL, image, pack, sample, video

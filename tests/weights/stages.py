@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_apollo.config import Recipe, load_recipe, save_recipe
-from lightning_apollo.data.shapes import render
-from lightning_apollo.models.checkpoints import save_weights
+from lightning_apollo.data.shapes.dataset import render
+from lightning_apollo.models.checkpoint.load import save_weights
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe, load_recipe, save_recipe
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.training.callbacks.export import DONE, WEIGHTS
 from tests import small_recipe
 from tests.models.clips import randomize

@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lightning_apollo.config import Recipe
-from lightning_apollo.data import shapes
-from lightning_apollo.data.resize import target_sizes
-from lightning_apollo.data.rows import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.fit import build_data
-from lightning_apollo.models.checkpoints import load_weights
+from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
+from lightning_apollo.data.sampling.budget import target_sizes
+from lightning_apollo.data.shapes import dataset as shapes
+from lightning_apollo.inference.exported import load_exported
+from lightning_apollo.models.checkpoint.load import load_weights
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.stage_state import stage_folder
+from lightning_apollo.recipe.schema import Recipe
+from lightning_apollo.runs.build import build_data
+from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights import exporting
 from lightning_apollo.weights.check_fixture import check
-from lightning_apollo.weights.exported import load_exported
 from lightning_apollo.weights.exporting import export_stage
 from lightning_apollo.weights.fixture import CHECK, FOLDER, read_fixture
 from lightning_apollo.weights.importing import import_weights

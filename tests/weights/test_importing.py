@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, SiglipVisionModel
 
-from lightning_apollo.models.checkpoints import load_vision_weights, load_weights
+from lightning_apollo.models.checkpoint.layouts import LAYOUTS
+from lightning_apollo.models.checkpoint.load import load_vision_weights, load_weights
 from lightning_apollo.models.llm import LLMConfig, load_llm, predict, run_decoder
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, build_model
 from lightning_apollo.models.vision_encoder import VisionEncoder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.weights.importing import import_weights
-from lightning_apollo.weights.layouts import LAYOUTS
 from tests.models.clips import CLIP_MODEL
 from tests.models.samples import MODEL, PATCH, image, pack, port_logits, port_model, sample, video
 from tests.tolerances import MODEL as TOLERANCE

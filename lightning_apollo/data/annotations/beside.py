@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 
-from lightning_apollo.data.shards import ShardTable
+from lightning_apollo.data.storage.shards import ShardTable
 
 _MODALITIES = {
     **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp"), "image"),

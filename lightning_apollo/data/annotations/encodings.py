@@ -6,8 +6,8 @@ import codecs
 from functools import partial
 from pathlib import Path
 
-from lightning_apollo.data import storage
-from lightning_apollo.data.annotations.turns import RowError
+from lightning_apollo.data.conversation import RowError
+from lightning_apollo.data.storage import address as storage
 
 _CHUNK_BYTES = 2**20
 _ENCODINGS = (  # the mark of UTF-32 LE begins with that of UTF-16 LE

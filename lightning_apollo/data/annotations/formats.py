@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_apollo.data.annotations import published
-from lightning_apollo.data.annotations.turns import RowError
+from lightning_apollo.data.conversation import RowError
 
 _NATIVE = ("messages", "conversations", "conversation")  # keys of rows that have turns already
 _MEDIA = ("image", "images", "video", "videos")

@@ -7,7 +7,7 @@ import json
 import re
 from array import array
 
-from lightning_apollo.data.annotations.turns import RowError
+from lightning_apollo.data.conversation import RowError
 
 _UNREADABLE = "nested too deeply, or with a number too long"
 _LIST_OF_ROWS = re.compile(rb"\s*\[\s*(?:\{|$)")

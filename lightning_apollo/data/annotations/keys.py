@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from lightning_apollo.data.annotations import segments
-from lightning_apollo.data.annotations.turns import MediaPart, Message, RowError
+from lightning_apollo.data.conversation import MediaPart, Message, RowError
 
 REFUSE, IGNORE = "refuse", "ignore"  # values of data.unknown_keys
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from lightning_apollo.data.annotations.turns import RowError
+from lightning_apollo.data.conversation import RowError
 
 _NATIVE = re.compile(r"<(image|video)>")
 _KIND = r"(?:image|img|im|video|vid|vision|audio|speech|sound|media)"

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 from lightning_apollo.data.annotations import keys, segments
 from lightning_apollo.data.annotations.keys import KeyCheck
-from lightning_apollo.data.annotations.turns import MediaPart, Message, RowError, TextPart
-from lightning_apollo.data.storage import EmbeddedAddress
+from lightning_apollo.data.conversation import MediaPart, Message, RowError, TextPart
+from lightning_apollo.data.storage.address import EmbeddedAddress
 from lightning_apollo.structures import Modality
 
 _PICTURE = re.compile(r"\.(?:jpe?g|png|webp|bmp|tiff?|avif|jp2|ppm|pgm)$", re.IGNORECASE)

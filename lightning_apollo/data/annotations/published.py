@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lightning_apollo.data.annotations.turns import RowError
+from lightning_apollo.data.conversation import RowError
 
 VIDEO_QUESTION = (
     "Elaborate on the visual and narrative elements of the video in detail."  # NVlabs/VILA, llava/data/dataset.py

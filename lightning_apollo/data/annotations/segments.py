@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard, TypeVar
 
-from lightning_apollo.data.annotations.turns import MediaPart, RowError
+from lightning_apollo.data.conversation import MediaPart, RowError
 
 _LONGEST_SECONDS = 1e9
 _MOST_FPS = 1000

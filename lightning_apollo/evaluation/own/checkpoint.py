@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from lightning_apollo.data.storage import name_of
+from lightning_apollo.data.storage.address import name_of
 from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.checkpoint import Place, model_names, places, print_comparisons, progress_bar, sayer
 from lightning_apollo.evaluation.compare import Comparison, compare

@@ -17,14 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.evaluation.answer_files import Answer
 from lightning_apollo.evaluation.compare import Comparison
-from lightning_apollo.evaluation.curate_report import Grid
+from lightning_apollo.evaluation.curate.report import Grid
 from lightning_apollo.evaluation.metrics import score_of
 from lightning_apollo.evaluation.own.form import TITLES
 from lightning_apollo.evaluation.own.run import OwnOutcome
 from lightning_apollo.evaluation.own.teacher_forcing import answered_sample, prompt_of
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.inspection.text import Span, text_spans
-from lightning_apollo.report import FRAME_PIXELS, write_html
+from lightning_apollo.pages.report import FRAME_PIXELS, write_html
 from lightning_apollo.structures import MediaError, Sample, VisualItem
 
 NUM_WORST = 20  # answers

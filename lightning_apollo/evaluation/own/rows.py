@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lightning_apollo.data.annotations.keys import REFUSE
-from lightning_apollo.data.dataset import SourceConfig
-from lightning_apollo.data.manifest import Manifest, ManifestError
-from lightning_apollo.data.roots import MediaRoot
-from lightning_apollo.data.rows import Conversation, TextPart
+from lightning_apollo.data.annotations.manifest import Manifest, ManifestError
+from lightning_apollo.data.conversation import Conversation, TextPart
+from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.storage.roots import MediaRoot
 from lightning_apollo.evaluation.own.form import TITLES, form_of, short_texts_exact
 from lightning_apollo.evaluation.question import BenchmarkError, Question
 

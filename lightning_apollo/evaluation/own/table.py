@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from lightning_apollo.evaluation import bootstrap
 from lightning_apollo.evaluation.answer_files import Answer
-from lightning_apollo.evaluation.curate_report import TITLES, Grid
+from lightning_apollo.evaluation.curate.report import TITLES, Grid
 from lightning_apollo.evaluation.figures import ALL
+from lightning_apollo.evaluation.losses import loss_draws, losses_of
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.table import ScoreTable, by_kind, tabulate_scores
@@ -71,20 +72,6 @@ def tabulate_own(
     parts = {ALL: answered, **dict(by_kind(answered))}
     losses = {name: _loss_row(part, answers) for name, part in parts.items()}
     return OwnTable(scores, {name: row for name, row in losses.items() if row is not None})
-
-
-def losses_of(questions: Sequence[Question], answers: Mapping[str, Answer]) -> tuple[list[float], list[int]] | None:
-    """Loss sums and numbers of tokens of the questions' answers; None where one has none."""
-    found = [answers[question.question_id] for question in questions]
-    sums = [answer.loss_sum for answer in found if answer.loss_sum is not None]
-    counts = [answer.num_tokens for answer in found if answer.num_tokens is not None]
-    return (sums, counts) if len(sums) == len(counts) == len(questions) else None
-
-
-def loss_draws(questions: Sequence[Question], sums: Sequence[float], counts: Sequence[int]) -> bootstrap.Array:
-    """The loss of each draw of the scenes, (R,)."""
-    scenes = [question.scene for question in questions]
-    return bootstrap.draws(sums, [""] * len(sums), scenes, bootstrap.mean_of_weights, weights=counts)
 
 
 def _loss_row(questions: Sequence[Question], answers: Mapping[str, Answer]) -> LossRow | None:

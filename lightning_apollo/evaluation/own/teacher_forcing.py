@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from lightning_apollo.data.collate import collate
+from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.roots import MediaRoot
-from lightning_apollo.data.rows import Conversation
-from lightning_apollo.data.template import IM_END
+from lightning_apollo.data.prompt.template import IM_END
+from lightning_apollo.data.storage.roots import MediaRoot
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.structures import IGNORE_INDEX, Frames, Sample, VisualItem
 from lightning_apollo.training.losses import token_loss_sum

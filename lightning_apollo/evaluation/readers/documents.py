@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.question import Question, lettered
 from lightning_apollo.evaluation.readers.files import find_media, read_json, read_parquet
 from lightning_apollo.evaluation.readers.prompts import WORD_OR_PHRASE, with_letters

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_apollo.data.media import decode, probe
+from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.readers.files import EXTRACTED
 from lightning_apollo.files import write_atomically

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.question import Question, Subtitle, lettered, listed
 from lightning_apollo.evaluation.readers.files import (
     find_media,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.question import Question, lettered, listed
 from lightning_apollo.evaluation.readers.files import find_files, find_media, read_json, read_parquet
 from lightning_apollo.evaluation.readers.prompts import LETTER, WORD_OR_PHRASE

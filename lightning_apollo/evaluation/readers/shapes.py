@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_apollo.data.rows import MediaPart, TextPart
-from lightning_apollo.data.shapes import HELD_OUT_QUESTIONS
+from lightning_apollo.data.conversation import MediaPart, TextPart
+from lightning_apollo.data.shapes.dataset import HELD_OUT_QUESTIONS
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.readers.files import read_json_lines
 from lightning_apollo.inference.parsers import Choice

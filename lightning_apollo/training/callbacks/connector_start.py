@@ -21,8 +21,8 @@ from lightning_apollo.models.calibration import (
 from lightning_apollo.models.connector import CALIBRATED
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM
 from lightning_apollo.structures import PackedBatch
-from lightning_apollo.training.callbacks.sight import forget_logged
-from lightning_apollo.training.undisturbed import undisturbed
+from lightning_apollo.training.callbacks.blank_media_check import forget_logged
+from lightning_apollo.training.random_states import undisturbed
 
 LARGEST_SCALE = 8.0  # and its inverse: beyond, visual tokens are too loud or too quiet for a trained language model
 

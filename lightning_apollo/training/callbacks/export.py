@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_apollo.files import sync, write_atomically
-from lightning_apollo.models.adapter_file import AdapterOrigin, write_adapted
-from lightning_apollo.models.checkpoints import whole_weights, write_weights
-from lightning_apollo.models.weight_files import ADAPTER
+from lightning_apollo.models.checkpoint.adapter import AdapterOrigin, write_adapted
+from lightning_apollo.models.checkpoint.files import ADAPTER
+from lightning_apollo.models.checkpoint.load import whole_weights, write_weights
 from lightning_apollo.training.callbacks.checkpoint import CHECKPOINTS, CheckpointError, kept_checkpoint, write_reason
 from lightning_apollo.training.callbacks.ending import end_run
 from lightning_apollo.training.master_weights import named_masters

@@ -4,8 +4,8 @@ SIGUSR1  SLURM's notice that time is up (`sbatch --signal=USR1@180`): save, put 
 SIGTERM  whoever sends it ends the run and knows why, as scancel, torchrun and SLURM's own preemption do: save, end.
 SIGINT   Ctrl-C: save, end.
 
-The handlers (runs/signals.py) note the signal and nothing else. All ranks look at the notes together after each optimizer step,
-so that one rank's is enough, all save the same step, and nothing is ever saved in the middle of one.
+The handlers (training/processes/signals.py) note the signal and nothing else. All ranks look at the notes together after each
+optimizer step, so that one rank's is enough, all save the same step, and nothing is ever saved in the middle of one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from lightning_apollo.runs.signals import EXIT_CODE, INTERRUPTED, LISTENER, SIGNALS, Preempted, after
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint
+from lightning_apollo.training.processes.signals import EXIT_CODE, INTERRUPTED, LISTENER, SIGNALS, Preempted, after
 
 
 @dataclass(frozen=True)

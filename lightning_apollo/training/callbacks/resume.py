@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_apollo.training.random_states import random_states, set_random_states
+
 _KEY = "exact_resume"
 
 
@@ -49,32 +51,6 @@ class ExactResume(Callback):
         if self._pending is not None:  # only now: what Lightning and the loader do before may draw numbers
             set_random_states(self._pending)
             self._pending = None
-
-
-def random_states() -> dict[str, Tensor]:
-    """The states of Python's, NumPy's, PyTorch's and the current GPU's generators, as tensors."""
-    _, words, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    if gauss is not None or numpy_state["has_gauss"]:
-        raise RuntimeError("a generator holds half of a pair of normal numbers: draw them with torch in training code")
-    states = {
-        "python": torch.tensor(words),
-        "numpy": torch.tensor([*numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]]),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_random_states(states: dict[str, Tensor]) -> None:
-    """Puts `random_states` back."""
-    random.setstate((3, tuple(states["python"].tolist()), None))
-    *keys, position = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, 0, 0.0))
-    torch.set_rng_state(states["torch"].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 def convert_batch_progress(progress: dict[str, Any], old_accumulated: int, new_accumulated: int) -> None:

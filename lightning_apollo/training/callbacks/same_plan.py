@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_apollo.runs.agreement import RanksDisagree, compare
+from lightning_apollo.training.processes.agreement import RanksDisagree, compare
 
 
 class SamePlan(Callback):

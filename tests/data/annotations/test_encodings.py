@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.dataset import SourceConfig
-from lightning_apollo.data.manifest import ManifestError, check_manifest, read_manifest
+from lightning_apollo.data.annotations.manifest import ManifestError, check_manifest, read_manifest
+from lightning_apollo.data.source import SourceConfig
 
 ROWS = [
     {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "là"}]}

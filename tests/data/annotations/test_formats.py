@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.cli import app
+from lightning_apollo.cli.main import app
 from lightning_apollo.data.annotations.formats import FORMATS, Format, normalise
 from lightning_apollo.data.annotations.published import IMAGE_QUESTION, VIDEO_QUESTION
-from lightning_apollo.data.rows import Message, RowError, TextPart, parse_row
+from lightning_apollo.data.annotations.rows import parse_row
+from lightning_apollo.data.conversation import Message, RowError, TextPart
+from tests.places import ROOT
 
-DOC = Path(__file__).parents[3] / "docs/data.md"
+DOC = ROOT / "docs/data.md"
 PUBLISHED = [form for form in FORMATS if form.convert is not None]
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.manifest import ManifestError, read_manifest
-from lightning_apollo.data.rows import MediaPart, RowError, parse_row
-from lightning_apollo.data.storage import EmbeddedAddress
+from lightning_apollo.data.annotations.manifest import ManifestError, read_manifest
+from lightning_apollo.data.annotations.rows import parse_row
+from lightning_apollo.data.conversation import MediaPart, RowError
+from lightning_apollo.data.storage.address import EmbeddedAddress
 from tests.small_data import turns, write_rows
 
 ANSWER = {"role": "assistant", "content": "A"}

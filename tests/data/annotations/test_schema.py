@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.annotations.keys import IGNORE
-from lightning_apollo.data.manifest import ManifestError, read_manifest
-from lightning_apollo.data.rows import MediaPart, Message, RowError, TextPart, parse_row, read_row
+from lightning_apollo.data.annotations.manifest import ManifestError, read_manifest
+from lightning_apollo.data.annotations.rows import parse_row, read_row
+from lightning_apollo.data.conversation import MediaPart, Message, RowError, TextPart
 from tests.small_data import turns, write_rows
 
 QUESTION, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lightning_apollo.evaluation.cli import app
+from lightning_apollo.cli.evaluate import app
 from lightning_apollo.evaluation.results import read_results
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.exporting import export_stage

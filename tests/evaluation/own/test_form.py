@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_apollo.data.rows import TextPart
+from lightning_apollo.data.conversation import TextPart
 from lightning_apollo.evaluation.asked import METRICS
 from lightning_apollo.evaluation.metrics import SCORES
 from lightning_apollo.evaluation.own.form import SCORES as BY_WORD

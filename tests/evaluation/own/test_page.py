@@ -17,7 +17,7 @@ from lightning_apollo.evaluation.own.page import loss_a_token, worst_answers, wr
 from lightning_apollo.evaluation.own.run import OwnOutcome, evaluate_rows, run_of_rows
 from lightning_apollo.evaluation.run import EvaluationConfig
 from lightning_apollo.models.llm import load_tokenizer
-from lightning_apollo.paths import conf_folder
+from lightning_apollo.recipe.conf import conf_folder
 from tests.evaluation.own.own_files import Oracle, measure, read, write_own_rows
 from tests.evaluation.test_prompting import FRAMES
 from tests.small_data import turns

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from lightning_apollo.data.manifest import ManifestError
+from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.evaluation.own.rows import OwnRowsConfig, read_own_rows
 from lightning_apollo.evaluation.question import BenchmarkError
 from tests.evaluation.own.own_files import EXPECTED, ROWS, read, write_own_rows

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.collate import collate
-from lightning_apollo.data.manifest import read_manifest
-from lightning_apollo.data.roots import FolderRoot
-from lightning_apollo.data.rows import Conversation
+from lightning_apollo.data.conversation import Conversation
+from lightning_apollo.data.storage.roots import FolderRoot
 from lightning_apollo.evaluation.own.teacher_forcing import answer_losses, answered_sample, prompt_of
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.structures import IGNORE_INDEX

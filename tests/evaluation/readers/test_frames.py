@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lightning_apollo.data.media import decode, probe
+from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.evaluation.readers.frames import frames_as_video
 
 

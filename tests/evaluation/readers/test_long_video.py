@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.question import BenchmarkError, Subtitle
 from lightning_apollo.evaluation.readers.long_video import (
     long_video_bench,

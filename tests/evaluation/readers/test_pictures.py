@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.readers import pictures
 from lightning_apollo.inference.parsers import Choice
 from tests.evaluation import published

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.rows import MediaPart, TextPart
+from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.evaluation.readers import short_video
 from lightning_apollo.inference.parsers import Choice

@@ -1,0 +1,23 @@
+"""Probe of a media file that decodes it too: the verdict of training, before a run."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_apollo.data.media import video as media
+from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.structures import MediaInfo, Modality
+
+_SIZE = (32, 32)  # pixels; frames are decoded at native size whatever they are resized to
+
+
+def probe_and_decode(path: str, modality: Modality) -> MediaInfo:
+    """As `media.probe`, after decoding the whole picture, or one frame a second of a video and at most 180.
+
+    MediaError for whatever training could not read of it at that rate.
+    """
+    info = media.probe(path, modality)
+    is_video = info.modality == "video"
+    moments = sample_timestamps(info, SamplingConfig()) if is_video else torch.zeros(1, dtype=torch.float64)
+    media.decode(info, moments, _SIZE)
+    return info

@@ -1,0 +1,100 @@
+"""Objects of S3-compatible stores as files, through s3fs, which only this file imports: storage/address.py brings it in with the
+first object.
+
+Endpoint, region and credentials are what AWS's own tools use: environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) or
+configuration files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import ClientError
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
+from s3fs import S3FileSystem
+
+from lightning_apollo.structures import MediaError
+
+_BLOCK_BYTES = 4 * 2**20  # asked for at one time
+_NUM_BLOCKS = 8  # that an open object keeps
+
+
+def open_object(address: str) -> io.BufferedReader:
+    """The object, open for reading at any place; blocks are fetched as they are needed. Every error is a MediaError."""
+    with _media_errors(address):
+        file = _filesystem().open(
+            address, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": _NUM_BLOCKS}
+        )
+    return io.BufferedReader(_Object(address, file))
+
+
+def object_state(address: str) -> tuple[int, int]:
+    """Size in bytes and a number made from the ETag; -1 for both where the object cannot be reached."""
+    try:
+        with _media_errors(address):
+            facts = _filesystem().info(address)
+    except MediaError:
+        return -1, -1
+    etag = hashlib.sha256(str(facts.get("ETag")).encode()).digest()
+    return int(facts["size"]), int.from_bytes(etag[:8]) >> 1  # 63 bits, as a time of change has
+
+
+def list_objects(pattern: str) -> list[str]:
+    """The addresses that match a pattern with `*`, `?` and `[...]`, sorted. MediaError where the store refuses."""
+    with _media_errors(pattern):
+        return sorted(f"s3://{path}" for path in _filesystem().glob(pattern))
+
+
+def _filesystem() -> S3FileSystem:
+    """This thread's own connections: s3fs keeps them for each process and thread, and makes new ones after a fork."""
+    return S3FileSystem(use_listings_cache=False)
+
+
+@contextmanager
+def _media_errors(address: str) -> Iterator[None]:
+    """What s3fs raises inside, as MediaErrors."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise MediaError(address, "no such object") from None
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise MediaError(address, f"{error}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except PermissionError as error:
+        raise MediaError(address, f"access denied ({error}): check the AWS credentials and their rights") from error
+    except (BotoCoreError, ClientError, OSError) as error:
+        raise MediaError(address, f"the store does not answer ({type(error).__name__}: {error})") from error
+
+
+class _Object(io.RawIOBase):
+    """An open object of s3fs whose errors are MediaErrors."""
+
+    def __init__(self, address: str, file: Any) -> None:
+        self._address = address
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer)
+        with _media_errors(self._address):
+            content = self._file.read(len(target))
+        target[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

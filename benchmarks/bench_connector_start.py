@@ -160,7 +160,7 @@ def outcome(recipe: Recipe) -> Outcome:
         visual_scale=float(first["start/visual_scale"]),
         first_gradient_norm=float(first["grad_norm"]),
         loss=sum(losses) / len(losses),
-        gap=float(last["sight/gap"]),
+        gap=float(last["blank_media/loss_gap"]),
     )
 
 

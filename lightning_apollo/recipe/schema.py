@@ -58,7 +58,7 @@ class TrainerConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` goes on
     preemption: PreemptionConfig = field(default_factory=PreemptionConfig)  # what SIGUSR1 and SIGTERM do
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)  # a step whose loss is not a number
-    sight: bool = True  # at the first and last step of a stage, say whether the answers need the media
+    blank_media_check: bool = True  # at the first and last step of a stage, say whether the answers need the media
     sentinel: bool = False  # report within 10 s which rank the others wait for, and end a run that is stuck
 
     def __post_init__(self) -> None:

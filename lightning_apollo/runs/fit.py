@@ -59,7 +59,7 @@ from lightning_apollo.runs.stage_folder import (
 from lightning_apollo.runs.start_weights import digest_of_start, require_start, start_file
 from lightning_apollo.runs.survey import finished_line, first_to_train, refusal
 from lightning_apollo.stages import Stage, find_stage
-from lightning_apollo.training.callbacks.blank_media_check import Sight
+from lightning_apollo.training.callbacks.blank_media_check import BlankMediaCheck
 from lightning_apollo.training.callbacks.checkpoint import (
     CheckpointFile,
     StepCheckpoint,
@@ -245,8 +245,9 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
     config, stage, folder = recipe.trainer, recipe.stages[name], stage_folder(recipe, name)
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
     step_time = _step_time(recipe, name, data)
-    sight = [Sight(start_file(recipe, name) is not None, print_line)] if config.sight else []
-    connector = ConnectorStart(recipe.model, start_file(recipe, name) is None, data.peek, print_line)
+    has_start = start_file(recipe, name) is not None
+    blank_media = [BlankMediaCheck(has_start, print_line)] if config.blank_media_check else []
+    connector = ConnectorStart(recipe.model, not has_start, data.peek, print_line)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=int(config.devices) if config.devices.isdecimal() else config.devices,
@@ -261,7 +262,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
         ],
         callbacks=[
             SamePlan(data.digests),
-            *sight,  # what this and the next one run is no part of a step's time
+            *blank_media,  # what this and the next one run is no part of a step's time
             connector,
             step_time,
             *stage_callbacks(recipe, name),

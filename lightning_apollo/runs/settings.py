@@ -24,7 +24,7 @@ WITHOUT_EFFECT = {
     "TrainerConfig.checkpoint": "what is kept on the way",
     "TrainerConfig.preemption": "when the run stops",
     "TrainerConfig.non_finite": "error policy",
-    "TrainerConfig.sight": "a measurement, which puts random states back",
+    "TrainerConfig.blank_media_check": "a measurement, which puts random states back",
     "TrainerConfig.sentinel": "a watch on ranks",
     "DataConfig.outside_root": "a permission; which rows a stage that packs leaves out counts with the data",
     "DataConfig.unknown_keys": "error policy; the same",

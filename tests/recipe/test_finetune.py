@@ -134,7 +134,7 @@ def test_a_tuned_model_answers(tuned: dict[str, Recipe], root: Path) -> None:
 def test_a_stopped_stage_with_adapters_ends_in_the_same_weights(
     quantize: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"stages.{STAGE}.max_steps=4", "trainer.checkpoint.every_n_steps=2", "trainer.sight=false"]
+    words = [f"stages.{STAGE}.max_steps=4", "trainer.checkpoint.every_n_steps=2", "trainer.blank_media_check=false"]
     words += [f"stages.{STAGE}.lora.{part}.quantize={quantize}" for part in ("llm", "vision")]
     whole, stopped = (recipe("lora", tmp_path / name, root, *words) for name in ("whole", "stopped"))
     run_stage(whole, STAGE)

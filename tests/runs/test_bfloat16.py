@@ -15,7 +15,9 @@ from tests.small_recipe import recipe
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Two stages; the rates of the second are so small that it leaves what it starts from."""
     rates = (f"stages.videos.trains.{name}=1e-30" for name in ("vision", "connector", "llm"))
-    one = recipe(tmp_path_factory.mktemp("bfloat16"), "trainer.precision=bf16-true", "trainer.sight=false", *rates)
+    one = recipe(
+        tmp_path_factory.mktemp("bfloat16"), "trainer.precision=bf16-true", "trainer.blank_media_check=false", *rates
+    )
     for name in one.stages:
         run_stage(one, name)
     return one

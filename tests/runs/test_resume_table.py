@@ -33,7 +33,7 @@ BIT_EQUAL = [
     "trainer.log_every_n_steps=2",
     "trainer.checkpoint.keep=1",
     "trainer.preemption.requeue=false",
-    "trainer.sight=false",
+    "trainer.blank_media_check=false",
     f"stages.{STAGE}.activation_checkpointing=true",
 ]
 ALONE = [  # which start processes, or a thread that watches

@@ -68,7 +68,11 @@ stage_callbacks = fit.stage_callbacks
 def small(output: Path, shapes: Path) -> Recipe:
     """The recipe with its second stage alone, with dropout, which so begins from random weights."""
     output.mkdir(exist_ok=True)
-    words = (f"stages.{STAGE}.max_steps={NUM_STEPS}", "model.llm.attention_dropout=0.3", "trainer.sight=false")
+    words = (
+        f"stages.{STAGE}.max_steps={NUM_STEPS}",
+        "model.llm.attention_dropout=0.3",
+        "trainer.blank_media_check=false",
+    )
     words += ("data.shapes.num_clips=3", "data.shapes.num_images=8")
     one = recipe(output, f"data.root={shapes}", *words)
     return type(one)(**{**vars(one), "stages": {STAGE: one.stages[STAGE]}})

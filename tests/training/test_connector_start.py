@@ -21,7 +21,7 @@ from tests.launch import launch
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_connector_start import CASES, Peekable, calibrated, steps
-from tests.training.test_sight import stage_of
+from tests.training.test_blank_media_check import stage_of
 
 SHOWN = [pack(sample(video(2, 28, 56, 1), seed=1), sample(seed=2)), pack(sample(image(28, 42, 2), seed=3))]
 TEXT = [pack(sample(seed=4)), pack(sample(seed=5))]

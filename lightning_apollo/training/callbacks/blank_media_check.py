@@ -24,7 +24,7 @@ INSPECT = "look at what the model is shown with `lightning-apollo inspect`"
 
 
 @dataclass(frozen=True)
-class SightReport:
+class BlankMediaReport:
     """What one optimizer step says, over all ranks and all its micro-batches."""
 
     num_labels: int
@@ -50,17 +50,17 @@ class SightReport:
     def metrics(self) -> dict[str, float]:
         gap = self.gap
         if gap is None:
-            return {"sight/label_share": self.label_share}
+            return {"blank_media/label_share": self.label_share}
         loss, blank_loss = (total / self.num_media_labels for total in (self.loss_sum, self.blank_loss_sum))
         return {
-            "sight/label_share": self.label_share,
-            "sight/loss": loss,
-            "sight/blank_loss": blank_loss,
-            "sight/gap": gap,
+            "blank_media/label_share": self.label_share,
+            "blank_media/loss": loss,
+            "blank_media/blank_loss": blank_loss,
+            "blank_media/loss_gap": gap,
         }
 
 
-class Sight(Callback):
+class BlankMediaCheck(Callback):
     """Measures the first and the last optimizer step of a stage on the very micro-batches that the step trains on.
 
     Each of them runs twice more, without gradients: as it is, and with pixels of one grey. Loss is taken on the samples that
@@ -75,7 +75,7 @@ class Sight(Callback):
         """starts_trained: whether the stage starts from weights of this very model; say: where lines go, on rank 0."""
         self.starts_trained = starts_trained
         self._say = say
-        self._tallies: list[Tensor] = []  # of each micro-batch of the step, in the order of SightReport
+        self._tallies: list[Tensor] = []  # of each micro-batch of the step, in the order of BlankMediaReport
         self._is_logged = False  # in the row of the step before
 
     def on_train_batch_start(
@@ -101,7 +101,7 @@ class Sight(Callback):
         self._tallies.clear()
         *counts, loss_sum, blank_loss_sum = total.tolist()
         labels, text, samples, unlabelled, media_labels = (int(count) for count in counts)
-        report = SightReport(labels, text, samples, unlabelled, media_labels, loss_sum, blank_loss_sum)
+        report = BlankMediaReport(labels, text, samples, unlabelled, media_labels, loss_sum, blank_loss_sum)
         pl_module.log_dict(report.metrics())
         self._is_logged = True
         if trainer.is_global_zero:
@@ -116,7 +116,7 @@ def forget_logged(trainer: Trainer) -> None:
         trainer._results.reset(fx="on_before_optimizer_step")
 
 
-def describe(report: SightReport, is_first: bool, starts_trained: bool) -> list[str]:
+def describe(report: BlankMediaReport, is_first: bool, starts_trained: bool) -> list[str]:
     """The report in a line, and a line for each thing that is wrong."""
     metrics, gap, when = report.metrics(), report.gap, "first" if is_first else "last"
     line = f"{when} step: {report.label_share:.0%} of the text is learned"
@@ -124,7 +124,7 @@ def describe(report: SightReport, is_first: bool, starts_trained: bool) -> list[
         line += "; nothing in it shows an image or video"
     else:
         line += (
-            f"; loss {metrics['sight/loss']:.3f} with the media and {metrics['sight/blank_loss']:.3f} with grey ones, "
+            f"; loss {metrics['blank_media/loss']:.3f} with the media and {metrics['blank_media/blank_loss']:.3f} with grey ones, "
             f"gap {gap:+.3f}"
         )
         if is_first and not starts_trained:
@@ -204,7 +204,7 @@ def _has_media(batch: PackedBatch) -> Tensor:
 
 
 def _counts(batch: PackedBatch) -> tuple[int, int, int, int, int]:
-    """The whole numbers of a SightReport, of one micro-batch."""
+    """The whole numbers of a BlankMediaReport, of one micro-batch."""
     labels = [int((own != IGNORE_INDEX).sum()) for own in batch.labels.cpu().split(batch.lengths)]  # of each sample
     num_text_tokens = batch.input_ids.numel() - batch.visual.num_visual_tokens
     shown = set(batch.run_samples)

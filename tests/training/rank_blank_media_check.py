@@ -1,4 +1,4 @@
-"""What the ranks of test_blank_media_check.py run: a step of two micro-batches with and without the measurement, of frames and of clips."""
+"""A step of two micro-batches with and without BlankMediaCheck, of frames and of clips, on the ranks of its test."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from lightning_apollo.stages import Stage
 from lightning_apollo.structures import PackedBatch
-from lightning_apollo.training.callbacks.blank_media_check import Sight
+from lightning_apollo.training.callbacks.blank_media_check import BlankMediaCheck
 from lightning_apollo.training.sharding import build_strategy
 from tests.quiet_trainer import quiet_trainer
 from tests.training.rank_steps import Batches, Case, build, packed, prepare, samples, stage_config, whole
@@ -23,21 +23,21 @@ def run(folder: str, *strategies: str) -> None:
             share = len(samples(is_clips)) // num_ranks  # the first rank has text alone
             batches = packed(samples(is_clips)[rank * share : (rank + 1) * share], num_batches=2)
             said: list[str] = []
-            with_sight = train(Case(strategy, is_clips), batches, num_ranks, [sight := Recording(said)])
+            checked = train(Case(strategy, is_clips), batches, num_ranks, [check := Recording(said)])
             without = train(Case(strategy, is_clips), batches, num_ranks, [])
-            is_same = all(torch.equal(with_sight[name], value) for name, value in without.items())
-            result = {"is_same": is_same, "said": said, "metrics": sight.metrics}
+            is_same = all(torch.equal(checked[name], value) for name, value in without.items())
+            result = {"is_same": is_same, "said": said, "metrics": check.metrics}
             torch.save(result, Path(folder) / f"{strategy}-{is_clips}-{rank}.pt")
 
 
-class Recording(Sight):
+class Recording(BlankMediaCheck):
     def __init__(self, said: list[str]) -> None:
         super().__init__(starts_trained=False, say=said.append)
         self.metrics: dict[str, float] = {}
 
     def on_train_end(self, trainer: object, pl_module: object) -> None:
         logged = trainer.logged_metrics.items()  # pyright: ignore[reportAttributeAccessIssue]  Lightning's Trainer
-        self.metrics = {name: float(value) for name, value in logged if name.startswith("sight/")}
+        self.metrics = {name: float(value) for name, value in logged if name.startswith("blank_media/")}
 
 
 def train(case: Case, batches: list[PackedBatch], num_ranks: int, callbacks: list[Callback]) -> dict[str, torch.Tensor]:

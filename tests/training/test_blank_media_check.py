@@ -1,4 +1,4 @@
-"""Sight: what it measures is right, blind models are called blind, and training does not notice it."""
+"""BlankMediaCheck: what it measures is right, blind models are called blind, and training does not notice it."""
 
 import csv
 from collections.abc import Sequence
@@ -19,7 +19,12 @@ from lightning_apollo.runs.fit import run_stage
 from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.stages import Stage, StageConfig
 from lightning_apollo.structures import IGNORE_INDEX, Frames, PackedBatch, Sample, VisualItem
-from lightning_apollo.training.callbacks.blank_media_check import SMALLEST_GAP, Sight, SightReport, describe
+from lightning_apollo.training.callbacks.blank_media_check import (
+    SMALLEST_GAP,
+    BlankMediaCheck,
+    BlankMediaReport,
+    describe,
+)
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.training.optim import OptimizerConfig
 from tests.launch import launch
@@ -53,7 +58,9 @@ def train(
 ) -> tuple[list[str], dict[str, float]]:
     """The lines that are said, and what is logged in the last step."""
     said: list[str] = []
-    trainer = quiet_trainer(accumulate_grad_batches=accumulate, callbacks=[Sight(starts_trained, said.append)])
+    trainer = quiet_trainer(
+        accumulate_grad_batches=accumulate, callbacks=[BlankMediaCheck(starts_trained, said.append)]
+    )
     trainer.fit(stage_of(model, rate), train_dataloaders=Batches(batches))
     return said, {name: float(value) for name, value in trainer.logged_metrics.items()}
 
@@ -89,18 +96,18 @@ def test_the_losses_are_those_of_the_samples_that_show_something() -> None:
     loss, blank = (summed_loss(plain.eval(), some) / num_labels for some in (shown, [greyed(one) for one in shown]))
 
     said, metrics = train(model, [pack(*mixed), pack(*single)], accumulate=2)
-    assert metrics["sight/loss"] == pytest.approx(loss, rel=1e-5)
-    assert metrics["sight/blank_loss"] == pytest.approx(blank, rel=1e-5)
-    assert metrics["sight/gap"] == pytest.approx(blank - loss, abs=1e-5)
+    assert metrics["blank_media/loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["blank_media/blank_loss"] == pytest.approx(blank, rel=1e-5)
+    assert metrics["blank_media/loss_gap"] == pytest.approx(blank - loss, abs=1e-5)
     num_text = sum(int((~one.is_placeholder).sum()) for one in (*mixed, *single))
-    assert metrics["sight/label_share"] == pytest.approx((6 + 10 + 4) / num_text)
+    assert metrics["blank_media/label_share"] == pytest.approx((6 + 10 + 4) / num_text)
     assert said == [said[0]]
     assert f"loss {loss:.3f} with the media and {blank:.3f} with grey ones" in said[0]
 
 
 def test_a_step_of_text_alone_has_no_gap() -> None:
     said, metrics = train(model_of_frames(), [pack(sample(seed=1))])
-    assert [name for name in metrics if name.startswith("sight/")] == ["sight/label_share"]
+    assert [name for name in metrics if name.startswith("blank_media/")] == ["blank_media/label_share"]
     assert said == ["first step: 40% of the text is learned; nothing in it shows an image or video"]
 
 
@@ -120,7 +127,7 @@ def test_a_blind_model_is_called_blind_at_both_ends(starts_trained: bool) -> Non
     assert ("the start weights cannot see" if starts_trained else "exactly the same loss") in first_warning
     assert "the trained model cannot see" in last_warning
     assert all(warning.startswith("warning: ") for warning in (first_warning, last_warning))
-    assert metrics["sight/gap"] == 0.0
+    assert metrics["blank_media/loss_gap"] == 0.0
 
 
 def test_a_model_that_learned_to_look_is_not_called_blind() -> None:
@@ -128,7 +135,7 @@ def test_a_model_that_learned_to_look_is_not_called_blind() -> None:
     batches = [pack(*(_dark_or_bright(seed) for seed in range(step * 8, step * 8 + 8))) for step in range(40)]
     said, metrics = train(model_of_frames(), batches, rate=3e-3)
     assert [line.split()[0] for line in said] == ["first", "last"]  # and no warning
-    assert metrics["sight/gap"] > 10 * SMALLEST_GAP
+    assert metrics["blank_media/loss_gap"] > 10 * SMALLEST_GAP
 
 
 def _dark_or_bright(seed: int) -> Sample:
@@ -148,7 +155,7 @@ def test_samples_without_a_label_are_counted() -> None:
     assert some[1].startswith("warning: 1 of 2 samples of the first step carry no label")
     none, metrics = train(model_of_frames(), [pack(silent)])
     assert none[1].startswith("warning: no token of the first step carries a label")
-    assert metrics["sight/label_share"] == 0.0
+    assert metrics["blank_media/label_share"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -164,7 +171,7 @@ def test_samples_without_a_label_are_counted() -> None:
     ],
 )
 def test_when_a_gap_is_a_warning(gap: float, is_first: bool, starts_trained: bool, is_warned: bool) -> None:
-    report = SightReport(10, 20, 2, 0, 10, loss_sum=10.0, blank_loss_sum=10.0 + 10 * gap)
+    report = BlankMediaReport(10, 20, 2, 0, 10, loss_sum=10.0, blank_loss_sum=10.0 + 10 * gap)
     assert [line.startswith("warning") for line in describe(report, is_first, starts_trained)] == [False, True][
         : 1 + is_warned
     ]
@@ -174,7 +181,7 @@ def test_only_the_first_and_last_step_are_measured() -> None:
     """A stage that goes on at step 5 of 10 has its first step behind it; what is not measured is not even looked at."""
     trainer: Any = SimpleNamespace(global_step=5, estimated_stepping_batches=10)
     nothing: Any = None
-    Sight(False, lambda line: None).on_train_batch_start(trainer, nothing, nothing, 0)
+    BlankMediaCheck(False, lambda line: None).on_train_batch_start(trainer, nothing, nothing, 0)
 
 
 class _Draws(nn.Module):
@@ -188,7 +195,7 @@ class _Draws(nn.Module):
 def test_dropout_draws_the_same_numbers(is_trial: bool) -> None:
     """Weights with dropout, bit for bit, with and without; the trial draws a number in between and shows that it counts."""
 
-    class Draw(Sight):
+    class Draw(BlankMediaCheck):
         def on_train_batch_end(self, *arguments: Any, **values: Any) -> None:
             torch.rand(1)
 
@@ -196,7 +203,7 @@ def test_dropout_draws_the_same_numbers(is_trial: bool) -> None:
     states: list[dict[str, Tensor]] = []
     said: list[str] = []
     loss = ""
-    for callbacks in ([], [(Draw if is_trial else Sight)(False, said.append)]):
+    for callbacks in ([], [(Draw if is_trial else BlankMediaCheck)(False, said.append)]):
         model = model_of_frames()
         model.connector = nn.Sequential(model.connector, nn.Dropout(0.5), _Draws())
         loss = f"loss {summed_loss(model.eval(), shown[:1]) / shown[0].num_labels:.3f} with the media"
@@ -219,7 +226,9 @@ def _videos(folder: Path, shapes: Path, *words: str) -> Recipe:
 
 
 def test_a_stage_logs_it_and_leaves_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    on, off = (_videos(tmp_path / word, tmp_path / "shapes", f"trainer.sight={word}") for word in ("true", "false"))
+    on, off = (
+        _videos(tmp_path / word, tmp_path / "shapes", f"trainer.blank_media_check={word}") for word in ("true", "false")
+    )
     run_stage(on, "videos")
     said = capsys.readouterr().out
     assert "first step: " in said
@@ -230,12 +239,12 @@ def test_a_stage_logs_it_and_leaves_the_same_bytes(tmp_path: Path, capsys: pytes
     assert (folders[0] / WEIGHTS).read_bytes() == (folders[1] / WEIGHTS).read_bytes()
     first, middle, last = _rows(folders[0] / "metrics.csv")
     for row in (first, last):
-        gap = float(row["sight/blank_loss"]) - float(row["sight/loss"])
-        assert float(row["sight/gap"]) == pytest.approx(gap, abs=1e-5)
-        assert 0 < float(row["sight/label_share"]) < 1
-    assert middle["sight/gap"] == ""
+        gap = float(row["blank_media/blank_loss"]) - float(row["blank_media/loss"])
+        assert float(row["blank_media/loss_gap"]) == pytest.approx(gap, abs=1e-5)
+        assert 0 < float(row["blank_media/label_share"]) < 1
+    assert middle["blank_media/loss_gap"] == ""
     assert [row["loss"] for row in (first, middle, last)] == [row["loss"] for row in _rows(folders[1] / "metrics.csv")]
-    assert not [name for name in _rows(folders[1] / "metrics.csv")[0] if name.startswith("sight/")]
+    assert not [name for name in _rows(folders[1] / "metrics.csv")[0] if name.startswith("blank_media/")]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -246,7 +255,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_two_ranks_of_which_one_has_text_alone(tmp_path: Path) -> None:
     strategies = ("ddp", "fsdp")
-    done = launch(2, "tests.training.rank_sight:run", str(tmp_path), *strategies)
+    done = launch(2, "tests.training.rank_blank_media_check:run", str(tmp_path), *strategies)
     assert done.returncode == 0, done.stdout
     for is_clips in (False, True):
         model, shown = build(is_clips).eval(), samples(is_clips)[4:]
@@ -256,7 +265,9 @@ def test_two_ranks_of_which_one_has_text_alone(tmp_path: Path) -> None:
             first, second = (torch.load(tmp_path / f"{strategy}-{is_clips}-{rank}.pt") for rank in range(2))
             assert first["is_same"]
             assert second["is_same"]
-            assert first["metrics"]["sight/loss"] == pytest.approx(loss / num_labels, rel=1e-6)  # logged in float32
-            assert first["metrics"]["sight/gap"] == pytest.approx((blank - loss) / num_labels, rel=1e-6)
+            assert first["metrics"]["blank_media/loss"] == pytest.approx(
+                loss / num_labels, rel=1e-6
+            )  # logged in float32
+            assert first["metrics"]["blank_media/loss_gap"] == pytest.approx((blank - loss) / num_labels, rel=1e-6)
             assert [line.split()[0] for line in first["said"]] == ["first"]
             assert second["said"] == []

@@ -23,12 +23,12 @@ from apollo_kernels import (
     similar_runs,
     similarity_keep,
 )
-from apollo_kernels.block_change import block_change_definition
-from apollo_kernels.merge_compact import merge_backward_definition, merge_definition
-from apollo_kernels.merge_similar import mean_backward_definition, mean_definition, runs_definition
-from apollo_kernels.pack_patches import pack_definition
-from apollo_kernels.rope_2d import rotate_definition
-from apollo_kernels.similarity_keep import change_limit, keep_changed_definition
+from apollo_kernels.block_change import block_change_reference
+from apollo_kernels.merge_compact import merge_backward_reference, merge_reference
+from apollo_kernels.merge_similar import mean_backward_reference, mean_reference, runs_reference
+from apollo_kernels.pack_patches import pack_reference
+from apollo_kernels.rope_2d import rotate_reference
+from apollo_kernels.similarity_keep import change_limit, keep_changed_reference
 
 PATCH, HEADS, HEAD_DIM = 14, 16, 72  # SigLIP so400m
 HIDDEN = HEADS * HEAD_DIM
@@ -67,7 +67,7 @@ class KernelCase:
     kernel: Callable[[], Result]
     loop: Callable[[], Result]
     num_bytes: int  # that must move at least: every input read once, every output written once
-    definition: Callable[[], Result]  # in plain PyTorch, for eager and compiled runs on a GPU
+    reference: Callable[[], Result]  # in plain PyTorch, for eager and compiled runs on a GPU
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ def _pack_patches(layout: Layout, dtype: torch.dtype, device: str) -> Iterator[K
         kernel=lambda: pack_patches(pixels, layout, dtype=dtype),
         loop=lambda: pack_loop.loop(pixels, grids, PATCH, dtype=dtype),
         num_bytes=_bytes(pixels) + layout.num_patches * (3 * PATCH**2 * dtype.itemsize + 12),
-        definition=lambda: pack_definition(pixels, layout.items, PATCH, layout.num_patches, 0.5, 0.5, dtype),
+        reference=lambda: pack_reference(pixels, layout.items, PATCH, layout.num_patches, 0.5, 0.5, dtype),
     )
 
 
@@ -108,8 +108,8 @@ def _rope_2d(layout: Layout, dtype: torch.dtype, device: str) -> Iterator[Kernel
         loop=lambda: rope_loop.loop(q, k, cos, sin, patches),
         inputs=(q, k),
         num_bytes=4 * _bytes(q) + 2 * _bytes(cos),
-        definition=lambda: rotate_definition(q, k, cos, sin),
-        backward_definition=lambda grad_q, grad_k: rotate_definition(grad_q, grad_k, cos, sin, inverse=True),
+        reference=lambda: rotate_reference(q, k, cos, sin),
+        backward_reference=lambda grad_q, grad_k: rotate_reference(grad_q, grad_k, cos, sin, inverse=True),
     )
 
 
@@ -120,11 +120,11 @@ def _similarity_keep(layout: Layout, device: str) -> Iterator[KernelCase]:
     compared = sum(3 * f * h * w for f, h, w in sizes if f > 1)
     limits = {m: change_limit(THRESHOLD, PATCH * m, bfloat16=False) for m in sorted(set(merge_sizes))}
 
-    def keep_by_definition() -> Tensor:
-        change = block_change_definition(
+    def keep_by_reference() -> Tensor:
+        change = block_change_reference(
             pixels, layout.items, PATCH, layout.num_tokens, limits, num_forced=0, last_kept=False, bfloat16=False
         )
-        keep_mask, _ = keep_changed_definition(change, layout.items, limits, layout.num_frames, min_tokens=1)
+        keep_mask, _ = keep_changed_reference(change, layout.items, limits, layout.num_frames, min_tokens=1)
         return keep_mask
 
     yield KernelCase(
@@ -133,7 +133,7 @@ def _similarity_keep(layout: Layout, device: str) -> Iterator[KernelCase]:
         kernel=lambda: similarity_keep(pixels, layout, threshold_grey_levels=THRESHOLD).keep_mask,
         loop=lambda: keep_loop.loop(pixels, sizes, merge_sizes, PATCH),
         num_bytes=compared + layout.num_tokens,
-        definition=keep_by_definition,
+        reference=keep_by_reference,
     )
 
 
@@ -149,8 +149,8 @@ def _merge_compact(layout: Layout, dtype: torch.dtype, device: str) -> Iterator[
         loop=lambda: compact_loop.loop(features, grids, keep_mask),
         inputs=(features,),
         num_bytes=(int(kept_patches) + num_tokens) * HIDDEN * dtype.itemsize,
-        definition=lambda: merge_definition(features, keep_mask, layout.items, num_tokens),
-        backward_definition=lambda grad: merge_backward_definition(grad, keep_mask, layout.items, layout.num_patches),
+        reference=lambda: merge_reference(features, keep_mask, layout.items, num_tokens),
+        backward_reference=lambda grad: merge_backward_reference(grad, keep_mask, layout.items, layout.num_patches),
         backward_bytes=(layout.num_patches + num_tokens) * HIDDEN * dtype.itemsize,
     )
 
@@ -173,9 +173,9 @@ def _merge_similar(layout: Layout, dtype: torch.dtype, device: str) -> Iterator[
         found = similar_runs(tokens, layout, threshold=MIN_COSINE)
         return merge_runs(tokens, layout, found, num_tokens)
 
-    def merge_by_definition() -> tuple[Tensor, Tensor]:
-        head_frame, keep_mask = runs_definition(tokens, layout.items, MIN_COSINE)
-        return mean_definition(tokens, head_frame, keep_mask, layout.items, num_tokens)
+    def merge_by_reference() -> tuple[Tensor, Tensor]:
+        head_frame, keep_mask = runs_reference(tokens, layout.items, MIN_COSINE)
+        return mean_reference(tokens, head_frame, keep_mask, layout.items, num_tokens)
 
     weights = merge()[1].detach()
     yield from _directions(
@@ -184,8 +184,8 @@ def _merge_similar(layout: Layout, dtype: torch.dtype, device: str) -> Iterator[
         loop=lambda: similar_loop.loop(tokens, grids, MIN_COSINE),
         inputs=(tokens,),
         num_bytes=2 * size + num_tokens * HIDDEN * dtype.itemsize,
-        definition=merge_by_definition,
-        backward_definition=lambda grad, *_: mean_backward_definition(
+        reference=merge_by_reference,
+        backward_reference=lambda grad, *_: mean_backward_reference(
             grad, weights, runs.head_frame, runs.keep_mask, layout.items
         ),
         backward_bytes=size + num_tokens * HIDDEN * dtype.itemsize,
@@ -199,23 +199,23 @@ def _directions(
     loop: Callable[[], Result],
     inputs: tuple[Tensor, ...],
     num_bytes: int,
-    definition: Callable[[], Result],
-    backward_definition: Callable[..., Result],
+    reference: Callable[[], Result],
+    backward_reference: Callable[..., Result],
     backward_bytes: int | None = None,
 ) -> Iterator[KernelCase]:
     """The three cases of a differentiable op."""
     backward_bytes = num_bytes if backward_bytes is None else backward_bytes
     without_graph = torch.no_grad()
-    yield KernelCase(op, "forward", without_graph(kernel), without_graph(loop), num_bytes, without_graph(definition))
+    yield KernelCase(op, "forward", without_graph(kernel), without_graph(loop), num_bytes, without_graph(reference))
     grads = tuple(torch.randn_like(output) for output in _floats(kernel()))
 
     def both(run: Callable[[], Result]) -> tuple[Tensor, ...]:
         outputs = _floats(run())
         return *outputs, *torch.autograd.grad(outputs, inputs, grads)
 
-    def both_by_definition() -> tuple[Tensor, ...]:
-        outputs = as_tuple(definition())[: len(grads)]
-        return *outputs, *as_tuple(backward_definition(*grads))
+    def both_by_reference() -> tuple[Tensor, ...]:
+        outputs = as_tuple(reference())[: len(grads)]
+        return *outputs, *as_tuple(backward_reference(*grads))
 
     yield KernelCase(
         op,
@@ -223,7 +223,7 @@ def _directions(
         _backward(kernel, inputs, grads),
         _backward(loop, inputs, grads),
         backward_bytes,
-        lambda: backward_definition(*grads),
+        lambda: backward_reference(*grads),
     )
     yield KernelCase(
         op,
@@ -231,7 +231,7 @@ def _directions(
         lambda: both(kernel),
         lambda: both(loop),
         num_bytes + backward_bytes,
-        without_graph(both_by_definition),
+        without_graph(both_by_reference),
     )
 
 

@@ -52,11 +52,11 @@ def block_change(
     above the limit of its merge size (`limits`, in rising order of sizes), and then no place is forced. With `bfloat16`, Δ is the
     difference of normalised pixels as bfloat16 rounds it, in units of 2^-15.
     """
-    measure = _launch if runs_triton(pixels) else block_change_definition
+    measure = _launch if runs_triton(pixels) else block_change_reference
     return measure(pixels, items, patch_size, num_tokens, limits, num_forced, last_kept, bfloat16)
 
 
-def block_change_definition(
+def block_change_reference(
     pixels: Tensor, items: Tensor, patch_size: int, num_tokens: int, limits: dict[int, int], num_forced: int,
     last_kept: bool, bfloat16: bool,
 ) -> Tensor:  # fmt: skip

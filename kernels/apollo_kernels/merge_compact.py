@@ -72,12 +72,12 @@ def count_before(keep_mask: Tensor) -> Tensor:
     return functional.pad(keep_mask.cumsum(dim=0, dtype=torch.int32), (1, 0))
 
 
-def merge_definition(features: Tensor, keep_mask: Tensor | None, items: Tensor, num_tokens: int) -> Tensor:
+def merge_reference(features: Tensor, keep_mask: Tensor | None, items: Tensor, num_tokens: int) -> Tensor:
     """What `_fwd_kernel` computes, in plain PyTorch."""
     return bag_means(features, *_patches_of_rows(keep_mask, items.to(features.device), num_tokens))
 
 
-def merge_backward_definition(grad: Tensor, keep_mask: Tensor | None, items: Tensor, num_patches: int) -> Tensor:
+def merge_backward_reference(grad: Tensor, keep_mask: Tensor | None, items: Tensor, num_patches: int) -> Tensor:
     """What `_bwd_kernel` computes, in plain PyTorch."""
     return spread_means(grad, *_patches_of_rows(keep_mask, items.to(grad.device), len(grad)), num_patches)
 
@@ -224,12 +224,12 @@ def _launch_backward(grad: Tensor, keep_mask: Tensor | None, items: Tensor, num_
 
 @torch.library.custom_op("apollo_kernels::merge_compact", mutates_args=())
 def _merge(features: Tensor, keep_mask: Tensor | None, items: Tensor, num_tokens: int) -> Tensor:
-    return (_launch if runs_triton(features) else merge_definition)(features, keep_mask, items, num_tokens)
+    return (_launch if runs_triton(features) else merge_reference)(features, keep_mask, items, num_tokens)
 
 
 @torch.library.custom_op("apollo_kernels::merge_compact_backward", mutates_args=())
 def _merge_backward(grad: Tensor, keep_mask: Tensor | None, items: Tensor, num_patches: int) -> Tensor:
-    return (_launch_backward if runs_triton(grad) else merge_backward_definition)(grad, keep_mask, items, num_patches)
+    return (_launch_backward if runs_triton(grad) else merge_backward_reference)(grad, keep_mask, items, num_patches)
 
 
 @_merge.register_fake

@@ -97,7 +97,7 @@ def _places(items: Tensor) -> Tensor:
     return rows * columns // merge**2
 
 
-def runs_definition(tokens: Tensor, items: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def runs_reference(tokens: Tensor, items: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """What `_runs_kernel` computes, in plain PyTorch: frame after frame, all items that have that frame at once."""
     head_frame = tokens.new_zeros(len(tokens), dtype=torch.int32)
     keep_mask = tokens.new_ones(len(tokens), dtype=torch.bool)
@@ -124,7 +124,7 @@ def runs_definition(tokens: Tensor, items: Tensor, threshold: float) -> tuple[Te
     return head_frame, keep_mask
 
 
-def mean_definition(
+def mean_reference(
     tokens: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """What `_mean_fwd_kernel` computes, in plain PyTorch."""
@@ -132,7 +132,7 @@ def mean_definition(
     return bag_means(tokens, index, lengths), lengths.float()
 
 
-def mean_backward_definition(
+def mean_backward_reference(
     grad: Tensor, weights: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor
 ) -> Tensor:
     """What `_mean_bwd_kernel` computes, in plain PyTorch."""
@@ -300,7 +300,7 @@ def _launch_mean_backward(
 def _similar_runs(
     tokens: Tensor, items: Tensor, num_frames: int, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    head_frame, keep_mask = (_launch_runs if runs_triton(tokens) else runs_definition)(tokens, items, threshold)
+    head_frame, keep_mask = (_launch_runs if runs_triton(tokens) else runs_reference)(tokens, items, threshold)
     frame_tokens = _places(items).repeat_interleave(items[:, FRAMES.value])  # (F,)
     frame_starts = functional.pad(frame_tokens.cumsum(dim=0), (1, 0)).to(tokens.device, non_blocking=True)
     cu_seqlens = count_before(keep_mask).index_select(0, frame_starts)
@@ -320,7 +320,7 @@ def _(tokens: Tensor, items: Tensor, num_frames: int, threshold: float) -> tuple
 def _merge_runs(
     tokens: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    mean = _launch_mean if runs_triton(tokens) else mean_definition
+    mean = _launch_mean if runs_triton(tokens) else mean_reference
     return mean(tokens, head_frame, keep_mask, items, num_tokens)
 
 
@@ -331,7 +331,7 @@ def _(tokens: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor, num_
 
 @torch.library.custom_op("apollo_kernels::merge_runs_backward", mutates_args=())
 def _merge_runs_backward(grad: Tensor, weights: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor) -> Tensor:
-    backward = _launch_mean_backward if runs_triton(grad) else mean_backward_definition
+    backward = _launch_mean_backward if runs_triton(grad) else mean_backward_reference
     return backward(grad, weights, head_frame, keep_mask, items)
 
 

@@ -55,7 +55,7 @@ def pack_patches(
     return _pack(pixels, layout.items, layout.patch_size, layout.num_patches, mean, std, dtype)
 
 
-def pack_definition(
+def pack_reference(
     pixels: Tensor, items: Tensor, patch_size: int, num_patches: int, mean: float, std: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the kernel computes, in plain PyTorch.
@@ -169,7 +169,7 @@ def _outputs(pixels: Tensor, patch_size: int, num_patches: int, dtype: torch.dty
 def _pack(
     pixels: Tensor, items: Tensor, patch_size: int, num_patches: int, mean: float, std: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    pack = _launch if runs_triton(pixels) else pack_definition
+    pack = _launch if runs_triton(pixels) else pack_reference
     return pack(pixels, items, patch_size, num_patches, mean, std, dtype)
 
 

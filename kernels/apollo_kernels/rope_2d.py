@@ -51,7 +51,7 @@ def rope_2d(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
     return _rotate(q, k, cos, sin, False)
 
 
-def rotate_definition(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+def rotate_reference(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
     """What the kernel computes, in plain PyTorch; `inverse` turns back."""
     return _turn(q, cos, sin, inverse), _turn(k, cos, sin, inverse)
 
@@ -112,7 +112,7 @@ def _launch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> tu
 
 @torch.library.custom_op("apollo_kernels::rope_2d", mutates_args=())
 def _rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    rotate = _launch if runs_triton(q) else rotate_definition
+    rotate = _launch if runs_triton(q) else rotate_reference
     return rotate(q, k, cos, sin, inverse)
 
 

@@ -130,7 +130,7 @@ def _released_limit(threshold: float, num_bytes: int, largest: int) -> int:
     return bisect_left(range(largest + 1), True, key=is_kept) - 1
 
 
-def keep_changed_definition(
+def keep_changed_reference(
     change: Tensor, items: Tensor, limits: dict[int, int], num_frames: int, min_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Returns the mask (M,) bool of changes above their limit, at least `min_tokens` a frame, and counts (F,) int32."""
@@ -142,7 +142,7 @@ def keep_changed_definition(
     return keep, _count(keep, frame_of_token, num_frames)
 
 
-def keep_most_changed_definition(
+def keep_most_changed_reference(
     change: Tensor, items: Tensor, num_frames: int, token_budget: int
 ) -> tuple[Tensor, Tensor]:
     """Returns the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
@@ -296,11 +296,11 @@ def _similarity_keep(
     num_forced = 0 if token_budget is None else min_tokens
     change = block_change(pixels, items, patch_size, num_tokens, limits, num_forced, last_kept, bfloat16)
     if token_budget is None:
-        keep_changed = _launch_threshold if runs_triton(pixels) else keep_changed_definition
+        keep_changed = _launch_threshold if runs_triton(pixels) else keep_changed_reference
         return keep_changed(change, items, limits, num_frames, min_tokens)
     if runs_triton(pixels):
         return _launch_budget(change, items, patch_size, num_frames, token_budget)
-    return keep_most_changed_definition(change, items, num_frames, token_budget)
+    return keep_most_changed_reference(change, items, num_frames, token_budget)
 
 
 @_similarity_keep.register_fake

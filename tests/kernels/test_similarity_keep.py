@@ -21,8 +21,8 @@ from apollo_kernels.similarity_keep import (
     _similarity_keep,
     _threshold_kernel,
     change_limit,
-    keep_changed_definition,
-    keep_most_changed_definition,
+    keep_changed_reference,
+    keep_most_changed_reference,
 )
 from tests.kernels.cases import (
     AWKWARD,
@@ -107,7 +107,7 @@ def test_changes_above_the_limit(by_triton: bool, shapes: list[Shape], min_token
         for frame in item
     ]
     arguments = change, layout.items, LIMITS, layout.num_frames, min_tokens
-    keep, counts = watched(lambda: _launch_threshold(*arguments)) if by_triton else keep_changed_definition(*arguments)
+    keep, counts = watched(lambda: _launch_threshold(*arguments)) if by_triton else keep_changed_reference(*arguments)
     assert keep.tolist() == [flag for frame in expected for flag in frame]
     assert counts.tolist() == [sum(frame) for frame in expected]
 
@@ -121,7 +121,7 @@ def test_the_most_changed(by_triton: bool, shapes: list[Shape], budget: int, min
     if by_triton:
         keep, counts = watched(lambda: _launch_budget(change, layout.items, PATCH, layout.num_frames, budget))
     else:
-        keep, counts = keep_most_changed_definition(change, layout.items, layout.num_frames, budget)
+        keep, counts = keep_most_changed_reference(change, layout.items, layout.num_frames, budget)
     assert keep.tolist() == [flag for frame in expected for flag in frame]
     assert counts.tolist() == [sum(frame) for frame in expected]
 
@@ -148,7 +148,7 @@ def test_frames_of_more_tokens_than_a_tile(tiles: str, shape: Shape, minimum: in
     for budget in (layout.num_tokens - 2, num_places + 2, layout.num_tokens * 2 // 3):
         run = partial(_launch_budget, change, layout.items, PATCH, layout.num_frames, budget)
         keep, counts = watched(run, tiles)
-        expected_keep, expected_counts = keep_most_changed_definition(change, layout.items, layout.num_frames, budget)
+        expected_keep, expected_counts = keep_most_changed_reference(change, layout.items, layout.num_frames, budget)
         assert keep.tolist() == expected_keep.tolist()
         assert counts.tolist() == expected_counts.tolist()
 

@@ -202,11 +202,11 @@ def _keep_facts(cache: Path, facts: _Facts) -> None:
 
 
 def _progress(is_shown: bool) -> AbstractContextManager[Progress]:
-    return preparation_progress() if is_shown else nullcontext(_silent)
+    return preparation_progress() if is_shown else nullcontext(_no_progress)
 
 
-def _silent(what: str, done: int, total: int, num_errors: int) -> None:
-    """Says nothing."""
+def _no_progress(what: str, done: int, total: int, num_errors: int) -> None:
+    """Show no progress."""
 
 
 def _hash(value: Any) -> str:

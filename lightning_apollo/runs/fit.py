@@ -51,8 +51,8 @@ from lightning_apollo.runs.settings import settings_of
 from lightning_apollo.runs.stage_folder import (
     CHECKPOINTS,
     Standing,
-    checkpoint_to_go_on_from,
     clear,
+    resume_checkpoint,
     stage_folder,
     standing,
 )
@@ -175,7 +175,7 @@ def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str
     facts["remark"] = found.remark
     if found.is_finished:
         return facts
-    checkpoint = None if again else checkpoint_to_go_on_from(recipe, name, resume)
+    checkpoint = None if again else resume_checkpoint(recipe, name, resume)
     facts["last checkpoint"] = "none" if checkpoint is None else f"that of step {checkpoint_step(checkpoint)}"
     facts["digest of start weights"] = str(digest_of_start(recipe, name))[:12]
     stage = recipe.stages[name]

@@ -76,7 +76,7 @@ def standing(recipe: Recipe, name: str) -> Standing:
     return Standing(other=_first(changed)) if changed else Standing(is_finished=True)
 
 
-def checkpoint_to_go_on_from(recipe: Recipe, name: str, resume: bool) -> Path | None:
+def resume_checkpoint(recipe: Recipe, name: str, resume: bool) -> Path | None:
     """The last checkpoint of an unfinished stage; RecipeError where going on, or beginning anew, would be a mistake."""
     folder = stage_folder(recipe, name) / CHECKPOINTS
     checkpoint = latest_checkpoint(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_apollo.models.checkpoint.files import ADAPTER
 from lightning_apollo.recipe.schema import Recipe, RecipeError
-from lightning_apollo.runs.stage_folder import Standing, checkpoint_to_go_on_from, has_weights, stage_folder, standing
+from lightning_apollo.runs.stage_folder import Standing, has_weights, resume_checkpoint, stage_folder, standing
 from lightning_apollo.training.callbacks.export import WEIGHTS
 
 
@@ -92,7 +92,7 @@ def refusal(recipe: Recipe, name: str, why: str) -> str:
 def _refused_checkpoint(recipe: Recipe, name: str, resume: bool) -> str:
     """Why the stage may not begin, or resume, where a checkpoint lies; empty where it may."""
     try:
-        checkpoint_to_go_on_from(recipe, name, resume)
+        resume_checkpoint(recipe, name, resume)
     except RecipeError as error:
         return str(error)
     return ""

@@ -1,4 +1,4 @@
-"""The verdict of `data scan` on a file against that of training, over every kind of file that the tests know."""
+"""The outcome of `data scan` on a file against that of training, over every kind of file that the tests know."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
 from lightning_apollo.runs import fit
 from lightning_apollo.runs.fit import run_stage
-from lightning_apollo.runs.stage_folder import checkpoint_to_go_on_from, stage_folder
+from lightning_apollo.runs.stage_folder import resume_checkpoint, stage_folder
 from tests.small_recipe import recipe
 from tests.stopped_runs import Stopped, read_notes, with_notes
 
@@ -148,7 +148,7 @@ def test_other_settings_are_refused_and_named(stopped: Recipe, shapes: Path) -> 
     ):
         run_stage(other, STAGE, resume=True)
     elsewhere = small(output, f"data.root={shapes}", "trainer.devices=1", "data.num_workers=1", "trainer.threads=2")
-    assert checkpoint_to_go_on_from(elsewhere, STAGE, resume=True) is not None  # machines are no settings
+    assert resume_checkpoint(elsewhere, STAGE, resume=True) is not None  # machines are no settings
 
 
 def test_other_start_weights_are_refused(stopped: Recipe) -> None:

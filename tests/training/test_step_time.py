@@ -178,7 +178,7 @@ def test_chunks_of_clips_are_told_apart(clock: Clock, tmp_path: Path) -> None:
     assert (row["time/vision"], row["time/connector"], row["time/llm"]) == (1.5, 0.75, 2.0)
 
 
-def test_the_verdict_leaves_the_first_step_out(clock: Clock, tmp_path: Path) -> None:
+def test_the_bottleneck_leaves_the_first_step_out(clock: Clock, tmp_path: Path) -> None:
     waits = iter([100.0, 1.0, 1.0])
     slow = stage()
     slow.model.llm.base_model.register_forward_pre_hook(clock.passes(3.0))
@@ -188,7 +188,7 @@ def test_the_verdict_leaves_the_first_step_out(clock: Clock, tmp_path: Path) -> 
     assert watched.said == [f"compute-bound 75 %: llm · {tokens / 4:,.0f} tokens/s, 0.5 samples/s"]
 
 
-def test_the_verdict_counts_steps_that_are_not_logged(clock: Clock, tmp_path: Path) -> None:
+def test_the_bottleneck_counts_steps_that_are_not_logged(clock: Clock, tmp_path: Path) -> None:
     waits = iter([1.0, 2.0, 3.0, 4.0, 5.0])
     slow = stage()
     slow.model.llm.base_model.register_forward_pre_hook(clock.passes(1.0))

@@ -42,12 +42,12 @@ class RowMedia:
         return self.take(modality)
 
     def take(self, modality: Modality) -> Iterator[MediaPart]:
-        """The next image or video, or nothing where the row lists fewer: `prepend_the_rest` then refuses the row."""
+        """The next image or video, or nothing where the row lists fewer: `prepend_unreferenced_media` then refuses the row."""
         position = self._num_asked[modality]
         self._num_asked[modality] += 1
         return iter(self._listed[modality][position : position + 1])
 
-    def prepend_the_rest(self, messages: list[Message]) -> list[Message]:
+    def prepend_unreferenced_media(self, messages: list[Message]) -> list[Message]:
         """The turns with the media that no text asks for in front of the first user turn: images, then videos."""
         if 0 < self._num_borrowed < self._num_asked["video"]:
             raise RowError("the text shows <image> and <video> but the row lists no image: list one file for each")

@@ -57,7 +57,7 @@ def _parse_turns(fields: Mapping[str, object], check: KeyCheck) -> list[Message]
     check(fields, schema)
     media = RowMedia(fields, check)
     messages = [_parse_turn(turn, turns_key, media, check) for turn in _list(fields, turns_key)]
-    return media.prepend_the_rest(_without_opening(messages))
+    return media.prepend_unreferenced_media(_without_opening(messages))
 
 
 def _parse_turn(turn: object, turns_key: str, media: RowMedia, check: KeyCheck) -> Message:

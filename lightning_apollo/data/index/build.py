@@ -72,8 +72,8 @@ def build_index(
         if made is not None and _is_index_of(made, sources, text):
             return made
         rows = _Rows(text)
-        samples = rows.read(sources, progress or _silent)
-        facts = _probe_missing(folder, list(rows.media), jobs, deadline, probe, progress or _silent)
+        samples = rows.read(sources, progress or _no_progress)
+        facts = _probe_missing(folder, list(rows.media), jobs, deadline, probe, progress or _no_progress)
         metadata = _metadata(sources, facts, text)
         tables = {MEDIA: _media_table(facts), SAMPLES: _with_errors(samples, facts)}
         write_tables(folder, {name: table.replace_schema_metadata(metadata) for name, table in tables.items()})
@@ -317,5 +317,5 @@ def _chunks(places: Iterator[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _silent(what: str, done: int, total: int, num_errors: int) -> None:
-    """Says nothing."""
+def _no_progress(what: str, done: int, total: int, num_errors: int) -> None:
+    """Show no progress."""

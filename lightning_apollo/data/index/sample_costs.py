@@ -88,7 +88,7 @@ def indexed_costs(
     """
     folder = index.folder / "costs" / _digest(index, preparer, text)
     if not (folder / "facts.json").is_file():
-        _write(folder, index, _count(index, preparer, text, jobs, progress or _silent))
+        _write(folder, index, _count(index, preparer, text, jobs, progress or _no_progress))
     return IndexedCosts(folder)
 
 
@@ -189,5 +189,5 @@ def _digest(index: Index, preparer: Preparer, text: TextCounter) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _silent(done: int, total: int) -> None:
-    """Says nothing."""
+def _no_progress(done: int, total: int) -> None:
+    """Show no progress."""

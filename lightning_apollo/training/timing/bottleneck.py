@@ -41,7 +41,7 @@ class Account:
         return sum(self.seconds.values())
 
 
-def verdict(accounts: Sequence[Account], peak_flops: float | None) -> str:
+def bottleneck(accounts: Sequence[Account], peak_flops: float | None) -> str:
     """One line about a stage: what bounds it, tokens and samples a second over all ranks, and MFU where a peak is known.
 
     accounts: one of each rank. The rank that waits least for the others is the one that they wait for, and so the one

@@ -31,14 +31,14 @@ from lightning_apollo.training.timing.bottleneck import (
     WAIT,
     Account,
     DataSeconds,
-    verdict,
+    bottleneck,
 )
 from lightning_apollo.training.timing.peak_flops import peak_flops
 from lightning_apollo.training.timing.timeline import Mark, Timeline, part_seconds
 
 
 class StepTime(Callback):
-    """Logs `time/...` of every optimizer step, in seconds, and says the verdict when training ends.
+    """Logs `time/...` of every optimizer step, in seconds, and says the bottleneck when training ends.
 
     A step runs from the end of the one before it to its own; all its micro-batches are added up. Its parts do not
     overlap and sum to `time/step`:
@@ -57,11 +57,11 @@ class StepTime(Callback):
     other          what no part claims: schedules, callbacks, logging, checkpoints
 
     `time/decode` lies apart: seconds of decoding inside the loader that the step's batches cost, in `wait` without
-    loader processes, beside the rest of the step with them. Rank 0's numbers are logged; the verdict asks all ranks.
+    loader processes, beside the rest of the step with them. Rank 0's numbers are logged; the bottleneck is asked of all ranks.
 
     On CUDA the times are those of the device, read one step later, so that no step waits for them; the row of a step
     then has the times of the one before it. `mfu` is there where the peak of the device is known, by FLOPs that the
-    mathematics needs (models/flops.py). The first step (warm-up, start of loader processes) is not in the verdict.
+    mathematics needs (models/flops.py). The first step (warm-up, start of loader processes) does not count for the bottleneck.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class StepTime(Callback):
         say: Callable[[str], None],
     ) -> None:
         """data_seconds: the loader's account up to now; flops: of a micro-batch, forward and backward; dtype: of
-        matrix products; say: where the verdict goes, on rank 0."""
+        matrix products; say: where the line about the bottleneck goes, on rank 0."""
         self.profiler = LoopProfiler(self)
         self.timeline: Timeline | None = None  # while training
         self._data_seconds, self._flops, self._dtype, self._say = data_seconds, flops, dtype, say
@@ -144,7 +144,7 @@ class StepTime(Callback):
         row = torch.tensor(self._total.row(), dtype=torch.float64, device=pl_module.device)
         rows = trainer.strategy.all_gather(row) if trainer.world_size > 1 else row[None]
         if trainer.is_global_zero:
-            self._say(verdict([_account(row) for row in rows.tolist()], self._peak))
+            self._say(bottleneck([_account(row) for row in rows.tolist()], self._peak))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._unhook()

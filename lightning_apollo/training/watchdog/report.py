@@ -62,8 +62,8 @@ def is_stalled(reports: Sequence[RankReport], patience_seconds: float) -> bool:
 
 
 def describe(reports: Sequence[RankReport]) -> str:
-    """The report for a person: the verdict, then every rank with where it is, since when, with which samples."""
-    lines = [f"the ranks wait for each other: {verdict(reports)}"]
+    """The report for a person: the diagnosis, then every rank with where it is, since when, with which samples."""
+    lines = [f"the ranks wait for each other: {diagnosis(reports)}"]
     for report in reports:
         at = report.position
         lines += [
@@ -75,7 +75,7 @@ def describe(reports: Sequence[RankReport]) -> str:
     return "\n".join(lines)
 
 
-def verdict(reports: Sequence[RankReport]) -> str:
+def diagnosis(reports: Sequence[RankReport]) -> str:
     """One line: which rank the others wait for, where, and with which samples."""
     silent = [report for report in reports if report.is_silent]
     if silent:

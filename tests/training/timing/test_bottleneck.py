@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_apollo.training.timing.bottleneck import PARTS, Account, DataSeconds, verdict
+from lightning_apollo.training.timing.bottleneck import PARTS, Account, DataSeconds, bottleneck
 
 
 def account(prepare: float = 0.0, decode: float = 0.0, flops: float = 0.0, **seconds: float) -> Account:
@@ -25,15 +25,15 @@ def account(prepare: float = 0.0, decode: float = 0.0, flops: float = 0.0, **sec
     ],
 )
 def test_what_it_is_bound_by(own: Account, expected: str) -> None:
-    assert verdict([own], None) == f"{expected} · 100 tokens/s, 2.0 samples/s"
+    assert bottleneck([own], None) == f"{expected} · 100 tokens/s, 2.0 samples/s"
 
 
 def test_the_rank_that_the_others_wait_for_is_told_about() -> None:
     fast = account(communication=8, backward=2)
     slow = account(communication=1, wait=7, backward=2, prepare=7, decode=6)
     expected = "data-bound 70 %: decode (rank 1, which the others wait for) · 300 tokens/s, 6.0 samples/s"
-    assert verdict([fast, slow, fast], None) == expected
+    assert bottleneck([fast, slow, fast], None) == expected
 
 
 def test_utilisation_is_a_share_of_all_devices() -> None:
-    assert verdict([account(llm=10, flops=3e9), account(llm=10, flops=1e9)], 1e9).endswith("MFU 20.0 %")
+    assert bottleneck([account(llm=10, flops=3e9), account(llm=10, flops=1e9)], 1e9).endswith("MFU 20.0 %")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.training.watchdog.callback import EXIT_CODE, LOG
-from lightning_apollo.training.watchdog.report import Position, RankReport, describe, is_stalled, verdict
+from lightning_apollo.training.watchdog.report import Position, RankReport, describe, diagnosis, is_stalled
 from tests.launch import launch
 from tests.training.rank_steps import samples
 
@@ -64,7 +64,9 @@ def test_a_run_without_a_stall_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_rank_behind_that_others_passed_by() -> None:
-    line = verdict([report(0, CONNECTOR), report(1, LAYER, passes=0), report(2, CONNECTOR), report(3, LAYER, passes=0)])
+    line = diagnosis(
+        [report(0, CONNECTOR), report(1, LAYER, passes=0), report(2, CONNECTOR), report(3, LAYER, passes=0)]
+    )
     assert line == (
         "ranks 1, 3 never entered the forward of `connector`, where ranks 0, 2 wait, and are in the forward of "
         "`llm.model.layers.1`, with samples clips:1, clips:3"
@@ -72,7 +74,7 @@ def test_a_rank_behind_that_others_passed_by() -> None:
 
 
 def test_a_rank_behind_that_others_have_left() -> None:
-    line = verdict([report(0, BACKWARD), report(1, CONNECTOR), report(2, LAYER)])
+    line = diagnosis([report(0, BACKWARD), report(1, CONNECTOR), report(2, LAYER)])
     assert line == (
         "rank 1 has not come out of the forward of `connector`, with samples clips:1: slow, or waiting for what the "
         "others never began; ranks 0, 2 are further on, in the backward of `vision` and the forward of `llm.model.layers.1`"
@@ -81,12 +83,12 @@ def test_a_rank_behind_that_others_have_left() -> None:
 
 def test_a_rank_without_a_batch_and_one_that_is_gone() -> None:
     late = report(1, Position(7, 14, "between batches"))
-    assert verdict([report(0, CONNECTOR), late]) == (
+    assert diagnosis([report(0, CONNECTOR), late]) == (
         "rank 1 has no next batch yet; rank 0 waits in the forward of `connector`"
     )
     gone = report(1, LAYER, is_silent=True)
     assert (
-        verdict([report(0, CONNECTOR), gone])
+        diagnosis([report(0, CONNECTOR), gone])
         == "rank 1 is gone: the last word was from the forward of `llm.model.layers.1`"
     )
 

@@ -1,4 +1,4 @@
-"""The frame cache: what a sample costs decoded, found again, and met for the first time; and what its frames take on the disk.
+"""Cost of a sample with the frame cache: decoded without it, on the first pass and from the cache. Also bytes of frames on disk.
 
     python benchmarks/bench_cache.py [--quick]      writes results/cache.csv and cache.png, prints the ratios as JSON
 

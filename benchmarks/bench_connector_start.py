@@ -1,4 +1,4 @@
-"""How a connector should start behind a real tower and before a real language model: first gradient, loss, and whether it looks.
+"""Initialisation of a connector between a real tower and a real language model: first gradient, loss and use of the media.
 
     python benchmarks/bench_connector_start.py [--quick]
 

@@ -1,4 +1,4 @@
-"""The ops of `apollo_kernels`: Triton kernels against eager, compiled and looping PyTorch, or the CPU definitions against loops.
+"""Time of the ops of `apollo_kernels`: Triton kernels against PyTorch on a GPU, CPU references against loops without one.
 
     python benchmarks/bench_kernels.py [--quick] [--no-static] [--no-tests] [--dtypes bfloat16]
 

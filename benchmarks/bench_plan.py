@@ -1,4 +1,4 @@
-"""The plan of an epoch: seconds, memory, fill, and how long ranks wait for the dearest, against two usual ways to make batches.
+"""Cost of planning an epoch, in seconds and memory. Fill and waiting of ranks are compared with two usual ways to make batches.
 
     python benchmarks/bench_plan.py [--quick]      writes results/plan.csv and plan.png, prints the ratios as JSON
 

@@ -1,4 +1,4 @@
-"""The time from the start of a loader to its first batch, when a run goes on at a position: it must not grow with it.
+"""Time from the start of a loader to its first batch when a run resumes at a position, which must not grow with the position.
 
     python benchmarks/bench_resume.py [--quick]      writes results/resume.csv and resume.png, prints the ratios as JSON
 

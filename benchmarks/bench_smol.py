@@ -1,4 +1,4 @@
-"""A real language model learns ten answers about three real clips by heart: how long that takes, and whether it looks at the clips.
+"""Overfit a real language model to ten answers about three real clips: time to learn them and use of the media.
 
     python benchmarks/bench_smol.py [--quick]
 

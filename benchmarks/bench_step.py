@@ -1,4 +1,4 @@
-"""Forward, backward and AdamW on the same samples and weights: ours packed against transformers' port padded, on one thread.
+"""Forward, backward and AdamW on the same samples and weights. Ours packed, transformers' port padded.
 
     python benchmarks/bench_step.py [--quick]      writes results/step.csv and step.png, prints the ratios as JSON
 

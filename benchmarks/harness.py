@@ -1,4 +1,4 @@
-"""What every benchmark shares: side-by-side timing, peak memory, the long CSV, and the tables made from it.
+"""Harness of all benchmarks: side-by-side timing, peak memory and CSV rows with the tables made from them.
 
 One row of a CSV is one measurement: median (p50), 20th and 80th percentile over repeated rounds. In a round every provider runs
 once, A B A B, so that a slow minute of the machine hits all of them; ratios are taken round by round.

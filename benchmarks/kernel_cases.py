@@ -1,4 +1,4 @@
-"""The ops of `apollo_kernels` at the sizes of VideoLLaMA 3 2B: one input for the kernel, its definition and the loop over items."""
+"""The ops of `apollo_kernels` at the sizes of VideoLLaMA 3 2B: one input for the kernel, its reference and the loop over items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up costs of samples, with lengths like those of the papers' mixtures: what a plan is measured on."""
+"""Synthetic sample costs for bench_plan.py, with lengths like those of the papers' mixtures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entry point of the command line: hears signals before it imports what takes time."""
+"""Entry point of the command line. Signal handlers are installed before slow imports."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The demo: all stages of a tiny model on rendered videos, measured against two baselines that cannot see time.
+"""Demo: all stages of a tiny model on rendered videos, measured against two baselines that cannot see time.
 
 render ─> train full (in front) and, beside it, blind and single frame ─> ask all three ─> table, report, metrics
 """

@@ -1,4 +1,4 @@
-"""Errors that a user can put right: one line on the terminal and exit code 2."""
+"""UserError: one line on the terminal and exit code 2."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Files written whole, files that only inform, and locks between processes."""
+"""Atomic writes, best-effort files and locks between processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns that cross a file boundary: frozen dataclasses that check themselves once, when they are built.
+"""Frozen dataclasses that cross file boundaries, checked once when they are built.
 
 Letters of shapes, the same in every file:
 F frames of one item · H, W pixels · B bytes (flat uint8 pixels) · V visual items (one image or one video each)

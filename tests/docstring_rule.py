@@ -17,7 +17,7 @@ _CLAUSE = re.compile(rf"(?:{_PREPOSITION})?{_QUESTION}", re.IGNORECASE)
 _LATER_CLAUSE = re.compile(r"[:;] (?:what|where|whether|who|whom|how|why|when)\b")
 _VERB = r"(?:adds|builds|compiles|finds|gives|holds|keeps|makes|plants|prints|puts|reads|renders|returns|says|tells|watches|writes)"
 _THIRD_PERSON = re.compile(
-    rf"(?:{_VERB} (?!of\b)|(?!this |its )[a-z]+[^s\W]s (?:the|a|an|every|each|all|one|its|it|them|what|that|how)\b)",
+    rf"(?:{_VERB} (?!of\b)|(?!this |its )[a-z]+[^s\W]s (?:the|a|an|every|each|all|one|its|it|them|how)\b)",
     re.IGNORECASE,
 )
 _NOT_COUNTED = re.compile(r"`[^`]*`|\([^)]*\)|(?<=\d),(?=\d)")  # code, asides and thousands hold commas of their own
@@ -41,14 +41,13 @@ def is_refused(sentence: str, is_module: bool = True) -> bool:
 
 def offences(source: str) -> Iterator[tuple[int, str]]:
     """Lines and sentences of one file that break the rule, riddles in messages and comments too."""
+    found = {number: line.strip() for number, line in enumerate(source.splitlines(), start=1) if _RIDDLES.search(line)}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
             sentence = first_sentence(docstring)
             if is_refused(sentence, isinstance(node, ast.Module)):
-                yield (node.body[0].lineno, sentence)
-    for number, line in enumerate(source.splitlines(), start=1):
-        if _RIDDLES.search(line):
-            yield number, line.strip()
+                found[node.body[0].lineno] = sentence
+    yield from sorted(found.items())
 
 
 def first_sentence(docstring: str) -> str:

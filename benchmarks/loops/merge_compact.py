@@ -1,4 +1,4 @@
-"""Merging item by item, as transformers' port of VideoLLaMA 3 does it: to raster order, bilinear downsampling, back to rows."""
+"""Merging item by item as in transformers' port of VideoLLaMA 3. To raster order, bilinear downsampling, back to rows."""
 
 import torch
 from torch import Tensor

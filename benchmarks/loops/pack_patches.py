@@ -1,4 +1,4 @@
-"""Packing item by item, as transformers' port of VideoLLaMA 3 does it: to float, normalise, view, permute, reshape, concatenate."""
+"""Packing item by item as in transformers' port of VideoLLaMA 3. To float, normalise, view, permute, reshape, concatenate."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""By how much each visual token of a video changed since an earlier frame: the integers behind `similarity_keep`.
+"""Change of each visual token of a video since an earlier frame, as the integers behind `similarity_keep`.
 
 V items · F frames · M visual tokens · P places in a frame, one of each visual token · s side in pixels of a place
 """

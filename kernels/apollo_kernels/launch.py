@@ -1,4 +1,4 @@
-"""How an op reaches its Triton kernels: when they run, with which tile sizes, and what they refuse."""
+"""Launch rules of Triton kernels: device, tile sizes and refused arguments."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Where the patches, visual tokens and frames of each item lie in packed tensors: made once a batch, read by every op.
+"""Layout of packed items: offsets of patches, visual tokens and frames. Made once a batch and read by every op.
 
 V items (one image or video each) · F frames · N patches · M visual tokens, one per square of m×m patches · T programs of a launch
 """

@@ -1,4 +1,4 @@
-"""Patches of the encoder to visual tokens: the mean of each m×m block, dropped tokens left out, in one pass.
+"""Merge patches into visual tokens: the mean of each m×m block, without dropped tokens.
 
 N patches · M visual tokens before reduction · K rows of the output · D channels · m merge size · T programs of a launch
 """

@@ -1,4 +1,4 @@
-"""Runs of similar visual tokens at one place of a video become their mean: the reducer for natural video.
+"""Merge runs of similar visual tokens at one place of a video into their mean: the reducer for natural video.
 
 Where a camera moves or noise changes every pixel, comparing pixels (DiffFP) saves nothing; features stay alike.
 V items · F frames of all items · M visual tokens before reduction · K rows of the output, one a run · D channels · T programs

@@ -1,4 +1,4 @@
-"""Bytes of images and videos of any sizes to one matrix of normalised patches.
+"""Pack images and videos of any sizes into one matrix of normalised patches.
 
 V items · F frames of all items · N patches · R×K patches of a frame · m merge size · p patch side in pixels · B bytes
 """

@@ -1,4 +1,4 @@
-"""Rotary position embedding over rows and columns (axial), split-half layout, for a packed encoder.
+"""Rotary position embedding over rows and columns (axial, split-half layout) for a packed encoder.
 
 N patches · H heads · D channels of a head, a multiple of 4
 """

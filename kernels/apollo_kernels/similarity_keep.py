@@ -1,4 +1,4 @@
-"""Which visual tokens of a video changed since an earlier frame (DiffFP and its relatives), measured on uint8 pixels.
+"""Mask of visual tokens that changed since an earlier frame (DiffFP and its relatives), measured on uint8 pixels.
 
 V items · F frames · M visual tokens · P places in a frame, one of each visual token · s side in pixels of a place
 """

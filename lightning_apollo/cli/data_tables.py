@@ -1,4 +1,4 @@
-"""What `lightning-apollo data` prints: tables of an index, and what its samples cost under a recipe."""
+"""Terminal tables of `lightning-apollo data`: contents of an index and costs of its samples under a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands that take a recipe share."""
+"""Options shared by commands that take a recipe."""
 
 from typing import Annotated, Any
 

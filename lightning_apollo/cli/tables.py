@@ -1,4 +1,4 @@
-"""What `lightning-apollo data tune` and `data calibrate` print."""
+"""Terminal tables of `lightning-apollo data tune` and `data calibrate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that a user can put right, as one line on the terminal."""
+"""One-line report of user errors on the terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Conversations as the rest of the package sees them, and the error of a row that is none."""
+"""Conversations, and the error of a row that holds none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DataModule: renders what must be rendered, reads the manifests, and hands out packed micro-batches in order."""
+"""DataModule: packed micro-batches from manifests, in the order of the plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Micro-batches of one rank in the order of the plan, from wherever a run goes on."""
+"""Micro-batches of one rank in the order of the plan, from any position."""
 
 from __future__ import annotations
 

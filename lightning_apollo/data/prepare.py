@@ -1,4 +1,4 @@
-"""From a conversation to a Sample: which moments and sizes its media get, decoding, and the text around them.
+"""Prepare a conversation as a Sample: choose moments and sizes, decode media and encode the text.
 
 The plan is made of numbers alone; pixels are read once it fits. Where media and text pass `max_length`, the media are
 planned anew with what the text leaves (fewer frames where even the smallest size is too much, then lower resolution;

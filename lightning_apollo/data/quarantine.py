@@ -1,4 +1,4 @@
-"""What was skipped: counted for each source, listed in a file, and an end to the run when it gets too much."""
+"""Quarantine of unreadable samples: counts per source, a list in a file and a limit that ends the run."""
 
 from __future__ import annotations
 

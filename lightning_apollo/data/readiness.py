@@ -1,4 +1,4 @@
-"""A first look at data before anything is written for them."""
+"""Early check of data before anything is written for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one way to ask a model: items ─> prompts, the next batch prepared ahead ─> answers.
+"""Ask loop of all evaluations: items to prompts to answers, with the next batch prepared ahead.
 
 Benchmarks, own rows, the demo, studies and lmms-eval differ in their items, and in what becomes of an item that cannot be shown.
 """

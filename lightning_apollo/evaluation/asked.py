@@ -1,4 +1,4 @@
-"""Checks of what `evaluate run` is to ask, before anything heavy is imported."""
+"""Checks of the arguments of `evaluate run`, before anything heavy is imported."""
 
 from __future__ import annotations
 

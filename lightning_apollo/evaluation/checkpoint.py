@@ -1,4 +1,4 @@
-"""A benchmark asked of a trained stage or an export of it, with a progress bar and tables on the terminal."""
+"""Evaluate a trained stage or an export on a benchmark, with a progress bar and tables on the terminal."""
 
 from __future__ import annotations
 

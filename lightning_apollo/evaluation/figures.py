@@ -1,4 +1,4 @@
-"""What the papers report for their models, to stand beside what is measured here."""
+"""Published scores of the papers' models, for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of a model to questions, and what is made of them: accuracy by kind, and lines of a file of results."""
+"""Answers of a model to questions: accuracy by kind and lines of a results file."""
 
 from __future__ import annotations
 

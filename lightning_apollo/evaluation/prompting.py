@@ -1,4 +1,4 @@
-"""From a question to the prompt of a model, by the very preparer of its training; subtitles by the frames it is shown."""
+"""Prompts of questions, made by the preparer of the training. Subtitles follow the frames that are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question of a benchmark as its reader hands it over: what is shown, what is asked, what is right."""
+"""Benchmark question: media, text and expected answer."""
 
 from __future__ import annotations
 

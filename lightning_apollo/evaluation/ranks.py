@@ -1,4 +1,4 @@
-"""The processes that ask a benchmark together, as torchrun starts them."""
+"""Ranks of a distributed evaluation, as started by torchrun."""
 
 from __future__ import annotations
 

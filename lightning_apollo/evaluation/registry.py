@@ -1,4 +1,4 @@
-"""The benchmarks by name: who reads them and how they are scored. What papers report for them is in figures.py."""
+"""Benchmark registry: reader and metric by name. What papers report for them is in figures.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of a benchmark, one line of JSON for every question, whoever asked it of whatever model."""
+"""Results of a benchmark, one line of JSON for every question."""
 
 from __future__ import annotations
 

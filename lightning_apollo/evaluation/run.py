@@ -1,4 +1,4 @@
-"""Asking a model a benchmark: on one process or on many ranks, going on where an earlier run stopped.
+"""Evaluate a model on a benchmark, on one process or on many ranks. A stopped run resumes.
 
 answers of earlier runs ─> what is missing ─> shared out to ranks ─> prepare ahead ─> generate ─> append
                                                                                  all ranks done ─> tables

@@ -1,4 +1,4 @@
-"""The scores of a model on a benchmark: all questions, every kind of them, intervals, and the papers' figures beside."""
+"""Score table of a benchmark: all questions and each kind, with intervals and the papers' scores."""
 
 from __future__ import annotations
 

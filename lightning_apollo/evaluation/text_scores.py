@@ -1,4 +1,4 @@
-"""Scores of free answers: exact match, token F1, and numbers.
+"""Scores of free answers: exact match, token F1 and numbers.
 
 Texts are compared as tokens, as SQuAD's evaluation does (arXiv 1606.05250, section 6.1): letter case, articles and
 punctuation aside. Differences from it: points and colons inside numbers and signs before them stay, so that 1.5 is not 15;

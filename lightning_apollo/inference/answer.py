@@ -1,4 +1,4 @@
-"""A question about videos and images in, the answer in words out, whole or as it is written."""
+"""Answer questions about videos and images, whole or as a stream."""
 
 from __future__ import annotations
 

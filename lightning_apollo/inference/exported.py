@@ -1,4 +1,4 @@
-"""An exported folder as our own code reads it: weights, tokenizer, and lightning_apollo.json, which has all the rest."""
+"""Read an exported folder: weights, tokenizer and lightning_apollo.json with all the rest."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace

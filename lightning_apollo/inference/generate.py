@@ -1,4 +1,4 @@
-"""Answers of a trained model, token by token, for any number of prompts at once.
+"""Batched token-by-token generation for any number of prompts.
 
 S prompts · U tokens of all sequences · E width of the LLM
 """

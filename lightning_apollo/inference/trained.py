@@ -1,4 +1,4 @@
-"""Where trained models lie, and how they are loaded: the folder of a finished stage, a recipe, an export."""
+"""Load a trained model from a finished stage, a recipe or an export."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A trained model together with what it takes to ask it: the tokenizer and the preprocessing of its training."""
+"""Trained model with its tokenizer and the preprocessing of its training."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a sample costs and what became of its media, in numbers and short sentences."""
+"""Ledger of a sample: token costs and the fate of its media."""
 
 from __future__ import annotations
 

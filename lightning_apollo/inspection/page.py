@@ -1,4 +1,4 @@
-"""A self-contained HTML page of one training sample: its frames, text and label mask, what it costs, and its micro-batch."""
+"""HTML page of one training sample with its micro-batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which visual tokens of a stage reach the LLM, as far as it is known before the stage is trained."""
+"""Visual tokens of a stage that reach the LLM, as far as known before training."""
 
 from __future__ import annotations
 

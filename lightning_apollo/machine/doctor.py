@@ -1,4 +1,4 @@
-"""What a run needs and what this machine has. Where torch or torchcodec cannot be imported, that is a finding, too."""
+"""Doctor: requirements of a run against this machine. Where torch or torchcodec cannot be imported, that is a finding, too."""
 
 import ctypes
 import importlib

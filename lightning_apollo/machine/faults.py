@@ -1,4 +1,4 @@
-"""Faults of the machine, as lines that say what to do: full disks, missing permissions, ports, memory."""
+"""Machine faults as one line with the fix. Full disks, missing permissions, ports, memory."""
 
 from __future__ import annotations
 

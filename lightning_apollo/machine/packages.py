@@ -1,4 +1,4 @@
-"""Requirements that the installed package declares, and the command that installs them: it works without our checkout."""
+"""Requirements of the installed package and the command that installs them, without a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe of what decodes and encodes video: torchcodec on top of FFmpeg's libraries, and why they do not load.
+"""Probe of the video libraries: torchcodec on top of FFmpeg's libraries, and why they do not load.
 
     require_video (a tenth of a second, without torch) ─ in doubt ─> load_torchcodec ─ fails ─> one line with the fix
 

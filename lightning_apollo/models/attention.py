@@ -1,4 +1,4 @@
-"""The one front door to attention: packed segments, never a mask of N×N.
+"""Packed attention over segments, never a mask of N×N.
 
 N rows of all segments · H heads · G key/value heads (H is a multiple of G) · D channels of a head · S segments
 """

@@ -1,4 +1,4 @@
-"""What every layer of the language model remembers of the samples that it is answering, each at its own length.
+"""Per-layer key-value cache of a batch of samples, each at its own length.
 
 S samples · T tokens of all samples · H heads · G key/value heads (H is a multiple of G) · D channels of a head
 """

@@ -1,4 +1,4 @@
-"""The language model and its tokenizer, both from transformers, with our packed attention inside.
+"""Language model and tokenizer of transformers, with packed attention inside.
 
 T text tokens of all samples · S samples · H heads · E width of the LLM
 """

@@ -1,4 +1,4 @@
-"""The any-resolution vision encoder of VideoLLaMA 3: SigLIP's layers, 2D-RoPE in place of position embeddings, packed frames.
+"""Any-resolution vision encoder of VideoLLaMA 3: SigLIP's layers over packed frames, with 2D-RoPE instead of position embeddings.
 
 N patches of all frames · S frames (attention segments) · D hidden width · H heads · p patch side
 """

@@ -1,4 +1,4 @@
-"""Which settings fit the data, each with the reason that stands behind it in the recipe."""
+"""Settings chosen for the data, each with its reason."""
 
 from __future__ import annotations
 

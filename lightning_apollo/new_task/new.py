@@ -1,4 +1,4 @@
-"""Writes the recipe of a new task: a template, the user's data, and the few settings that fit them."""
+"""Write the recipe of a new task from a template, the user's data and a few chosen settings."""
 
 from __future__ import annotations
 

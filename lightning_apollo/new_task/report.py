@@ -1,4 +1,4 @@
-"""What `lightning-apollo new` prints: what it saw, what it chose, what is broken, and what to run next."""
+"""Terminal report of `lightning-apollo new`: findings, choices and next commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--from` names: the weights to start from, and the model that they are of."""
+"""Start weights of a new task: the model that `--from` names."""
 
 from __future__ import annotations
 

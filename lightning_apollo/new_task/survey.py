@@ -1,4 +1,4 @@
-"""What a user's rows and media hold, counted before a recipe is written for them."""
+"""Survey of a user's rows and media, before a recipe is written for them."""
 
 from __future__ import annotations
 

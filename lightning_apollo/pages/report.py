@@ -1,4 +1,4 @@
-"""A self-contained HTML page about a trained model: what it saw, what it dropped, what it answered, how it learned."""
+"""HTML report of a trained model: media, answers and learning curve."""
 
 from __future__ import annotations
 

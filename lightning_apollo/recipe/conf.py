@@ -1,4 +1,4 @@
-"""Where the recipes are. Imports nothing heavy: shell completion and `--help` read it."""
+"""Paths of the recipes. Imports nothing heavy: shell completion and `--help` read it."""
 
 import sysconfig
 from functools import cache

@@ -1,4 +1,4 @@
-"""Stages moved aside: STAGE becomes STAGE.1, with its weights, evaluations and index; nothing is removed."""
+"""Stage folders moved aside: STAGE becomes STAGE.1. Nothing is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The note beside a stage's checkpoints of what it was begun with, which `--resume` compares."""
+"""Record beside a stage's checkpoints of its settings and data, compared by `--resume`."""
 
 from __future__ import annotations
 

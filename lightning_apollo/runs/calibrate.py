@@ -1,4 +1,4 @@
-"""What micro-batches cost on this device: the constants of `data.cost`, measured on the recipe's own model.
+"""Calibration of `data.cost` on this device, with the recipe's own model.
 
 P micro-batches that are timed
 """

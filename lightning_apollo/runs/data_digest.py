@@ -1,4 +1,4 @@
-"""Digests of the data of a stage: bytes of the manifests, and of the media size, duration and number of frames.
+"""Digests of the data of a stage: bytes of the manifests, sizes and durations of the media.
 
 No pixel is hashed. The facts of a source's media lie in the cache folder, so that a later call asks each file for its size
 and time of change alone, and opens those that are others now.

@@ -1,4 +1,4 @@
-"""Comparison of what a recipe wants to train on with what this machine has."""
+"""Check of a recipe's devices against this machine."""
 
 import torch
 

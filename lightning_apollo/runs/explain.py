@@ -1,4 +1,4 @@
-"""What a recipe does, stage by stage, without doing it: the model is built on the meta device, rows are counted."""
+"""Explain a recipe stage by stage, with the model on the meta device and rows counted."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""SHA-256 of large files, noted in the cache folder by size, time of change and inode: a file is read once."""
+"""SHA-256 of large files, cached by size and time of change and inode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is trained from: settings, data and start weights, to be compared with those of an earlier training.
+"""Fingerprint of a stage (settings, data and start weights), compared with an earlier training.
 
 Values count, and not how or where they are written: docs/runs.md says what makes another training and what does not.
 """

@@ -1,4 +1,4 @@
-"""Runs a recipe: its stages one after the other, each in a process and a folder of its own.
+"""Run the stages of a recipe, each in a process and a folder of its own.
 
 output/STAGE/  recipe.yaml         the resolved recipe
                metrics.csv         one row a step, readable while the stage trains

@@ -1,4 +1,4 @@
-"""The lines at the end of a run: where the model lies, and commands that go on from there."""
+"""Last lines of a run: location of the model and commands to try next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room on the disk that a stage needs, looked at before it begins."""
+"""Disk space of a stage, checked before it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the folder of a stage says: whether it is finished, with what it was begun, and from where it can go on."""
+"""State of a stage folder: finished, resumable or stale."""
 
 from __future__ import annotations
 

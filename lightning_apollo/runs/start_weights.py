@@ -1,4 +1,4 @@
-"""The weights that a stage starts from: where they lie, and a digest of their content."""
+"""Start weights of a stage: path and digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished stages of a recipe, and what lies where one is to be trained."""
+"""Finished stages of a recipe, and obstacles in the folder of the next one."""
 
 from __future__ import annotations
 

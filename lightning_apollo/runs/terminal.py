@@ -1,4 +1,4 @@
-"""Standard output and error of a run, whose failures do not end it: a closed pipe, a log on a full disk."""
+"""Standard output and error that cannot end a run, through closed pipes and full disks."""
 
 from __future__ import annotations
 

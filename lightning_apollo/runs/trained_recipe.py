@@ -1,4 +1,4 @@
-"""The recipe that a stage was trained with, beside one that may have changed since."""
+"""Recipe of a finished stage, compared with the present one."""
 
 from __future__ import annotations
 

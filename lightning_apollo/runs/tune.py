@@ -1,4 +1,4 @@
-"""How many loader processes and decoder threads a recipe's data want on this machine: measured, not guessed."""
+"""Measure the best number of loader processes and decoder threads on this machine."""
 
 from __future__ import annotations
 

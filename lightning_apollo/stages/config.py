@@ -1,4 +1,4 @@
-"""What a recipe says of a stage."""
+"""Stage configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table of scores says about sizes: which of them rank the variants alike, and what carries that.
+"""Rank agreement of design variants between sizes, and the factors behind it.
 
 V variants · S LLM sizes, smallest first
 """

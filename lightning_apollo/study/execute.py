@@ -1,4 +1,4 @@
-"""One run of a study: training, evaluation, score."""
+"""One run of a study: training, evaluation and score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that is found in a table of scores, and what it comes to in words."""
+"""Findings of a study, in tables and sentences."""
 
 from __future__ import annotations
 

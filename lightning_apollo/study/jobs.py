@@ -1,4 +1,4 @@
-"""Runs of a study in processes of their own, some at a time, or as one array of Slurm."""
+"""Runs of a study in child processes, or as one Slurm array."""
 
 from __future__ import annotations
 

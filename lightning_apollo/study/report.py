@@ -1,4 +1,4 @@
-"""Reports: Markdown, CSVs and pictures in a folder, tables on the terminal."""
+"""Study report: Markdown, CSVs and plots in a folder. Also tables on the terminal."""
 
 from __future__ import annotations
 

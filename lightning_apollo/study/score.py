@@ -1,4 +1,4 @@
-"""What a run leaves when it is finished, and who works on it. Reads no recipe: nothing heavy is imported.
+"""Score of a finished run, and the lock of a running one. Reads no recipe: nothing heavy is imported.
 
 output/RUN/  STAGE/ ...      what `fit` writes
              results.jsonl   every question with the answer

@@ -1,4 +1,4 @@
-"""Tables of a study's report, as text: what was compared, in the words of analysis.py."""
+"""Sections of a study's report, as text."""
 
 from __future__ import annotations
 

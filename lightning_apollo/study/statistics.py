@@ -1,4 +1,4 @@
-"""How well two columns of scores agree: R², Spearman, Kendall's tau-b, each with a bootstrap interval over the rows.
+"""Agreement of two columns of scores (R², Spearman, Kendall's tau-b), each with a bootstrap interval over the rows.
 
 n rows (variants) · B resamples
 """

@@ -1,4 +1,4 @@
-"""Runs this checkpoint in plain transformers and compares it with what it was exported from: python fixture/check.py
+"""Check of this checkpoint in plain transformers against the exported model: python fixture/check.py
 
 Needs torch, transformers and torchcodec, and none of the code that the model was trained with. Writes one line of JSON:
 the problems, of which a good checkpoint has none, and how far the logits are apart at most. Exit code 1 with problems.

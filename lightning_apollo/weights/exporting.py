@@ -1,4 +1,4 @@
-"""A trained stage as a folder that travels: for plain transformers where it has the class, else for our own loader.
+"""Export a trained stage as a folder for plain transformers, or for our own loader.
 
 model.safetensors       weights, in several files above a size, then with model.safetensors.index.json
 lightning_apollo.json   what our own loader needs (exported.py)

@@ -1,4 +1,4 @@
-"""The golden fixture of an export: two small files, and what the model that was exported makes of them.
+"""Golden fixture of an export: two small files and the exported model's outputs for them.
 
 clip.mp4 picture.png   shown with a question each
 expected.json          for each: the messages, token ids, grid, merge size, a checksum of the pixels, the greedy answer

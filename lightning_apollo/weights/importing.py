@@ -1,4 +1,4 @@
-"""Published weights into ours: every tensor of the source is used, or left out for a stated reason, or an error."""
+"""Import published weights. Every tensor of the source is used, or left out for a stated reason, or an error."""
 
 import json
 from collections import Counter

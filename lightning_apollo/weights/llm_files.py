@@ -1,4 +1,4 @@
-"""What stands beside the weights of a language model: its configuration and its tokenizer."""
+"""Configuration and tokenizer files beside a language model's weights."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""README.md of an export: what the model was made from and with, and how to ask it."""
+"""README.md of an export: origin of the model and an example of its use."""
 
 import hashlib
 import json

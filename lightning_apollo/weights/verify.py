@@ -1,4 +1,4 @@
-"""Whether an exported folder answers as the model that it was exported from."""
+"""Verify that an exported folder answers as the model that it was exported from."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The formats of rows that are read: recognised by their keys, turned into conversations, listed by `data formats`."""
+"""Formats of annotation rows, recognised by their keys and listed by `data formats`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of rows, turns and parts: those that are read, those that change no sample, and the fix for all others."""
+"""Known keys of rows, turns and parts. The fix for each unknown one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotation files: a JSON list, JSON lines or a table (Parquet, Arrow), each row one conversation about media.
+"""Annotation files: a JSON list, JSON lines or a table (Parquet, Arrow). Each row is one conversation about media.
 
 Rows stay in the file: a manifest of JSON holds two numbers for each, one of a table none, and a row is read and checked
 when it is asked for. In tar shards a row may also be a file of its own, beside its media, as WebDataset writes them.

@@ -1,4 +1,4 @@
-"""Media markers in text: the two that are read, and the spellings of other tools, which are refused."""
+"""Media markers in text: the two that are read and the refused spellings of other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Media of a row: paths, objects that hold one, lists of frame pictures, and their order among the turns."""
+"""Media of a row: paths or objects, frame lists and their order among the turns."""
 
 from __future__ import annotations
 

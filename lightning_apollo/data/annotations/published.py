@@ -1,4 +1,4 @@
-"""Published forms of rows that are not conversations yet, and the conversation that each of them stands for.
+"""Conversion of published row forms that are no conversations yet.
 
 A conversion takes what it knows of a row and returns the conversation with the rest of the row, so that a key that it
 does not know is still seen. Media stay under `image`, `images`, `video` and `videos`; without a marker in the text they are

@@ -1,4 +1,4 @@
-"""One row of a manifest as a conversation: the formats that VideoLLaMA 3, LLaVA, transformers and OpenAI write."""
+"""Parse one row of a manifest into a conversation. The formats are those of VideoLLaMA 3, LLaVA, transformers and OpenAI."""
 
 from __future__ import annotations
 

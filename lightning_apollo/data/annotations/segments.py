@@ -1,4 +1,4 @@
-"""Segment, rate and number of frames of a video, in every spelling that is read.
+"""Segment, rate and number of frames of a video in every spelling that is read.
 
 A segment counts in seconds from the start of the video as a player shows it. Spellings beside each other must say the
 same, and so must a row and a video in it.

@@ -1,4 +1,4 @@
-"""Makes the metadata index: reads every row, probes every media file once, and goes on where it was killed.
+"""Build the metadata index: read every row, probe every media file once. Resumable after a kill.
 
 INDEX/probes.jsonl holds the facts of the files probed so far, one line each, until the tables are written. A later
 call probes the files that neither it nor the tables know, or whose size or time of change is another now.

@@ -1,4 +1,4 @@
-"""What the samples of an index cost in one stage, kept in files that every process maps: what packed epochs are planned from.
+"""Costs of the samples of an index in one stage, stored in memory-mapped files for planning.
 
 INDEX/costs/HASH/  source.npy llm_tokens.npy patches.npy vision_squares.npy   one entry for each usable sample (SampleCosts)
                    rows.npy                                                   its row in its source

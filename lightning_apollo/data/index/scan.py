@@ -1,4 +1,4 @@
-"""What of an index is broken, source by source: the check before a run."""
+"""Report broken rows per source."""
 
 from __future__ import annotations
 

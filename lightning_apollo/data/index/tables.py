@@ -1,4 +1,4 @@
-"""The metadata index: what is known of every sample and media file before one is opened, in two tables of one folder.
+"""Metadata index of samples and media files: two tables in one folder.
 
 INDEX/media.parquet     one row for each file and what annotations call it, in the order of their first use
       samples.parquet   one row for each row of the manifests, source after source

@@ -1,4 +1,4 @@
-"""What samples cost under any sampling setting: arithmetic on the index, no file is opened.
+"""Token counts of samples under any sampling setting, from the index alone. No file is opened.
 
 The planner is the Preparer itself, told by the index what its probes would tell it, so that the two cannot disagree.
 S samples of the index.

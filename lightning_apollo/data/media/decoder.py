@@ -1,4 +1,4 @@
-"""FFmpeg behind torchcodec: files are opened, their frames read in order, and what goes wrong gets a true reason.
+"""FFmpeg decoding through torchcodec, with the true reason of each failure.
 
 torchcodec's `VideoDecoder` seeks by times, and so depends on them. `frames_in_order` depends on nothing: it hands every packet
 to the decoder, as FFmpeg's own command does.

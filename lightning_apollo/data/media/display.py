@@ -1,4 +1,4 @@
-"""Stored frames as a player shows them: turned, mirrored, with square pixels. H, W pixels."""
+"""Display geometry: stored frames turned, mirrored and with square pixels. H, W pixels."""
 
 from __future__ import annotations
 

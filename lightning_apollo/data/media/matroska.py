@@ -1,4 +1,4 @@
-"""The shape of a pixel that a Matroska or WebM header gives, which FFmpeg's decoders do not pass on."""
+"""Pixel shape from Matroska and WebM headers, which FFmpeg's decoders do not pass on."""
 
 from __future__ import annotations
 

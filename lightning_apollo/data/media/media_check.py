@@ -1,4 +1,4 @@
-"""Probe of a media file that decodes it too: the verdict of training, before a run."""
+"""Probe that also decodes a media file, to find before a run what training would skip."""
 
 from __future__ import annotations
 

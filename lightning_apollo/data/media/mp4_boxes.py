@@ -1,4 +1,4 @@
-"""The boxes of an MP4 or MOV header that FFmpeg's decoders do not pass on: how a track is to be shown.
+"""Display matrix and pixel shape from MP4 and MOV headers, which FFmpeg's decoders do not pass on.
 
 It also guards: a header of a few bytes that claims more samples than the file has bytes would make FFmpeg fill gigabytes
 with its table of them.

@@ -1,4 +1,4 @@
-"""Still pictures through Pillow: what a header says, and upright RGB pixels. H, W pixels."""
+"""Still pictures through Pillow: header facts and upright RGB pixels. H, W pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes of many files in processes of their own: one that hangs or crashes costs its file and its deadline, not the run."""
+"""Parallel probes in child processes. One that hangs or crashes costs its file and its deadline, not the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who opens media files: what a sample asks for headers and frames.
+"""MediaReader: probe headers, decode frames.
 
 A reader may wrap another: a cache around a supervisor around plain reading. All answer alike; only time, memory and what a
 broken decoder can do to the run differ.

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, asked before FFmpeg opens it, for training data and uploads alike.
+"""File types by their first bytes, checked before FFmpeg opens a training file or an upload.
 
 FFmpeg opens more than containers: a playlist (HLS, DASH, concat, SDP) names other files and addresses, and would show what
 lies elsewhere. So only what begins like a container, and nowhere says a playlist's words, reaches it.

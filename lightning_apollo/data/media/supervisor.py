@@ -1,4 +1,4 @@
-"""Reading media in a process of its own: a decoder that hangs, crashes or eats memory costs its file, not the run.
+"""Supervised reading in a child process. A decoder that hangs, crashes or eats memory costs its file and not the run.
 
 Processes are started without multiprocessing, whose daemons, as loader workers are, may have no children. One that has
 imported torch (seconds) is kept for each loader process; what decodes is forked from it (milliseconds).

@@ -1,4 +1,4 @@
-"""Files to frames: what a header says, and pixels at their target size with the container's own times.
+"""Video and image files to frames: headers, resized pixels and presentation times.
 
 A path may be any address of storage/address.py. What a file is, its content decides, never its extension. F frames · H, W pixels.
 """

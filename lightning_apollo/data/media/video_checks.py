@@ -1,4 +1,4 @@
-"""The look at a video after it is opened: whether the decoder can be believed, and what is true where it cannot.
+"""Checks of an opened video against decoder errors, with corrected facts where the decoder is wrong.
 
 torchcodec sorts the frames by their times and seeks among them. That is right for a clock that rises, in a file that begins
 with a key frame. Otherwise the file is read as FFmpeg's command reads it, in order; what no reading mends is refused.

@@ -1,4 +1,4 @@
-"""What runs in the processes below a SupervisedReader: one that has imported everything, and its forks, which decode.
+"""Processes below a SupervisedReader: a server that has imported everything and its decoding forks.
 
     loader process ── a socket to be served, or a process to end ──> fork_on_request
                    └─ requests and answers ────────────────────────> serve, in a fork of it

@@ -1,4 +1,4 @@
-"""The order in which micro-batches are dealt: neighbours cost about the same, so that ranks do not wait for each other."""
+"""Dealing order of micro-batches: neighbours of similar cost, so that ranks do not wait for each other."""
 
 from __future__ import annotations
 

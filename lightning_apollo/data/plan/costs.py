@@ -1,4 +1,4 @@
-"""What each sample of an index costs in memory and in time, as arrays: all that a plan needs to know of it."""
+"""Memory and time cost of each sample of an index, as arrays for the planner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples an epoch draws from each source, and how often: whole passes and a remainder that changes with the epoch."""
+"""Samples drawn from each source in an epoch: whole passes and a remainder that changes with the epoch."""
 
 from __future__ import annotations
 

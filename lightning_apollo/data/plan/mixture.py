@@ -1,4 +1,4 @@
-"""Shares of text, image, multi-image and video samples in an epoch: how often each source is passed over."""
+"""Modality shares of an epoch (text, image, multi-image, video) as passes over each source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows make up the micro-batches of an epoch: a fixed number of samples each, or packed by what they cost.
+"""Micro-batches of an epoch: a fixed number of samples each, or packed by cost.
 
 Both are pure functions of the data, the seed and the epoch, the same on every rank. A position in an epoch is the index of a
 micro-batch over all ranks (order.py).

@@ -1,4 +1,4 @@
-"""Rows that a stage draws and never shows: those behind the last whole step of an epoch, or behind the stage's last step.
+"""Rows that a stage draws and never trains on, behind the last whole step of an epoch or of the stage.
 
 28 rows in steps of 20, one epoch: 8 rows are never shown. Rows that a fraction of a pass leaves out are not counted: that was
 asked for, and every epoch draws others.

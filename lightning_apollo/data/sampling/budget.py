@@ -1,4 +1,4 @@
-"""The size that every image and frame of a sample is shown at, so that together they stay inside the token budget.
+"""Target size of every image and frame of a sample inside the token budget.
 
 A grid here is (rows, columns) of visual tokens AFTER merging; one token is a square of patch_size · merge_size pixels.
 """

@@ -1,4 +1,4 @@
-"""Where clips lie in a video, and which times they show: arithmetic over seconds, no pixels.
+"""Positions and times of clips in a video: arithmetic over seconds, no pixels.
 
 A clip is N frames at one rate, N / fps seconds long. K clips of an item · F = K·N moments, clip after clip.
 Apollo (arXiv 2412.10360 §4.1, C.1), 5 seconds in clips of 2:

@@ -1,4 +1,4 @@
-"""What will be shown of a sample's media, in numbers alone: moments and sizes inside the token budget.
+"""Plan of a sample's media: moments and sizes inside the token budget.
 
 Encoders of frames: all frames get an equal share, as a size; where the smallest size is too much, frames go. Encoders
 of clips: an image is one clip, videos share the other clips equally, and one that loses clips is sampled anew.

@@ -1,4 +1,4 @@
-"""The pixels of the built-in video QA set: stills drawn at 64×64 pixels, clips in H.264 and mp4, images in PNG.
+"""Rendering of the built-in video QA set. Stills are drawn at 64×64 pixels, clips written as H.264 in mp4, images as PNG.
 
 Border 0-3, the still's colour everywhere inside it, and the lamp in rows 10-21 and columns 20-43, in pixels. All edges
 are even, so that neither chroma subsampling nor a model's 32×32 input mixes two things. At 32×32, with patches of 8

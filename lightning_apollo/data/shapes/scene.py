@@ -1,4 +1,4 @@
-"""What the clips and images of the built-in video QA set show, and what is asked about them: no pixels, only words.
+"""Scenes and questions of the built-in video QA set, in words without pixels.
 
 A clip has 8 slots of half a second. Each slot shows a still: a picture of one colour, a border around it and a lamp in
 its upper half. Four colours come once each, one after another:

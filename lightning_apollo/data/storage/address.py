@@ -1,4 +1,4 @@
-"""Where a file lies, as one string, and how it is opened. Everything that reads media or manifests comes through here.
+"""Address of a file as one string, with the ways to open it. Everything that reads media or manifests comes through here.
 
     videos/clip.mp4                                a file
     s3://bucket/videos/clip.mp4                    an object of an S3-compatible store

@@ -1,4 +1,4 @@
-"""Pictures that a JSON row holds as data URLs: replaced by addresses when the row is read, decoded when they are opened."""
+"""Pictures in data URLs of JSON rows: addressed when the row is read, decoded when they are opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects of S3-compatible stores as files, through s3fs, which only this file imports: storage/address.py brings it in with the
+"""Files in S3-compatible stores through s3fs. Only this file imports s3fs, and storage/address.py imports it with the
 first object.
 
 Endpoint, region and credentials are what AWS's own tools use: environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) or

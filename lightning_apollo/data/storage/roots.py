@@ -1,4 +1,4 @@
-"""Where the media paths of a source start: a folder, a bucket of an S3-compatible store, or tar shards."""
+"""Roots of a source's media paths: a folder, a bucket or tar shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar shards read at any place: a table of all their members, made once and mapped by every process.
+"""Random access to tar shards through a member table that every process maps.
 
 The table is an Arrow file in the cache folder, under a name made from the shards, their sizes and times of change.
 """

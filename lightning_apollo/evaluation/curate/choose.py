@@ -1,4 +1,4 @@
-"""Fewer questions that say as much: those that need the video and tell models apart, as ApolloBench was made (Apollo §2).
+"""Curation of questions: keep those that need the video and tell models apart, as ApolloBench was made (Apollo §2).
 
 results of several models ─> table ─> drop what needs no video ─> rank by entropy ─> the top of every category
 

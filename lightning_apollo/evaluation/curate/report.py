@@ -1,4 +1,4 @@
-"""What `lightning-apollo evaluate curate` writes and prints.
+"""Files and tables of `lightning-apollo evaluate curate`.
 
 questions.csv    every question: shares of right models, entropy, what became of it
 curated.jsonl    the questions that stay

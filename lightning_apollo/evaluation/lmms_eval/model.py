@@ -1,4 +1,4 @@
-"""A trained model as lmms-eval asks it: `lmms-eval --model lightning_apollo --model_args checkpoint=CHECKPOINT --tasks ...`.
+"""Adapter of trained models to lmms-eval: `lmms-eval --model lightning_apollo --model_args checkpoint=CHECKPOINT --tasks ...`.
 
 What a task calls a message becomes a conversation, which the preparer of the model's training samples, resizes and lays out.
 """

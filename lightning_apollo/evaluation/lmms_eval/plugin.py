@@ -1,4 +1,4 @@
-"""How lmms-eval finds our model: the entry point `lmms_eval.models` of pyproject.toml, loaded whenever lmms-eval starts."""
+"""Entry point `lmms_eval.models` of pyproject.toml, loaded whenever lmms-eval starts."""
 
 # pyright: reportMissingImports=false
 # lmms-eval has an environment of its own: see docs/evaluation.md

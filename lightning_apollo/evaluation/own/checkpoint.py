@@ -1,4 +1,6 @@
-"""Own rows asked of a trained stage or an export, and of a second one to compare: tables on the terminal and a page."""
+"""Evaluate a trained stage or an export on own rows, with tables on the terminal and a page. Optionally compares a
+second model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A self-contained HTML page about own rows: tables, what could not be used, and the worst answers beside what was shown."""
+"""HTML page about own rows: tables, unusable rows and the worst answers beside their media."""
 
 from __future__ import annotations
 

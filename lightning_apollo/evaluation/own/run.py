@@ -1,4 +1,6 @@
-"""Asking a model the questions of own rows: each row's training sample, cut in front of its answer, and that answer's loss."""
+"""Ask the questions of own rows and compute losses of their answers. A prompt is the training sample, cut in front
+of its answer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores and losses of own rows: of all answers, and by metric, kind, source and modality."""
+"""Scores and losses of own rows, in total and by group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training sample that ends with an answer, as the prompt that asks for it, and the loss of its tokens."""
+"""Teacher forcing: the prompt before an answer of a training sample, and the loss of its tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of benchmarks of documents, charts and text in pictures: ChartQA, DocVQA, InfoVQA, OCRBench, AI2D.
+"""Readers of document and chart benchmarks (ChartQA, DocVQA, InfoVQA, OCRBench, AI2D).
 
 A reader takes the folder into which the published files were unpacked. Prompts are worded as in VideoLLaMA 3's evaluation
 code (evaluation/image in its repository).

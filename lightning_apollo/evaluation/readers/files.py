@@ -1,4 +1,4 @@
-"""Finding and reading the files of a benchmark: JSON, CSV, Parquet with pictures inside, subtitles, media."""
+"""Benchmark files found and parsed (JSON, CSV, Parquet with pictures inside, subtitles, media)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of benchmarks of long videos: Video-MME, MLVU, LongVideoBench, LVBench.
+"""Readers of long-video benchmarks (Video-MME, MLVU, LongVideoBench, LVBench).
 
 A reader takes the folder into which the published files were unpacked. Prompts are worded as VideoLLaMA 3's evaluation code
 words them (evaluation/benchmarks in its repository).

@@ -1,4 +1,4 @@
-"""Readers of benchmarks of photographs and of several images: MME, GQA, RealWorldQA, MathVista, MMMU, BLINK.
+"""Readers of photograph and multi-image benchmarks (MME, GQA, RealWorldQA, MathVista, MMMU, BLINK).
 
 A reader takes the folder into which the published files were unpacked. Prompts are worded as in VideoLLaMA 3's evaluation
 code (evaluation/image in its repository).

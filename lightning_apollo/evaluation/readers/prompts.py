@@ -1,4 +1,4 @@
-"""How questions are worded, by several benchmarks alike."""
+"""Prompt wordings shared by several benchmarks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Readers of benchmarks of short videos: MVBench, TempCompass, the Perception Test, EgoSchema, NExT-QA, ActivityNet-QA,
-Charades-STA.
+"""Readers of short-video benchmarks. MVBench, TempCompass, the Perception Test, EgoSchema, NExT-QA, ActivityNet-QA, Charades-STA.
 
 A reader takes the folder into which the published files were unpacked. Prompts are worded as VideoLLaMA 3's evaluation code
 words them (evaluation/benchmarks in its repository), where a docstring does not say otherwise.

@@ -1,4 +1,4 @@
-"""What stands between the network and the page: no path that a client names leads out of the upload folder.
+"""Request guard of the web page: no path that a client names leads out of the upload folder.
 
 gradio checks most of this itself. It also follows links, fetches addresses for the client, and has many more routes than this
 page uses; here is one place that says what passes.

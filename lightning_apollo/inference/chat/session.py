@@ -1,4 +1,4 @@
-"""A conversation of several turns with a trained model: what was said, what the model saw, and how fast it answered."""
+"""Chat session of several turns with a trained model: history, media and speed."""
 
 from __future__ import annotations
 

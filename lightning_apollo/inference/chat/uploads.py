@@ -1,4 +1,4 @@
-"""Files that strangers hand to the web page: what they may be, and where they may lie."""
+"""Uploads to the web page: accepted types and their folder."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The meaning of an answer in words: a choice, a time span, boxes, numbers.
+"""Parsers of free-text answers.
 
 A parser refuses, with None or an empty list, where an answer leaves open what it means: it never takes the first of several.
 """

@@ -1,4 +1,4 @@
-"""Boxes of pictures that an answer writes."""
+"""Parse boxes in a free-text answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice that an answer in words names.
+"""Parse the choice that a free-text answer names.
 
 Every label ("B", "(b)", "option B") and every text of a choice that the answer mentions is read with what stands around it:
 mentions that "and", "or" and commas join are one group, a group may be denied ("not A", "A is wrong"), asked ("A?"), or said

@@ -1,4 +1,4 @@
-"""Words around a label or text by which an answer names it, denies it, asks it or takes it back; English and Chinese."""
+"""Cue words around a label, English and Chinese. Naming, denial, question and retraction."""
 
 from __future__ import annotations
 

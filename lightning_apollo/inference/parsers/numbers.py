@@ -1,4 +1,4 @@
-"""Numbers that an answer writes."""
+"""Parse numbers in a free-text answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time spans that an answer writes, in seconds or as shares of the video.
+"""Parse time spans in a free-text answer, in seconds or as shares of the video.
 
 A moment is a clock time ("1:05", "01:02:03.5"), a number with units ("1m5s", "2 min", "5 seconds", "1分5秒") or a plain number
 of seconds.

@@ -1,4 +1,4 @@
-"""The answer inside of what models wrap around it: thoughts, boxes of LaTeX, JSON, Markdown, full-width signs."""
+"""Unwrap answers from what models write around them. Thoughts, LaTeX boxes, JSON, Markdown, full-width signs."""
 
 from __future__ import annotations
 

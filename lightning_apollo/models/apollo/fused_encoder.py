@@ -1,4 +1,4 @@
-"""Apollo's vision encoder: two towers look at the same clip, and their features stand side by side on one grid (§6, C.1).
+"""Apollo's vision encoder: features of two towers for the same clip, side by side on one grid (§6, C.1).
 
 SigLIP sees every frame by itself, a video encoder the whole clip. Each tower gets the frames in its own size and colours,
 padded to a square with its mean colour; its features are interpolated to the finest grid of both and concatenated.

@@ -1,4 +1,4 @@
-"""What a checkpoint must have: the names and shapes of the model that a recipe describes, or that its own sizes imply.
+"""Expected names and shapes of a checkpoint, from a recipe's model or from the checkpoint's own sizes.
 
 Models are built on the meta device, so that nothing is allocated. D width of the encoder · E width of the LLM
 """

@@ -1,4 +1,4 @@
-"""How published checkpoints name their tensors: one row for each layout, found by its names and never by its file's."""
+"""Tensor layouts of published checkpoints, recognised by their tensor names."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Whether a model looks at what it is shown: its loss with the media, and with every pixel of them grey."""
+"""Loss with the media against loss with grey media, to tell whether a model uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Visual tokens as large as the language model's embeddings, from the first step of a stage."""
+"""Calibration of a connector before the first step: visual tokens as large as the LLM's embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error that all ranks know of ends them together, and is said once."""
+"""Common end of all ranks after an error that all of them know, reported once."""
 
 from __future__ import annotations
 

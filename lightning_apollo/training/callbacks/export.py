@@ -1,4 +1,4 @@
-"""The files of a finished stage."""
+"""Write final weights and done.json."""
 
 from __future__ import annotations
 

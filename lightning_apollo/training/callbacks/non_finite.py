@@ -1,4 +1,4 @@
-"""A loss or gradient that is not a number: the run stops before it takes such a step, or leaves the step out and counts it."""
+"""Policy for NaN/Inf losses and gradients: stop before the step, or skip and count it."""
 
 from __future__ import annotations
 

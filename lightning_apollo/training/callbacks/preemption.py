@@ -1,4 +1,4 @@
-"""Stops at the edge of a step: a run that is asked to stop saves there, and `fit --resume` resumes as if it had not.
+"""Preemption: save at the edge of a step and stop, so that `fit --resume` loses nothing.
 
 SIGUSR1  SLURM's notice that time is up (`sbatch --signal=USR1@180`): save, put the job back into the queue, end.
 SIGTERM  whoever sends it ends the run and knows why, as scancel, torchrun and SLURM's own preemption do: save, end.

@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains."""
+"""Training progress on the terminal."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Random states of all ranks: other ones for each, and the same after a resume as without a stop."""
+"""Random states of all ranks in checkpoints, restored on resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room on the disk for the final weights, looked at before the last step."""
+"""Disk space for the final weights, checked before the last step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agreement of all ranks, before any of them trains, on what there is.
+"""Agreement of all ranks on their environment, before training.
 
     rank 0          "root": a file beside the stages ──> the others look for it
     every rank      "facts/RANK": host, what it sees, or why it cannot go on

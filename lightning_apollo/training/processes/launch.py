@@ -1,4 +1,4 @@
-"""What launchers tell a process of its place among the ranks."""
+"""Rank and world size, as launchers set them in the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, from the first moment of its process.
+"""Stop signals, handled from the start of the process.
 
 SIGUSR1  SLURM's notice that time is up (`sbatch --signal=USR1@180`): the job goes back into the queue
 SIGTERM  from `kill`, scancel, torchrun or SLURM's own preemption

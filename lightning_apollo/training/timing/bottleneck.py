@@ -1,4 +1,4 @@
-"""What bounds a stage, in one line."""
+"""Bottleneck of a stage, in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What devices can do at most, by vendors' data sheets, for the share of it that a run reaches (MFU)."""
+"""Peak FLOPs of devices from vendors' data sheets, for model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 

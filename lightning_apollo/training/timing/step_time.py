@@ -1,4 +1,4 @@
-"""Where the time of every step goes, and at the end of a stage what it was bound by."""
+"""Time of every step by part, and the bottleneck of a stage at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A debugging aid for ranks that wait for each other forever: says which rank, at which component, with which samples.
+"""Deadlock watchdog for ranks that wait for each other forever.
 
 Every rank notes what it begins: the phases of a step, and within forward and backward each component and layer. A thread
 of its own says so twice a second over a key-value store of its own; rank 0's thread compares. On a GPU the notes are where the

@@ -1,4 +1,4 @@
-"""What ranks that wait for each other say of themselves, and what follows from it. Pure: no clock, no network."""
+"""Deadlock reports from rank positions. Pure: no clock, no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test runs under. Triton reads TRITON_INTERPRET when it is first imported, so it is set before that."""
+"""Fixtures and environment of every test. Triton reads TRITON_INTERPRET when it is first imported, so it is set before that."""
 
 import os
 

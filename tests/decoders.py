@@ -1,4 +1,4 @@
-"""Readers with the faults of decoders, for decoding processes that import them by name, and a look at what such hold."""
+"""Readers with the faults of decoders, for decoding processes that import them by name."""
 
 import ctypes
 import json

@@ -1,4 +1,4 @@
-"""Fine-tuning templates on a tiny model, as a user derives a recipe from one: a start file, rendered clips, two steps."""
+"""Fine-tuning templates on a tiny model: a start file, rendered clips and two steps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs a function on N gloo ranks of this machine, with a deadline that holds even where every rank is stuck.
+"""Run a function on N gloo ranks of this machine, with a deadline for stuck ranks.
 
 One process imports what the ranks need and forks them before it computes anything, so that N ranks cost one import.
 """

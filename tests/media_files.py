@@ -1,4 +1,4 @@
-"""Makes the media that tests read: clips with burnt-in frame numbers, in containers plain and odd, and broken files.
+"""Test media: clips with burnt-in frame numbers in plain and odd containers, and broken files.
 
 A frame shows its number as black and white squares that survive H.264: bit i is the i-th square from the left.
 """

@@ -1,4 +1,4 @@
-"""Probes with faults, and such that keep a log, for processes that import them by name."""
+"""Faulty and logging probes, for processes that import them by name."""
 
 import os
 import signal

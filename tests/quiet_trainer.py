@@ -1,4 +1,4 @@
-"""A Trainer for tests: on the CPU, once over what it is given, and silent."""
+"""Silent Trainer on the CPU for one pass."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An S3 server of this very machine, for tests: objects go in by boto3, as by any other program."""
+"""S3 server on this machine for tests. Objects go in by boto3, as by any other program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains a stage for tests of resuming: notes what every rank is given, and dies after a step where it is told to.
+"""Train a stage that notes its batches and dies after a chosen step, for tests of resuming.
 
 python -m tests.stopped_runs RECIPE.yaml STAGE NOTES KILL_AFTER resume|begin      KILL_AFTER 0: it lives to its end
 """

@@ -1,4 +1,4 @@
-"""What bench_connector_start.py stands on: the language model in other units, and the reader of ONNX files."""
+"""Parts of bench_connector_start.py: the language model in other units, and the reader of ONNX files."""
 
 from pathlib import Path
 

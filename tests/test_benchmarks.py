@@ -1,4 +1,4 @@
-"""The benchmarks' harness, and each script end to end on tiny inputs: what is timed there must be equal first."""
+"""The benchmarks' harness, and each script end to end on tiny inputs."""
 
 import csv
 import dataclasses

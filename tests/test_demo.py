@@ -1,4 +1,4 @@
-"""How the demo turns answers into its table; the demo itself is run by CI, which checks its scores."""
+"""The demo's table from answers. The demo itself is run by CI, which checks its scores."""
 
 import subprocess
 from io import StringIO

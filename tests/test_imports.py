@@ -1,4 +1,4 @@
-"""The direction of imports, read from the source without importing it: down the floors, and in no circle."""
+"""The direction of imports, read from the source without importing it. Down the floors, and in no circle."""
 
 import ast
 import sys

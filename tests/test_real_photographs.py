@@ -1,4 +1,4 @@
-"""Photographs and clips that packages carry, real ones, asked about and scored on the command line."""
+"""Real photographs and clips of installed packages on the command line, with answers and scores."""
 
 import json
 import shutil

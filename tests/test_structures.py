@@ -1,4 +1,4 @@
-"""What the dataclasses that cross files refuse, and the numbers that they derive."""
+"""Dataclasses that cross files: refused values and derived numbers."""
 
 import pickle
 from dataclasses import replace

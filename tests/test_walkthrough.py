@@ -1,4 +1,4 @@
-"""docs/walkthrough.md: its commands in their order, as they stand there, on real clips. Only the 2B start is a tiny one."""
+"""docs/walkthrough.md: its commands in order on real clips. Only the 2B start is a tiny one."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""How far two results may be apart, by dtype, and why. Every test takes its tolerance from here."""
+"""Tolerances of all tests by dtype, with their reasons. Every test takes its tolerance from here."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The commands of `lightning-apollo data`: tables, exit codes, mistakes in one line, and help without torch."""
+"""The commands of `lightning-apollo data`. Tables, exit codes, mistakes in one line, help without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: fast help, errors in one line, and what each command is handed."""
+"""Command line: fast help, errors in one line and arguments of each command."""
 
 import os
 import subprocess

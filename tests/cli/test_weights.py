@@ -1,4 +1,4 @@
-"""`import` and `export` on the command line: one line for an error, the report, and the proof."""
+"""`import` and `export` on the command line. One line for an error, the report, the proof."""
 
 from pathlib import Path
 from typing import Any

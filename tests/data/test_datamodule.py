@@ -1,4 +1,4 @@
-"""The DataModule under a Trainer: epochs, ranks, resuming at a position, loader processes."""
+"""The DataModule under a Trainer: epochs, ranks and loader processes. Resumption at a position."""
 
 from collections.abc import Iterator
 from pathlib import Path

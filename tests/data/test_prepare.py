@@ -1,4 +1,4 @@
-"""From a row to a sample: what is shown, how it is made to fit, and what cannot fit."""
+"""Preparation of a row as a sample, with its sizes and refusals."""
 
 from dataclasses import replace
 from pathlib import Path

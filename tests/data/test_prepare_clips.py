@@ -1,4 +1,4 @@
-"""From a row to a sample for encoders of clips: real files, the frames and times of every clip, and what fits."""
+"""Preparation of a row for encoders of clips, from real files."""
 
 from __future__ import annotations
 

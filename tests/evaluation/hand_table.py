@@ -1,4 +1,4 @@
-"""A table of results worked out by hand: eight questions, four models, every rule of curation met."""
+"""Results worked out by hand for every rule of curation. Eight questions, four models."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Small benchmarks in the files that are published: a few rows each, made here, with pictures that can be decoded.
+"""Small benchmarks in their published files, made here with decodable pictures.
 
 Videos are missing; what a reader makes of them is a path.
 """

@@ -1,4 +1,4 @@
-"""The one ask loop: order, batches, what cannot be shown, and that nothing is prepared beyond the next batch."""
+"""The ask loop: order, batches and unshowable items. Nothing is prepared beyond the next batch."""
 
 from collections.abc import Sequence
 from dataclasses import replace

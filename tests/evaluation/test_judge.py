@@ -1,4 +1,4 @@
-"""A judge behind an endpoint: what it is asked, once; what its failures come to."""
+"""Judge behind an endpoint: requests and failures."""
 
 import json
 from collections.abc import Iterator

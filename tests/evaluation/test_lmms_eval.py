@@ -1,4 +1,4 @@
-"""lmms-eval itself, in the environment that `make proof` makes for it, asks a trained stage on a task of the disk alone."""
+"""A trained stage under lmms-eval on a local task, in the environment that `make proof` makes for it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every benchmark from files in its published form: what is asked, an oracle's score, chance, and what is refused."""
+"""Every benchmark from files in its published form. Prompts, an oracle's score, chance, refusals."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files of results: what is written comes back, and a line that is no result is named."""
+"""Results files: a round trip, and the name of a bad line."""
 
 import json
 from dataclasses import asdict, replace

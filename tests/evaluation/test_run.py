@@ -1,4 +1,4 @@
-"""Runs that are killed, repeated, shared by ranks and given broken media: every question is asked once and counted."""
+"""Evaluation runs that are killed, repeated or shared by ranks. Every question is answered once and counted."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Answers to questions of several choices as people and models write them, each with the label that it names, or None.
+"""Written answers to multiple-choice questions with the label that each names, or None.
 
 Written by hand from the published rules: the choices are offered as A to D; the forms come from what the scoring scripts of
 Video-MME, MVBench, MMMU, MathVista, BLINK, TempCompass and of VLMEvalKit look for, and from what they get wrong.

@@ -1,4 +1,4 @@
-"""Answers that give a time span as people and models write them, each with begin and end in seconds, or None.
+"""Written answers with a time span in seconds, or None.
 
 Written by hand from the published rules: the forms that VideoLLaMA 3's and lmms-eval's scripts for Charades-STA look for,
 those of subtitles (SubRip), of JSON, and those that such scripts misread.

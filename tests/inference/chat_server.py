@@ -1,4 +1,4 @@
-"""The page in a process of its own, started by its command, asked over plain HTTP."""
+"""Chat page in a process of its own, started by its command and requested over plain HTTP."""
 
 import http.client
 import json

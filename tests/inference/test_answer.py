@@ -1,4 +1,4 @@
-"""Questions about files: the Python function, the stream and the command, against each other and against the tokens."""
+"""Questions about files: function, stream and command against each other and the tokens."""
 
 from collections.abc import Iterator
 from pathlib import Path

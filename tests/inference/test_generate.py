@@ -1,4 +1,4 @@
-"""Answers against transformers' own generation with the same weights, a loop without a cache, and one by one."""
+"""Answers against transformers' own generation, a loop without a cache and single prompts."""
 
 from dataclasses import replace
 

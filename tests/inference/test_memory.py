@@ -1,4 +1,4 @@
-"""What an answer about a long video takes in memory, in a process of its own, against one about a short video."""
+"""Memory of an answer about a long video against one about a short video, in a process of its own."""
 
 import subprocess
 import sys

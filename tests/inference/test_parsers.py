@@ -1,4 +1,4 @@
-"""What answers in words mean: hand-written lists, and every form around every label and time."""
+"""Parsed answers against hand-written lists, and every form around every label and time."""
 
 import math
 

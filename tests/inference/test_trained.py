@@ -1,4 +1,4 @@
-"""What `generate`, `chat`, `evaluate` and `export` take for a checkpoint: a stage's folder, a recipe, an exported folder."""
+"""Checkpoints for inference and export: a stage's folder, a recipe or an exported folder."""
 
 import os
 import shutil

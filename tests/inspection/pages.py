@@ -1,4 +1,4 @@
-"""Reads a page of `inspect` with the standard library's parser, and makes recipes to inspect."""
+"""Parser for pages of `inspect`, and recipes to inspect."""
 
 import re
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""The page, read with the standard library: text, label mask, ledger and bars are those of the sample."""
+"""The page of a sample against the sample, read with the standard library."""
 
 from base64 import b64decode
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Photographs of an installed package, and real clips (`make` unpacks them into .cache), each on a page."""
+"""Inspection of photographs of an installed package and of real clips (`make` unpacks them into .cache)."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which sample is shown: the plan's own, with the micro-batch that training gets around it."""
+"""Choice of the inspected sample: the plan's own, in its training micro-batch."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of the ops share: batches of every awkward shape, and a run of an op under the sanitizer."""
+"""Batches of every awkward shape, and runs of an op under the sanitizer."""
 
 import warnings
 from collections.abc import Callable, Iterator

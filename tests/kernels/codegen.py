@@ -1,4 +1,4 @@
-"""Compiles every kernel through its launcher for four GPUs, on a machine that needs none, and tells what the code looks like.
+"""Compile every kernel through its launcher for four GPUs without having one, and describe its code.
 
     python -m tests.kernels.codegen [--op rope_2d] [--target sm_90] [--csv codegen.csv]
 

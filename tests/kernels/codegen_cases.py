@@ -1,4 +1,4 @@
-"""What `codegen` compiles: each op at the widths of the 2B model, forward and backward, for n patches or visual tokens."""
+"""Cases of `codegen`: each op at the widths of the 2B model, forward and backward."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Kernels whose code is known by hand, two of them bad: what `codegen` must tell and the budgets must refuse."""
+"""Kernels whose code is known (two of them bad), to check `codegen` and its budgets."""
 
 import torch
 import triton

@@ -1,4 +1,4 @@
-"""Makes bfloat16 in Triton's interpreter what it is on a GPU: arithmetic in float32, each result rounded to nearest even.
+"""Faithful bfloat16 in Triton's interpreter: arithmetic in float32, results rounded to nearest even.
 
 The interpreter keeps bfloat16 as its bits in uint16, adds and compares them as integers, and cuts float32 off instead of rounding.
 Source: triton/runtime/interpreter.py, `InterpreterBuilder`.

@@ -1,4 +1,4 @@
-"""What a launch of billions of elements does in its last programs, on a few bytes: a product that overflows 32 bits shows here."""
+"""Launches of billions of elements on a few bytes, to find products that overflow 32 bits."""
 
 import inspect
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a compiled Triton kernel asks of a GPU: registers, spills, shared memory, and how wide it loads and stores.
+"""Resources of a compiled Triton kernel: registers, spills and shared memory. Widths of loads and stores.
 
 Nothing runs. NVIDIA's code is read with the tools inside the Triton wheel; AMD's is text already. Numbers of instructions count
 places in the program, not executions.

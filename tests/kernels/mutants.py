@@ -1,4 +1,4 @@
-"""Plants faults in the kernels, one at a time, and tells which test notices each.
+"""Plant faults in the kernels one at a time, and report the test that notices each.
 
     python -m tests.kernels.mutants [--op rope_2d] [--jobs 2] [--csv mutants.csv]
 

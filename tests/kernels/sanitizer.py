@@ -1,4 +1,4 @@
-"""Watches Triton kernels in the interpreter: every address, who wrote each element, and how many bytes move.
+"""Sanitizer for Triton kernels in the interpreter: addresses, writers and bytes moved.
 
     with Sanitizer(shuffle=1) as watch:
         op(x)

@@ -1,4 +1,4 @@
-"""Tiny kernels, each launched with one fault, and the message that must name it."""
+"""Tiny kernels with one fault each, and the message that must name it."""
 
 from collections.abc import Callable
 

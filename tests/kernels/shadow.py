@@ -1,4 +1,4 @@
-"""What is known of the memory behind a kernel launch: each argument's place, who wrote its elements, and how many bytes moved."""
+"""Shadow memory of a kernel launch: place, writers and bytes moved of each argument."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The code of every kernel keeps its budget on every GPU: no spills, registers, shared memory, widths of loads and stores.
+"""Code budgets of every kernel on every GPU. Spills, registers, shared memory, widths of loads and stores.
 
 Budgets are written by hand into codegen_budgets.csv, a little above what Triton 3.8.0 gave. Case, kernel, dtype and target
 may be patterns, as of file names; min_width_bytes states the narrowest access of each pointer argument.

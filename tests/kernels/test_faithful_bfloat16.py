@@ -1,4 +1,4 @@
-"""bfloat16 in the interpreter against torch: every pattern, ties, and arithmetic with NaN and infinities."""
+"""bfloat16 in the interpreter against torch. Every pattern, ties, NaN and infinities."""
 
 from collections.abc import Callable
 

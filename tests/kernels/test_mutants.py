@@ -1,4 +1,4 @@
-"""The mutation run: what it kills, what it tells of a fault that lives, and what it refuses to take for an answer."""
+"""The mutation run: killed, surviving and unusable trials."""
 
 import csv
 import subprocess

@@ -1,4 +1,4 @@
-"""The sanitizer on tiny kernels: each planted fault is named, sound kernels pass, and bytes are counted as by hand."""
+"""The sanitizer on tiny kernels: planted faults, sound kernels and bytes counted by hand."""
 
 from unittest import mock
 

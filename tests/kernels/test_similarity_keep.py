@@ -1,4 +1,4 @@
-"""Which tokens stay: the Triton kernels and their definitions against loops over tokens."""
+"""Kept tokens: the Triton kernels and their references against loops over tokens."""
 
 from functools import partial
 

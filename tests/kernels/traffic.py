@@ -1,4 +1,4 @@
-"""Prints how many bytes each kernel moves over the least that it must: python -m tests.kernels.traffic [OP ...] [--csv PATH]
+"""Print the bytes that each kernel moves over the least possible: python -m tests.kernels.traffic [OP ...] [--csv PATH]
 
 Counted in Triton's interpreter with the tiles of CUDA, in sectors of 32 bytes, each once within one access of one program. It says
 nothing of speed, and leaves out the caches between accesses, which serve some of it.

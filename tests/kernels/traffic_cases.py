@@ -1,4 +1,4 @@
-"""What `traffic.py` runs: every op at shapes of the 2B recipe, and why some arguments move more bytes than they must."""
+"""Cases of `traffic.py`: every op at shapes of the 2B recipe, and reasons for extra bytes."""
 
 from collections.abc import Callable
 

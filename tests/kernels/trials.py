@@ -1,4 +1,4 @@
-"""Runs the tests of an op over a copy of its package in which the op's file is another, in forks of this process."""
+"""Run the tests of an op over a changed copy of its package, in forks of this process."""
 
 import json
 import os

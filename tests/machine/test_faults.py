@@ -1,4 +1,4 @@
-"""Faults of the machine, each made for real, are one line with the fix; mistakes of ours keep their traceback."""
+"""Real faults of the machine, each as one line with the fix. Mistakes of ours keep their traceback."""
 
 import os
 import shutil

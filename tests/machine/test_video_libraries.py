@@ -1,4 +1,4 @@
-"""The probe: quick where all is well, one line and code 2 where it is not, and asked by each command that opens video."""
+"""The probe of video libraries: quick success, one line on failure and its use by commands."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""The wheel, in an environment that has no checkout, run from another folder."""
+"""The wheel in an environment without a checkout, from another folder."""
 
 import os
 import signal

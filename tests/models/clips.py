@@ -1,4 +1,4 @@
-"""A tiny Apollo, its clips, and weights large enough that every path matters."""
+"""Tiny Apollo with its clips, and weights large enough that every path matters."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Connectors' random starts: recorded bytes of shipped ones, PyTorch's own by default, and the folds against plain formulas."""
+"""Random starts of connectors against recorded bytes, PyTorch's defaults and plain formulas."""
 
 import hashlib
 from pathlib import Path

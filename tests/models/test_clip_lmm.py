@@ -1,4 +1,4 @@
-"""The whole of a tiny Apollo: packing, chunks of clips, no media, what its configuration refuses."""
+"""The whole of a tiny Apollo: packing, chunks of clips and refused configurations."""
 
 from dataclasses import replace
 

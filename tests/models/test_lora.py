@@ -1,4 +1,4 @@
-"""Adapters: the formula by hand, what trains and what is kept, the merge, weights in 4 bit."""
+"""Adapters against the formula by hand. Trained and kept weights, merging, 4-bit weights."""
 
 import builtins
 from collections.abc import Mapping

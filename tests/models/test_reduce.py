@@ -1,4 +1,4 @@
-"""The reducers inside the whole model: what reaches the connector, and the text that goes with it."""
+"""The reducers inside the whole model: kept tokens and their text."""
 
 import pytest
 import torch

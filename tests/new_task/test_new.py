@@ -1,4 +1,4 @@
-"""`lightning-apollo new`: what it finds in data made by hand, what it writes for them, and that this trains."""
+"""`lightning-apollo new` on data made by hand: findings, written recipe and its training."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The report page: what is painted over is what the reducer dropped, and no text of the data becomes markup."""
+"""The report page: painted-over tokens are the dropped ones, and text never becomes markup."""
 
 from base64 import b64decode
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""Layers of YAML on small dataclasses: what wins, and the exact line for every mistake."""
+"""Layers of YAML on small dataclasses: precedence, and the exact line for every mistake."""
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The recipes that ship: they load, they say what the paper says, and what contradicts itself is refused."""
+"""The shipped recipes against the papers, and refused contradictions."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pairs of ranks that see different things, for test_agreement.py: forks of one process, with a launcher's variables.
+"""Pairs of ranks with different environments, for test_agreement.py. Forks of one process, with a launcher's variables.
 
 python -m tests.runs.rank_agreement FOLDER      writes FOLDER/CASE.json: exit code, seconds and output of each rank
 """

@@ -1,4 +1,4 @@
-"""What is recorded of settings: the defaults of all options, and the fingerprints of all shipped recipes.
+"""Recorded defaults of all options and fingerprints of all shipped recipes.
 
 python -m tests.runs.recorded      writes both again; from 0.2.0 on, only new lines may come of it
 """

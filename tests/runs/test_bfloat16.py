@@ -1,4 +1,4 @@
-"""Recipes under trainer.precision=bf16-true: what a stage leaves and what the next one starts from."""
+"""Recipes under trainer.precision=bf16-true: weights that a stage writes and the next one loads."""
 
 import pytest
 import torch

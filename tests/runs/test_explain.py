@@ -1,4 +1,4 @@
-"""What explain says, against transformers' own classes and numbers worked out by hand."""
+"""Output of explain against transformers' own classes and numbers worked out by hand."""
 
 import json
 from dataclasses import replace

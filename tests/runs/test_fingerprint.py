@@ -1,4 +1,4 @@
-"""Origins on real files: what of data and start weights makes another training, and what is read again."""
+"""Fingerprints of real files: changes of data and start weights that count."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Recipes end to end on rendered clips: files, weights, what is not trained again, two processes against one."""
+"""Recipes end to end on rendered clips: files, weights and two processes against one."""
 
 import csv
 import json

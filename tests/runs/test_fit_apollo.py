@@ -1,4 +1,4 @@
-"""The shipped tiny Apollo recipe from files to answers: all stages, a text-only batch, resampled clips, and answers after it."""
+"""The shipped tiny Apollo recipe from files to answers. All stages, a text-only batch, resampled clips."""
 
 import csv
 import math

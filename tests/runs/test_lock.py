@@ -1,4 +1,4 @@
-"""One writer for each folder, among real processes, on file systems with locks and without."""
+"""One writer for each folder among real processes, with and without file locks."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Going on after a stop: the same weights as without one, no sample twice or never, refused where it would be a mistake."""
+"""Resumption after a stop: equal weights and every sample once, or a refusal."""
 
 import csv
 import hashlib

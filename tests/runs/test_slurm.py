@@ -1,4 +1,4 @@
-"""The sbatch script: what it asks srun for, stage after stage, run with a srun that only notes it."""
+"""The sbatch script with a recording srun, stage after stage."""
 
 import os
 import re

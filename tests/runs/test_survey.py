@@ -1,4 +1,4 @@
-"""Finished stages stay: what is refused, what is moved aside, and that nothing is written before data and start are seen."""
+"""Finished stages stay: refusals, folders moved aside and no early writes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Loader processes and decoder threads: what is tried, what is recommended, and the real loader measured."""
+"""Loader processes and decoder threads: trials, recommendation and the real loader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apollo's three stages and the seven schedules of Table 3: what trains, what stays bit for bit, what is logged."""
+"""Apollo's three stages and the seven schedules of Table 3: trained, frozen and logged values."""
 
 import csv
 from io import StringIO

@@ -1,4 +1,4 @@
-"""A stage trains what it names, normalises by the labels of the whole step, and leaves everything else bit for bit."""
+"""Stages: trained components, normalisation by the labels of the whole step and untouched weights."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

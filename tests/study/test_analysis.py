@@ -1,4 +1,4 @@
-"""What tables say: the published one to three decimals, hand-made ones by hand."""
+"""Analysis of score tables: the published one to three decimals, others by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One real run: a stage is trained, the questions are asked, and what is finished is not done again."""
+"""One real run: training, questions and no repetition of finished parts."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs in real processes: resumed after a kill, one failure beside others, a script for Slurm."""
+"""Runs in real processes: resumption after a kill, failures and a script for Slurm."""
 
 import os
 import signal

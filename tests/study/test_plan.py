@@ -1,4 +1,4 @@
-"""Study files: what they stand for, and one line for every mistake."""
+"""Study files: their runs, and one line for every mistake."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reports and the command line: what is printed and written, and what is not defined."""
+"""Study reports on the terminal and in files, with undefined values."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""R², Spearman and Kendall against scipy, resample by resample; intervals against scipy's bootstrap."""
+"""Agreement statistics against scipy, resample by resample. Intervals against scipy's bootstrap."""
 
 import numpy as np
 import pytest

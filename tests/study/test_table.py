@@ -1,4 +1,4 @@
-"""Tables of scores: the paper's form, its errors, and cells that are not there."""
+"""Tables of scores: the paper's form, errors and missing cells."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Trains a stage on a small disk that is full at chosen moments, for tests of how a stage ends.
+"""Train a stage on a disk that is full at chosen moments, for tests of the end of a stage.
 
 unshare -rm python -m tests.training.full_disk DISK SHAPES      DISK: a folder on which a tmpfs is mounted, in this process's
                                                               view alone; SHAPES: where the built-in set is rendered

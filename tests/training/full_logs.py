@@ -1,4 +1,4 @@
-"""Trains a stage whose disk is full for some of its steps, with a logger beside its own that fails at every call.
+"""Train a stage with a full disk for some steps and a logger that fails at every call.
 
 python -m tests.training.full_logs FOLDER      FOLDER: of a small tmpfs
 """

@@ -1,4 +1,4 @@
-"""Trains a stage in which the loss or the gradient of one micro-batch of one rank is not a number, and notes what follows."""
+"""Train a stage with a NaN/Inf loss or gradient in one micro-batch of one rank, and record the outcome."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Trains a stage that gets signals at chosen moments, for tests of preemption.
+"""Train a stage that gets signals at chosen moments, for tests of preemption.
 
 python -m tests.training.preempted_runs RECIPE.yaml STAGE begin|resume [RANK BATCH SIGNAL process|group]...
 """

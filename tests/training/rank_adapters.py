@@ -1,4 +1,4 @@
-"""What the ranks of test_adapters.py run: adapters trained by two ranks, sliced and with whole copies, and exported."""
+"""Ranks of test_adapters.py: adapters trained by two ranks, sliced and whole."""
 
 import os
 from pathlib import Path

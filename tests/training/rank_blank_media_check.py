@@ -1,4 +1,4 @@
-"""A step of two micro-batches with and without BlankMediaCheck, of frames and of clips, on the ranks of its test."""
+"""Ranks of test_blank_media_check.py: a step of two micro-batches with and without the check."""
 
 import os
 from pathlib import Path

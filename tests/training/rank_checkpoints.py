@@ -1,4 +1,4 @@
-"""What the ranks of test_sharding.py run: sliced training that is saved, goes on, and leaves whole weights."""
+"""Ranks of test_sharding.py: sliced training that is saved, resumed and exported."""
 
 import os
 from collections.abc import Iterator

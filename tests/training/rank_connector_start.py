@@ -1,4 +1,4 @@
-"""What the ranks of test_connector_start.py run: a step of four micro-batches whose connector is calibrated before it."""
+"""Ranks of test_connector_start.py: a step of four micro-batches after calibration of the connector."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The ranks of test_ending.py: sliced or whole training whose rank 0 cannot write the weights, and that then resumes."""
+"""Ranks of test_ending.py: sliced or whole training whose rank 0 cannot write the weights, and that then resumes."""
 
 import os
 import resource

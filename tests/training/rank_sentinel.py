@@ -1,4 +1,4 @@
-"""What the ranks of test_sentinel.py run: a model with a collective that one of two ranks does not take part in."""
+"""Ranks of the watchdog's test: a model with a collective that one of two ranks does not take part in."""
 
 import logging
 import os

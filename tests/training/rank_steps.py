@@ -1,4 +1,4 @@
-"""What the ranks of test_ranks.py run: one optimizer step of a Stage under Lightning's Trainer for every case."""
+"""Ranks of test_ranks.py: one optimizer step of a Stage under Lightning's Trainer for every case."""
 
 import logging
 import os

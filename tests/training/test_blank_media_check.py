@@ -1,4 +1,4 @@
-"""BlankMediaCheck: what it measures is right, blind models are called blind, and training does not notice it."""
+"""BlankMediaCheck: right figures, warnings for blind models and unchanged training."""
 
 import csv
 from collections.abc import Sequence

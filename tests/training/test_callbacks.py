@@ -1,4 +1,4 @@
-"""What a stage shows and leaves: the progress bar, the weights, done.json."""
+"""Visible output of a stage: progress bar, weights and done.json."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the last few kept, and a disk that is full costs a checkpoint and not the run."""
+"""Checkpoints: atomic writes, the last few kept and full disks."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""Calibrated connectors: the right weights, the same on one rank and on four, and nothing else of the training changed."""
+"""Calibrated connectors: equal weights on one rank and four, and unchanged training otherwise."""
 
 from collections.abc import Sequence
 from dataclasses import replace

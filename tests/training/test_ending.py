@@ -1,4 +1,4 @@
-"""The end of a stage on a disk that is full: one line, the checkpoints stay, and --resume finishes."""
+"""The end of a stage on a full disk: one line, kept checkpoints and a working --resume."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What only informs never ends a run: full disks, servers that are away, pipes that nobody reads."""
+"""Loggers never end a run. Full disks, absent servers, unread pipes."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Signals to real processes: the step is finished and saved, the job requeued once, and going on leads to the same weights."""
+"""Signals to real processes: the step is saved and the job requeued once, without loss of a bit."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Sliced training: what lies where, in which type it runs, and that saving, going on and putting together lose no bit.
+"""Sliced training: placement and types of parameters. Saving, resuming and consolidation lose no bit.
 
 The runs are in rank_checkpoints.py: two ranks, sliced (fsdp) and with whole copies (ddp), dropout and recomputation on.
 """

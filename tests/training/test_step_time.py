@@ -1,4 +1,4 @@
-"""Where the time goes: told by a clock that only the tests move, and on two processes by a rank that sleeps."""
+"""Step times by a clock that only the tests move, and on two processes by a rank that sleeps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Checkpoints as they are published, of transformers' classes with random weights, in every layout. The names are written out
-here, apart from the tables of the package."""
+"""Published checkpoints of transformers' classes with random weights in every layout. Names are written
+out here, apart from the tables of the package.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Exports: run by stock transformers in a process of its own, bytes after a round trip, and what is refused."""
+"""Exports: run by stock transformers in a fresh process, equal after a round trip. Refused ones."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Chat page for videos and pictures, with the frames and tokens that the model saw. Needs gradio. Needs gradio.
+"""Chat page for videos and pictures, with the frames and tokens that the model saw. Needs gradio.
 
 the page (gradio) ─> UploadGuard: which requests pass ─> `_Page.ask` ─> chat_session: questions and answers
 """

@@ -1,4 +1,4 @@
-"""Manifest files: the examples of the documentation, places in error messages, and paths that leave the root."""
+"""Manifest files against the documentation's examples. Places in error messages, paths that leave the root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments, rates, frame lists and paths in every place that people write them, against parts written by hand."""
+"""Segments, rates and paths in every spelling against hand-written parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and markers of rows as people publish them: read, passed or refused, each written out by hand."""
+"""Published keys and markers of rows: read, passed or refused as written out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making the index: what is broken and why, going on after a kill, and what the fingerprint says."""
+"""Build of the index: broken rows, resumption after a kill and the fingerprint."""
 
 from __future__ import annotations
 

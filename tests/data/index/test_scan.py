@@ -1,4 +1,4 @@
-"""What is broken, source by source, and what the sources hold: counted by hand."""
+"""Broken rows and contents per source, counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of an index: rows, columns without copies, memory of a process that opens it, and what is refused."""
+"""Tables of an index: rows, columns without copies and memory of a process that opens it. Refused files."""
 
 from __future__ import annotations
 

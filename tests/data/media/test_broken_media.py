@@ -1,4 +1,4 @@
-"""What becomes of every kind of broken file: the exact outcome, the same one each time."""
+"""Exact outcome of every kind of broken file, the same one each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame cache: what it answers, what it must not, and an epoch that decodes nothing."""
+"""The frame cache: hits, misses and an epoch that decodes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sequence parameters promise of the order of frames, against the reordering that FFmpeg's encoder was told to use."""
+"""Frame order in H.264 sequence parameters, against the reordering that FFmpeg's encoder was told to use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probing in processes: what hangs or crashes costs itself, and no process is left behind."""
+"""Probes in child processes: one that hangs or crashes costs itself, and no process is left behind."""
 
 import multiprocessing
 import signal

@@ -1,4 +1,4 @@
-"""Reading in a process of its own: the same frames, and a file that hangs, crashes or eats memory costs itself alone."""
+"""Supervised reading: the same frames, and faults that cost their file alone."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Decoded frames against the numbers burnt into them, the transformers port's resize, and Pillow's own reading."""
+"""Decoded frames against the numbers burnt into them. The transformers port's resize, Pillow's own reading."""
 
 from __future__ import annotations
 

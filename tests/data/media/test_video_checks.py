@@ -1,4 +1,4 @@
-"""Videos that a decoder alone would misread, against FFmpeg's own command: the frames that it shows, or a true refusal."""
+"""Videos that a decoder alone would misread, against FFmpeg's own command."""
 
 from __future__ import annotations
 

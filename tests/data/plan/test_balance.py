@@ -1,4 +1,4 @@
-"""The order of dealing: groups of equal cost, the same for any number of ranks, and how long ranks wait, by hand."""
+"""Dealing order: groups of equal cost for any number of ranks, and waits by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Costs of samples: the constants against models of transformers, sums by hand, and arrays that do not fit together."""
+"""Costs of samples: constants against transformers' models, sums by hand."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What an epoch draws: passes and shares by hand, spread over the epoch, anew in each."""
+"""Draws of an epoch against passes and shares by hand."""
 
 from collections import Counter
 

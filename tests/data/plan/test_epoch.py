@@ -1,4 +1,4 @@
-"""The plan of an epoch: every draw once, whole steps on every rank, the same in every process and for every world size."""
+"""Plan of an epoch: every draw once and whole steps on every rank, in every process and world size."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""Shares of modalities: passes by hand, the shares that an epoch really has, and the errors."""
+"""Modality shares: passes by hand, shares of a real epoch and errors."""
 
 from collections import Counter
 from pathlib import Path

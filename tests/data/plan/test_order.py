@@ -1,4 +1,4 @@
-"""The order of samples: pure, balanced, cut to whole steps, the same for any number of ranks."""
+"""Order of samples: pure and balanced and cut to whole steps, for any number of ranks."""
 
 from collections import Counter
 from itertools import chain

@@ -1,4 +1,4 @@
-"""Packing: a window by hand, limits, fill and equal costs."""
+"""Packing against a window by hand. Limits, fill, equal costs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What makes up a micro-batch: counted samples or packed ones, from costs that lie beside the index."""
+"""Micro-batches of counted samples or packed ones, from costs beside the index."""
 
 import pickle
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Prompt text, ids and labels: against strings written by hand, and against transformers' VideoLLaMA 3 processor."""
+"""Prompt text, ids and labels against strings by hand and transformers' VideoLLaMA 3 processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tiny tokenizer: what lies in conf/ is what the code makes, and it loses no text."""
+"""The tiny tokenizer against the one in conf/, without loss of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Target sizes against values worked out from the released code, transformers' port, and the budget's own promise."""
+"""Target sizes against the released code, transformers' port and the budget itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where clips lie: hand-written times, the released rule in plain floats, and what holds for every video."""
+"""Clip positions against hand-written times and the released rule in plain floats."""
 
 from __future__ import annotations
 

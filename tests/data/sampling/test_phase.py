@@ -1,4 +1,4 @@
-"""Phase "end" against FFmpeg's filter `fps` with round=down, frame by frame: what the released loader is made of."""
+"""Phase "end" against FFmpeg's filter `fps` with round=down, which the released loader uses."""
 
 import shutil
 from collections.abc import Iterable, Sequence

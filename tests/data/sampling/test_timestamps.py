@@ -1,4 +1,4 @@
-"""Sampled moments against numpy's own grid, hand-written times, and the bounds that every one has to keep."""
+"""Sampled moments against numpy's grid, hand-written times and bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built-in video QA set: what single frames give away, what the files hold, what an interrupted render leaves."""
+"""The built-in video QA set: answers from single frames, contents of its files and interrupted renders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same bytes wherever they lie: samples from a folder, tar shards and an S3 store, and what cannot be read there."""
+"""The same bytes from a folder, tar shards or an S3 store. Unreadable addresses."""
 
 from __future__ import annotations
 

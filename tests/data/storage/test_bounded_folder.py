@@ -1,4 +1,4 @@
-"""A shared folder with a limit: what goes first, many writers at once, and processes that are killed while they write."""
+"""A shared folder with a limit: eviction order, many writers and killed processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects as files: what a store refuses, loses or never answers, other processes, and a missing library."""
+"""Objects as files: refusals, losses and silence of a store. Other processes, a missing library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar shards: which files a pattern means, what is in them, and the table of it."""
+"""Tar shards: patterns, contents and member table."""
 
 from __future__ import annotations
 

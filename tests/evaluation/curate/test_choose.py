@@ -1,4 +1,4 @@
-"""Curation against a table worked out by hand, properties of any table, and what cannot be curated."""
+"""Curation against a table worked out by hand, and properties of any table."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""`lightning-apollo evaluate curate`: what it writes and prints for the table worked out by hand, and its errors."""
+"""Output of `lightning-apollo evaluate curate` for the table worked out by hand, and its errors."""
 
 import csv
 import json

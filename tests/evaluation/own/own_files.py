@@ -1,4 +1,4 @@
-"""A small file of own rows of every form, with its media, and a stand-in that answers what they expect."""
+"""Small file of own rows of every form, with its media and a stand-in that answers as expected."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How own rows are scored by the form of their answers."""
+"""Metrics of own rows by the form of their answers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The page about own rows: what it shows is what the model saw, and nothing is loaded from elsewhere."""
+"""The page about own rows, equal to the model's inputs and loaded from nowhere else."""
 
 import base64
 import re

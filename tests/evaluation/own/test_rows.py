@@ -1,4 +1,4 @@
-"""Own rows as questions: each answer given the turns before it, with its form, its kinds, and what is broken."""
+"""Own rows as questions: turns before each answer, forms and broken rows."""
 
 import json
 from dataclasses import replace

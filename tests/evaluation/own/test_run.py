@@ -1,4 +1,4 @@
-"""Own rows asked of stand-ins: an oracle scores 100, ranks share, stopped runs go on, broken rows are counted."""
+"""Own rows with stand-in models: scores of an oracle, shares of ranks and stopped runs."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The page's server over HTTP, as no browser would ask it: paths, links, addresses and sizes that must not pass."""
+"""The page's server over raw HTTP, with paths and links and sizes that must not pass."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What strangers upload: what is shown, and what is refused by which message. FFmpeg itself says what it would open."""
+"""Uploads: shown files and refused ones with their messages. FFmpeg itself says what it would open."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""Two towers on one grid: padding and interpolation against float64, frozen towers, single frames, no clip at all."""
+"""Two towers on one grid. Padding and interpolation against float64, frozen towers, single frames, no clip at all."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Adapter files: what they hold, the command that merges them, and what is refused, each in one line."""
+"""Adapter files: contents, merging and refusals in one line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights tensor by tensor: against the safetensors library's own files, torch's pickles, and the memory that the OS counts."""
+"""Streamed weights against the safetensors library, torch's pickles and counted memory."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Weights of the towers from files as they are published: wrapped, with a prefix, with more than is needed, or with too little."""
+"""Published weights of the towers: wrapped or prefixed, with extra or missing tensors."""
 
 from dataclasses import replace
 from pathlib import Path

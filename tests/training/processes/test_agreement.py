@@ -1,4 +1,4 @@
-"""Ranks that see different things end together, in a line that names the rank, its host and what differs."""
+"""Ranks with different environments end together, in a line that names the rank and the difference."""
 
 import json
 import socket

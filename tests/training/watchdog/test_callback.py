@@ -1,4 +1,4 @@
-"""Ranks that wait for each other: the report names the rank, the component and the samples, and the run ends."""
+"""Deadlocked ranks: the report names the rank, component and samples. The run ends."""
 
 from dataclasses import replace
 from pathlib import Path

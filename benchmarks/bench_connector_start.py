@@ -82,7 +82,7 @@ SCENES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage came to."""
+    """Result of a stage."""
 
     visual_scale: float  # at its first step
     first_gradient_norm: float

@@ -5,7 +5,7 @@
 A source of a little over a million rows of text; a position is the number of samples before it. `counted` takes one sample for
 each micro-batch, `packed` plans some sixteen into each, from costs that lie beside the index; both open manifest and costs, make
 the order or plan of the epoch, and prepare the first batch. `replay` is what a loader without a position does: it prepares every
-micro-batch before, and throws it away; it is measured as far as ten thousand. Before anything is timed, going on must give the
+micro-batch before, and throws it away; it is measured as far as ten thousand. Before anything is timed, resuming must give the
 very batch that a loader from the start gives there, and must not prepare any other; where it does not, nothing is written and the
 exit status is 1.
 """
@@ -65,7 +65,7 @@ class Data:
             self._write()
 
     def loader(self, kind: str, position: int) -> MicroBatchLoader:
-        """A loader of one rank that goes on at a position, everything opened anew as in a new process."""
+        """A loader of one rank that resumes at a position, everything opened anew as in a new process."""
         sources = open_sources({SOURCE: SourceConfig(["text.jsonl"], str(self.folder))}, [])
         planner = self.planner(kind)
         positions = Positions(planner, planner.num_micro_batches(0), rank=0, world_size=1)
@@ -107,14 +107,14 @@ def replayed_batch(data: Data, position: int) -> PackedBatch:
 
 
 def check(data: Data, position: int) -> None:
-    """SystemExit unless going on is the same as having come from the start, and prepares nothing else."""
+    """SystemExit unless resuming gives the same as having come from the start, and prepares nothing else."""
     for kind in ("counted", "packed"):
         loader = data.loader(kind, position)
         found = next(iter(loader))
         expected = next(islice(iter(data.loader(kind, 0)), data.num_before(data.planner(kind), position), None))
         assert isinstance(loader.dataset, CountingDataset)
         if found.sample_ids != expected.sample_ids or loader.dataset.num_prepared != len(found.sample_ids):
-            raise SystemExit(f"{kind}: going on at {position} gives {found.sample_ids}, not {expected.sample_ids}")
+            raise SystemExit(f"{kind}: resuming at {position} gives {found.sample_ids}, not {expected.sample_ids}")
 
 
 def measure(data: Data, positions: tuple[int, ...], rounds: int) -> Iterator[Measurement]:

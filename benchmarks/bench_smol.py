@@ -49,7 +49,7 @@ MAX_NEW_TOKENS = 40  # twice the longest of the answers
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took."""
+    """Output and seconds of a command."""
 
     seconds: float
     cpu_seconds: float
@@ -129,7 +129,7 @@ def read_steps(recipe: Recipe, stage: str) -> list[dict[str, float]]:
 
 
 def num_right(answers: Iterable[Answer], shown: str) -> tuple[int, int]:
-    """How many of the answers to what was shown so are right, and how many there are."""
+    """Numbers of right answers and of all answers under these media."""
     found = [answer.is_right for answer in answers if answer.shown == shown]
     return sum(found), len(found)
 
@@ -141,7 +141,7 @@ def measure(
     steps: Sequence[Mapping[str, float]],
     answers: Sequence[Answer],
 ) -> Iterator[Measurement]:
-    """What the run came to, for measurements.csv."""
+    """Results of the run, for measurements.csv."""
     config = f"recipe {recipe.name}, {len(steps)} steps of {recipe.stages[stage].global_batch_size} samples"
 
     def measurement(mode: str, metric: str, unit: str, values: list[float]) -> Measurement:

@@ -158,7 +158,7 @@ class Bench:
             yield self.measurement(provider, "peak_memory_over_base", "MiB", spread([mib]))
 
     def shares(self) -> Iterator[Measurement]:
-        """What is padding for the port, and what the reducer keeps for ours."""
+        """Shares of padding in the port, and of tokens kept by our reducer."""
         real = cases.port_inputs(self.samples())["attention_mask"].float().mean().item()
         yield self.measurement("port", "padding", "share of positions", spread([1 - real]))
         for provider in ("ours", "ours_loose", "ours_half"):

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _ask_in_all_modes() -> list[QuestionResult]:
-    """What every model of the study says to every question: seeing the video, one frame of it, or nothing."""
+    """Answers of every model of the study to every question: seeing the video, one frame of it, or nothing."""
     said: list[QuestionResult] = []
     for run in track(plan_runs(load_study(STUDY)), description="ask in three modes"):
         trained, root = load_trained(run.recipe), Path(run.recipe.data.root)

@@ -34,7 +34,7 @@ SCALES = {"attention.output.dense": "layer_scale1.lambda1", "mlp.fc2": "layer_sc
 
 @dataclass(frozen=True)
 class Graph:
-    """What is read of an ONNX file."""
+    """Parsed parts of an ONNX file."""
 
     tensors: dict[str, Tensor]
     inputs: dict[str, list[str]]  # of each node, by its name

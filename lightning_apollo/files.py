@@ -66,7 +66,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of this file at this moment."""
+    """True if a process holds the lock of this file at this moment."""
     if not path.is_file():
         return False
     with path.open("a") as file:

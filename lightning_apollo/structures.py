@@ -35,7 +35,7 @@ class WeightsError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What the header of a file says, or its frames where the header cannot be believed."""
+    """Facts in the header of a file, or of its frames where the header cannot be believed."""
 
     path: str
     modality: Modality
@@ -78,7 +78,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class ClipShape:
-    """How an encoder of clips takes videos: `num_frames` frames become `num_tokens` visual tokens, whatever their size."""
+    """Shape of clips for an encoder: `num_frames` frames become `num_tokens` visual tokens, whatever their size."""
 
     num_frames: int
     num_tokens: int
@@ -159,7 +159,7 @@ class Sample:
 
     @property
     def modality(self) -> SampleModality:
-        """What the sample shows: a video counts before images."""
+        """Modality of the sample: a video counts before images."""
         if any(item.modality == "video" for item in self.visuals):
             return "video"
         return ("text", "image", "multi_image")[min(len(self.visuals), 2)]

@@ -96,7 +96,7 @@ def read_log(path: Path) -> list[dict[str, int]]:
 
 
 def memory_bytes() -> dict[str, int]:
-    """What the system says that this process holds, and at most held."""
+    """Memory that this process holds, and at most held."""
     lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
     found = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
     return {"resident": found["VmRSS:"], "peak": found["VmHWM:"]}

@@ -53,7 +53,7 @@ def h264(keyframe_interval: int = 250, b_frames: int = 3) -> tuple[object, ...]:
 
 
 def variable_rate_seconds(number: int) -> float:
-    """When frame `number` of `write_variable_rate` is shown: 10 a second for two seconds, then 2.5 a second."""
+    """Time of frame `number` of `write_variable_rate`: 10 a second for two seconds, then 2.5 a second."""
     return number / 10 if number < 20 else 2 + (number - 20) / 2.5
 
 

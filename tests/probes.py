@@ -13,7 +13,7 @@ from lightning_apollo.structures import MediaInfo, Modality
 
 
 def faulty(address: str, modality: Modality) -> MediaInfo:
-    """What the file's name asks for, and its facts where it asks for nothing."""
+    """Fault that the file's name asks for, and its facts where it asks for nothing."""
     name = Path(address).stem
     if name.startswith("hang"):
         time.sleep(600)

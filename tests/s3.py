@@ -28,7 +28,7 @@ def s3_server() -> Iterator[ThreadedMotoServer]:
 
 @contextmanager
 def aws_environment(endpoint: str) -> Iterator[None]:
-    """What leads AWS's libraries to an endpoint of this machine."""
+    """Environment that leads AWS's libraries to an endpoint of this machine."""
     values = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",

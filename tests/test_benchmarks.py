@@ -160,13 +160,13 @@ def test_a_plan_that_is_wrong_stops_its_benchmark(monkeypatch: pytest.MonkeyPatc
         bench_plan.check(costs, dataclasses.replace(plan, offsets=plan.offsets[[0, -1]]))
 
 
-def test_going_on_elsewhere_stops_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_elsewhere_stops_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     bench_resume = _import_script("bench_resume", monkeypatch)
     data = bench_resume.Data(bench_resume.harness.CACHE / "resume", bench_resume.QUICK_ROWS)
     bench_resume.check(data, 50)
     loader = data.loader
     monkeypatch.setattr(data, "loader", lambda kind, position: loader(kind, position and position + 1))
-    with pytest.raises(SystemExit, match="counted: going on at 50 gives"):
+    with pytest.raises(SystemExit, match="counted: resuming at 50 gives"):
         bench_resume.check(data, 50)
 
 

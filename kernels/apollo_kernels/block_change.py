@@ -60,7 +60,7 @@ def block_change_reference(
     pixels: Tensor, items: Tensor, patch_size: int, num_tokens: int, limits: dict[int, int], num_forced: int,
     last_kept: bool, bfloat16: bool,
 ) -> Tensor:  # fmt: skip
-    """What the kernel computes, in plain PyTorch: videos of one shape that follow each other are one tensor of frames."""
+    """Reference of the kernel in plain PyTorch: videos of one shape that follow each other are one tensor of frames."""
     change = torch.full((num_tokens,), ALWAYS.value, dtype=torch.int32, device=pixels.device)
     for (is_video, rows, columns, merge_size), run in groupby(items.tolist(), key=_shape):
         if not is_video:
@@ -86,7 +86,7 @@ def block_change_reference(
 
 
 def _shape(item: list[int]) -> tuple[int, ...]:
-    """Whether it is a video, rows, columns, merge size."""
+    """Key of an item: is it a video, rows, columns, merge size."""
     return item[FRAMES.value] > 1, item[ROWS.value], item[COLUMNS.value], item[MERGE.value]
 
 

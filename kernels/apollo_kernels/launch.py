@@ -27,7 +27,7 @@ def triton_on_cpu(tiles: str = "interpreter") -> Iterator[None]:
 
 
 def runs_triton(tensor: Tensor) -> bool:
-    """Whether ops on this tensor launch their Triton kernels: always on a GPU, on a CPU only inside `triton_on_cpu`."""
+    """True for tensors on which ops launch their Triton kernels: always on a GPU, on a CPU only inside `triton_on_cpu`."""
     return tensor.is_cuda or _cpu_tiles is not None
 
 

@@ -73,12 +73,12 @@ def count_before(keep_mask: Tensor) -> Tensor:
 
 
 def merge_reference(features: Tensor, keep_mask: Tensor | None, items: Tensor, num_tokens: int) -> Tensor:
-    """What `_fwd_kernel` computes, in plain PyTorch."""
+    """Reference of `_fwd_kernel` in plain PyTorch."""
     return bag_means(features, *_patches_of_rows(keep_mask, items.to(features.device), num_tokens))
 
 
 def merge_backward_reference(grad: Tensor, keep_mask: Tensor | None, items: Tensor, num_patches: int) -> Tensor:
-    """What `_bwd_kernel` computes, in plain PyTorch."""
+    """Reference of `_bwd_kernel` in plain PyTorch."""
     return spread_means(grad, *_patches_of_rows(keep_mask, items.to(grad.device), len(grad)), num_patches)
 
 

@@ -32,7 +32,9 @@ TILES: Tiles = {  # places that one program of `_runs_kernel` follows through al
 
 
 class Runs(NamedTuple):
-    """Which tokens follow each other as one. A run begins at a token that differs from the first one of the run before it."""
+    """Runs of tokens that follow each other as one. A run begins at a token that differs from the first one of the run before
+    it.
+    """
 
     head_frame: Tensor  # (M,) int32: frame, counted in its item, of the first token of each token's run
     keep_mask: Tensor  # (M,) bool: tokens that begin a run
@@ -98,7 +100,7 @@ def _places(items: Tensor) -> Tensor:
 
 
 def runs_reference(tokens: Tensor, items: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """What `_runs_kernel` computes, in plain PyTorch: frame after frame, all items that have that frame at once."""
+    """Reference of `_runs_kernel` in plain PyTorch: frame after frame, all items that have that frame at once."""
     head_frame = tokens.new_zeros(len(tokens), dtype=torch.int32)
     keep_mask = tokens.new_ones(len(tokens), dtype=torch.bool)
     frames = items[:, FRAMES.value]
@@ -127,7 +129,7 @@ def runs_reference(tokens: Tensor, items: Tensor, threshold: float) -> tuple[Ten
 def mean_reference(
     tokens: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """What `_mean_fwd_kernel` computes, in plain PyTorch."""
+    """Reference of `_mean_fwd_kernel` in plain PyTorch."""
     index, lengths = _tokens_of_rows(head_frame, keep_mask, items, num_tokens)
     return bag_means(tokens, index, lengths), lengths.float()
 
@@ -135,7 +137,7 @@ def mean_reference(
 def mean_backward_reference(
     grad: Tensor, weights: Tensor, head_frame: Tensor, keep_mask: Tensor, items: Tensor
 ) -> Tensor:
-    """What `_mean_bwd_kernel` computes, in plain PyTorch."""
+    """Reference of `_mean_bwd_kernel` in plain PyTorch."""
     index, lengths = _tokens_of_rows(head_frame, keep_mask, items, len(weights))
     return spread_means(grad, index, lengths, len(keep_mask))
 

@@ -58,7 +58,7 @@ def pack_patches(
 def pack_reference(
     pixels: Tensor, items: Tensor, patch_size: int, num_patches: int, mean: float, std: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the kernel computes, in plain PyTorch.
+    """Reference of the kernel in plain PyTorch.
 
     The pixels are runs of p bytes, K in an image line, and a patch is 3·p of them: a gather of runs packs all items at once. The
     numbers of runs are int32, which lasts for 30 GB of pixels at p = 14.

@@ -52,7 +52,7 @@ def rope_2d(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Ten
 
 
 def rotate_reference(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """What the kernel computes, in plain PyTorch; `inverse` turns back."""
+    """Reference of the kernel in plain PyTorch; `inverse` turns back."""
     return _turn(q, cos, sin, inverse), _turn(k, cos, sin, inverse)
 
 

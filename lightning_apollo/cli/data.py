@@ -102,7 +102,7 @@ def index(
 ) -> None:
     """Read every row and probe every media file once, headers only.
 
-    Writes media.parquet and samples.parquet. A call that was killed goes on where it was; a later one probes only files
+    Writes media.parquet and samples.parquet. A call that was killed resumes where it was; a later one probes only files
     that are new or have changed. With a recipe, all its sources are indexed and tokens of text are counted.
     """
     with errors_in_one_line(debug):

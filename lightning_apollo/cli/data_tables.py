@@ -65,11 +65,11 @@ class RecipeData:
         return open_sources(data.sources, data.outside_root, data.unknown_keys)
 
     def text(self) -> TextCounter:
-        """How tokens of text are counted for it."""
+        """Counter of its text tokens."""
         return text_counter(self.recipe)
 
     def costs(self, index: Index, stage: str) -> TokenCounts:
-        """What every sample of the index costs in one of the stages."""
+        """Costs of every sample of the index in one of the stages."""
         data, config = self.recipe.data, self.recipe.stages[stage]
         if data.visuals != "full":
             raise RecipeError(f"data.visuals={data.visuals}: costs are those of whole videos: set data.visuals=full")
@@ -104,7 +104,7 @@ def choose_stage(recipe: Recipe, name: str | None) -> str:
 
 
 def one_line(index: Index) -> str:
-    """What has been made."""
+    """Lines about the files of a finished index."""
     num_broken = index.media.num_rows - index.media["error"].null_count
     return (
         f"{index.folder}: {len(index):,} rows ({int(index.is_broken().sum()):,} broken), {index.media.num_rows:,} files "
@@ -140,7 +140,7 @@ def ignored_lines(index: Index) -> Iterator[str]:
 
 
 def show_text(index: Index) -> RenderableType:
-    """What the sources hold, and a histogram of how long their text is."""
+    """Contents of the sources, and a histogram of how long their text is."""
     unit, column = ("tokens of text", "num_text_tokens") if index.text_identity else ("bytes of text", "text_bytes")
     lengths = index.sample_column(column)[~index.is_broken()]
     return Group(_holdings(summarise(index)), _histogram(lengths, f"samples by {unit}"))
@@ -193,7 +193,7 @@ def _cost_table(index: Index, counts: TokenCounts, title: str) -> Table:
 
 
 def _epoch(index: Index, counts: TokenCounts, recipe: Recipe, stage: str) -> Iterator[RenderableType]:
-    """What an epoch of the stage is made of; where it packs, how full its micro-batches are and how equal."""
+    """Composition of an epoch of the stage; where it packs, how full its micro-batches are and how equal."""
     config = recipe.stages[stage]
     costs, _ = sample_costs(index, counts)
     sizes = {name: len(costs.source_range(name)) for name in index.sources if name in config.mixture}

@@ -135,7 +135,7 @@ def run(
 ) -> None:
     """Ask a trained model a benchmark, and show its scores beside those of the papers; or ask it your own held-out rows.
 
-    A run that was stopped goes on where it was when it is started again: only what has no answer yet is asked.
+    A stopped run resumes when it is started again: only what has no answer yet is asked.
     """
     with errors_in_one_line(debug):
         require_video()

@@ -100,7 +100,7 @@ def fit(
         typer.Option(metavar="NAME", help="Train this stage alone, here in this process.", show_default=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of a stage that was stopped.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint of a stage that was stopped.")
     ] = False,
     again: Annotated[
         str | None,

@@ -166,7 +166,7 @@ def reanalyse(
 
 
 def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, threads: int | None) -> bool:
-    """Whether a run failed, after running what is missing and writing the report."""
+    """True if a run failed, after running what is missing and writing the report."""
     from lightning_apollo.study.execute import render
     from lightning_apollo.study.jobs import cli_command, run_all
     from lightning_apollo.study.plan import llm_parameters

@@ -18,7 +18,7 @@ from lightning_apollo.data.source import SourceConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the model learns from, and how media become tokens."""
+    """Data configuration: sources and preprocessing."""
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)  # name -> manifests; a stage's mixture names them
     manifests: list[str] = field(default_factory=list)  # where given: one source "custom" in the place of all others

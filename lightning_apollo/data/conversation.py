@@ -12,7 +12,7 @@ Role = Literal["system", "user", "assistant", "stream"]
 
 
 class RowError(UserError, ValueError):
-    """What is wrong with a row and how to correct it, in one line; the manifest adds the file and the place."""
+    """Error of a row and its fix, in one line; the manifest adds the file and the place."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from lightning_apollo.structures import ClipShape, PackedBatch
 
 
 def build_reader(config: DataConfig) -> MediaReader:
-    """Who opens media for a recipe: within limits and with a cache in front, where it asks for them."""
+    """MediaReader of a recipe: within limits and with a cache in front, where it asks for them."""
     reader: MediaReader = DirectReader(config.decoder_threads)
     if config.supervision is not None:
         reader = SupervisedReader(reader, config.supervision)
@@ -50,7 +50,7 @@ def build_reader(config: DataConfig) -> MediaReader:
 
 @dataclass(frozen=True)
 class Batching:
-    """What a stage asks of the data."""
+    """Requirements of a stage on its data."""
 
     mixture: Mapping[str, float]  # source -> passes in an epoch, or its weight among the sources of its modality
     image_merge_size: int
@@ -73,7 +73,7 @@ class Batching:
 
 
 class DataChanged(UserError, ValueError):
-    """Data that is another one than that with which a run was begun."""
+    """Error of data that differ from those the run started with."""
 
 
 class VideoDataModule(LightningDataModule):
@@ -205,7 +205,7 @@ class VideoDataModule(LightningDataModule):
         return self.loader.peek(num_batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """What tells these data from any others, and where in them the stage is."""
+        """Identity of these data, and the stage's position in them."""
         assert self.loader is not None  # a checkpoint is written while it is read
         return {
             "fingerprint": self.fingerprint,

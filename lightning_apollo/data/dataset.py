@@ -34,7 +34,7 @@ class BadSample(NamedTuple):
 
 
 class PreparationCost(NamedTuple):
-    """What batches have cost where they were made: in loader processes, or in the training process."""
+    """Costs of batches where they were made: in loader processes, or in the training process."""
 
     seconds: float  # in all
     reading_seconds: float  # of these in probes and decodes

@@ -247,7 +247,7 @@ def _once(plan: MediaPlan, frames: Frames) -> MediaPlan:
 
 
 def _begins(frames: Frames) -> Tensor:
-    """(F,) bool: the frame is another one than that before it."""
+    """(F,) bool: the frame differs from the one before it."""
     return frames.pts_seconds.diff(prepend=frames.pts_seconds.new_tensor([-torch.inf])) > 0
 
 

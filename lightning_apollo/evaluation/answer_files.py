@@ -23,7 +23,7 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one question in one mode."""
+    """Answer of the model to one question in one mode."""
 
     question_id: str
     mode: str  # one of results.MODES
@@ -117,7 +117,7 @@ class Quarantine:
 
 
 def read_quarantine(output: Path) -> list[tuple[str, str, str]]:
-    """What all ranks of the last run could not show, as (question id, mode, reason), by id."""
+    """Items that no rank of the last run could show, as (question id, mode, reason), by id."""
     lines = [line for path in output.glob("quarantine-*.jsonl") for line in path.read_text("utf-8").splitlines()]
     rows = [json.loads(line) for line in lines]
     return sorted((row["question_id"], row["mode"], row["reason"]) for row in rows)

@@ -25,14 +25,14 @@ Said = TypeVar("Said")
 
 @dataclass(frozen=True)
 class Reply(Generic[Item, Said]):
-    """What was said to an item, or the error for which it could not be shown."""
+    """Answer to an item, or the error for which it could not be shown."""
 
     item: Item
     said: Said | None = None
     error: MediaError | ValueError | None = None
 
     def result(self) -> Said:
-        """What was said; raises the error where there is one."""
+        """Text of the answer; raises the error where there is one."""
         if self.error is not None:
             raise self.error
         assert self.said is not None  # a reply has one of the two

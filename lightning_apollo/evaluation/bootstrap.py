@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sums:
-    """What every headline is made of, one row for each draw: (R, K)."""
+    """Parts of every headline, one row for each draw: (R, K)."""
 
     scores: Array
     answers: Array  # how many

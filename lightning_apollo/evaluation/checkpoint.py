@@ -84,7 +84,7 @@ class Place:
 
 
 def sayer(ranks: Ranks, console: Console) -> Say:
-    """What prints a line, on the first rank."""
+    """Printer of lines on the first rank."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     return say if ranks.rank == 0 else say_nothing
 
@@ -104,7 +104,7 @@ def places(
 
 
 def model_names(runs: Sequence[Run]) -> tuple[str, str]:
-    """What two models are called beside each other."""
+    """Names of two models beside each other."""
     first, second = (run.model for run in runs)
     return (first, second) if first != second else (first, f"{second} (compared)")
 
@@ -170,7 +170,7 @@ def _print(run: Run, tables: Sequence[ScoreTable], console: Console) -> None:
 
 
 def _found(checkpoint: str, overrides: Sequence[str], say: Say) -> tuple[Path, str, tuple[Recipe, str] | None]:
-    """Where the weights lie, what the model is called in files of results, and its recipe with the stage."""
+    """Path of the weights, name of the model in files of results, and its recipe with the stage."""
     if is_exported(Path(checkpoint)):
         return Path(checkpoint), Path(checkpoint).resolve().name, None
     recipe, stage = find_stage_of(checkpoint, overrides, say=say)

@@ -12,7 +12,7 @@ APOLLO = "Apollo, arXiv 2412.10360v1, Table 4"
 
 @dataclass(frozen=True)
 class Figure:
-    """What a paper reports for one of its models, in the unit of the benchmark's headline."""
+    """Published score of one of a paper's models, in the unit of the benchmark's headline."""
 
     model: str
     value: float

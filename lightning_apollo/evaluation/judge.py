@@ -36,7 +36,7 @@ class JudgeError(UserError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said to one prompt."""
+    """Reply of a judge to one prompt."""
 
     judge: str  # the model that was asked
     prompt: str

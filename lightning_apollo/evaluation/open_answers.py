@@ -9,7 +9,7 @@ _TRIVIAL = frozenset(":,.!?;'")
 
 
 def holds_answer(answer: str, expected: tuple[str, ...]) -> bool:
-    """Whether a conclusion of the answer holds an expected text, or a number equal to two decimals.
+    """True if a conclusion of the answer holds an expected text, or a number equal to two decimals.
 
     "12%" is a text, and a text of one letter needs a space beside it, as in parse_open_response and eval_open of MMMU's
     eval/eval_utils.py. Numbers are read from their left edge, where MMMU's code also finds 200 in "1,200" and takes ".5" for 5.

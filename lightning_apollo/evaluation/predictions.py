@@ -36,7 +36,7 @@ def results(
     mode: str,
     score: Callable[[str, Question], float | None] = score_of,
 ) -> list[QuestionResult]:
-    """What a file of results says about a model's answers in one of results.MODES, those without a score aside."""
+    """Correctness of a model's answers in one of results.MODES from a file of results, those without a score aside."""
     scores = [score(prediction.answer, prediction.question) for prediction in predictions]
     return [
         QuestionResult(

@@ -20,7 +20,7 @@ class BenchmarkError(ResultsError):
 
 @dataclass(frozen=True)
 class Subtitle:
-    """What is spoken between two moments of a video, on its own clock."""
+    """Subtitle between two moments of a video, on its own clock."""
 
     begin_seconds: float
     end_seconds: float
@@ -59,12 +59,12 @@ class Question:
 
     @property
     def text(self) -> str:
-        """What is asked in words, media aside."""
+        """Text of the question, media aside."""
         return "\n".join(part.text for part in self.parts if isinstance(part, TextPart))
 
     @property
     def scene(self) -> str:
-        """What questions have in common that stand or fall together: the first file that they show."""
+        """Group of questions that stand or fall together: the first file that they show."""
         return self.media[0].path if self.media else self.question_id
 
     @property

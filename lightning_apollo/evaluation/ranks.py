@@ -30,7 +30,7 @@ class Ranks:
             distributed.barrier()
 
     def first_to_last(self, make: Callable[[], Made]) -> Made:
-        """What `make` returns, made by the first rank before the others: they find what it has written."""
+        """Result of `make`, which the first rank calls before the others: they find what it has written."""
         if self.rank > 0:
             self.wait()
             return make()

@@ -37,7 +37,7 @@ class Benchmark:
 
     @property
     def files(self) -> str:
-        """What its folder holds and where that is published: the first paragraph of the reader's docstring."""
+        """Contents and origin of its folder: the first paragraph of the reader's docstring."""
         paragraph = (self.reader.__doc__ or "").split("\n\n")[0]
         return " ".join(paragraph.split())
 
@@ -81,7 +81,7 @@ class Benchmark:
 
     @property
     def of_a_part(self) -> Benchmark:
-        """How some of the questions are scored: MME's in its points, any others by their mean in per cent."""
+        """Scoring of some of the questions: MME's in its points, any others by their mean in per cent."""
         return self if self.headline == "mme" else replace(self, headline="questions")
 
     def interval(self, scores: Sequence[float], questions: Sequence[Question]) -> tuple[float, float]:

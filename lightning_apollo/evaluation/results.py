@@ -19,7 +19,7 @@ class ResultsError(UserError):
 
 @dataclass(frozen=True)
 class QuestionResult:
-    """What one model answered to one question."""
+    """Answer of one model to one question."""
 
     benchmark: str
     question_id: str  # the same for every model and mode

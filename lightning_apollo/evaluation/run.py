@@ -50,7 +50,7 @@ class Spoken:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a benchmark is asked."""
+    """Options of an evaluation run."""
 
     modes: tuple[str, ...] = ("full",)  # what the model sees, of results.MODES
     limit: int | None = None  # the first so many questions; None: all of them
@@ -84,7 +84,7 @@ class Run:
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def all_settings(self) -> dict[str, Any]:
-        """What answers depend on, for another run to compare. Modes, limit and batches are not part of it."""
+        """Settings that answers depend on, for another run to compare. Modes, limit and batches are not part of it."""
         prepared = self.preparer
         return {
             "benchmark": self.benchmark.name,
@@ -201,7 +201,7 @@ def _answer(reply: Reply[_Item, Spoken]) -> Answer:
 
 
 def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
-    """What has no answer yet; BenchmarkError where an answer was given to other words than those of now."""
+    """Questions without an answer yet; BenchmarkError where an answer was given to other words than those of now."""
     answers = read_answers(run.output)
     asked = {question.question_id: question.fingerprint for question in questions}
     for (_, question_id), answer in answers.items():

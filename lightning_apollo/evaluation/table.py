@@ -26,7 +26,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What a model scores on a benchmark in one mode."""
+    """Scores of a model on a benchmark in one mode."""
 
     benchmark: str
     title: str
@@ -54,7 +54,7 @@ class ScoreTable:
         return Grid(f"{self.title}: {shown}", ("", "score", "95 % interval", "answers", *models), rows)
 
     def remarks(self) -> list[str]:
-        """What must be known to read the table, a line each: what is missing, and where the figures come from."""
+        """Remarks needed to read the table, a line each: what is missing, and where the figures come from."""
         lines = []
         missing = self.num_questions - self.rows[0].num_answers - self.num_unjudged
         if missing:

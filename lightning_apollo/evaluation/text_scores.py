@@ -23,7 +23,7 @@ _BRACKETS_AND_DASHES = frozenset(("Ps", "Pe", "Pi", "Pf", "Pd"))
 
 
 def exact_text(answer: str, question: Question) -> float:
-    """Whether the answer has the tokens of an expected one, in their order."""
+    """True if the answer has the tokens of an expected one, in their order."""
     given = tokens(answer)
     return float(any(given == tokens(expected) for expected in question.answers))
 
@@ -34,13 +34,13 @@ def token_f1(answer: str, question: Question) -> float:
 
 
 def number(answer: str, question: Question) -> float:
-    """Whether the answer names the expected number and no other; units and words around it do not count."""
+    """True if the answer names the expected number and no other; units and words around it do not count."""
     given = find_numbers(answer)
     return float(bool(given) and any(_all_equal(given, find_numbers(expected)) for expected in question.answers))
 
 
 def tokens(text: str) -> list[str]:
-    """What of a text is compared; all its words where nothing else is left."""
+    """Words of a text that are compared; all of them where nothing else is left."""
     found = _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
     kept = [token for token in found if token not in _ARTICLES and not _is_punctuation(token)]
     return kept or text.casefold().split()

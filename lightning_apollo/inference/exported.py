@@ -30,7 +30,7 @@ PORT, OWN = "video_llama_3", "lightning_apollo"  # who names the tensors: transf
 
 @dataclass(frozen=True)
 class ExportedConfig:
-    """What it takes to run an exported model as it was trained. Nothing in it names a file."""
+    """Model, tokenizer and preprocessing of an export. Nothing in it names a file."""
 
     format: str  # video_llama_3: names of transformers' class | lightning_apollo: our own
     model: ModelConfig
@@ -51,7 +51,7 @@ class ExportedConfig:
 
 
 def describe(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> ExportedConfig:
-    """What an export of this model must say of it; weights and tokenizer are those in the folder."""
+    """Metadata of an export of this model; weights and tokenizer are those in the folder."""
     llm = replace(model.llm, weights=None, tokenizer=".")
     model = replace(model, llm=llm, vision=model.vision and replace(model.vision, weights=None))
     if model.fused is not None:
@@ -88,12 +88,12 @@ def write_settings(config: ExportedConfig, folder: Path) -> None:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether `load_exported` reads this folder."""
+    """True if `load_exported` reads this folder."""
     return (folder / SETTINGS).is_file()
 
 
 def read_settings(folder: Path) -> ExportedConfig:
-    """What lightning_apollo.json says."""
+    """Contents of lightning_apollo.json."""
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
     return build(settings, ExportedConfig, str(folder / SETTINGS))
 

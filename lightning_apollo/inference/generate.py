@@ -18,7 +18,7 @@ from lightning_apollo.structures import Sample
 
 @dataclass(frozen=True)
 class DrawConfig:
-    """How the next token is chosen: the likeliest, or drawn."""
+    """Choice of the next token: the likeliest, or drawn."""
 
     temperature: float = 0.0  # logits are divided by it; 0: always the likeliest token
     top_p: float = 1.0  # only the likeliest tokens that together reach this probability are drawn from
@@ -52,7 +52,7 @@ def generate(
 def stream_tokens(
     model: VideoLMM, prompts: Sequence[Sample], end_id: int, max_new_tokens: int, draw: DrawConfig = GREEDY
 ) -> Generator[dict[int, int], None, None]:
-    """Yields after each step the next token id of every answer that goes on: number of the prompt -> id.
+    """Yields after each step the next token id of every unfinished answer: number of the prompt -> id.
 
     Media are encoded and the packed prompts run once; then each step runs one token of each unfinished answer. The model
     is in eval mode until the iterator ends or is closed.
@@ -70,13 +70,13 @@ def stream_tokens(
         for num_left in reversed(range(max_new_tokens)):
             chosen = _choose(predict(model.llm, hidden), draw, generator)  # (S,)
             tokens = chosen.tolist()
-            going_on = [row for row, token in enumerate(tokens) if token != end_id]
-            if not going_on:
+            unfinished = [row for row, token in enumerate(tokens) if token != end_id]
+            if not unfinished:
                 return
-            if len(going_on) < len(active):
-                active = [active[row] for row in going_on]
-                chosen = chosen[going_on]
-                cache.keep(going_on)
+            if len(unfinished) < len(active):
+                active = [active[row] for row in unfinished]
+                chosen = chosen[unfinished]
+                cache.keep(unfinished)
             yield dict(zip(active, chosen.tolist(), strict=True))
             if num_left:
                 hidden = run_next_tokens(model.llm, model.llm.get_input_embeddings()(chosen), cache)  # (S, E)

@@ -23,7 +23,7 @@ warn: Say = logging.getLogger(__name__).warning
 
 
 def say_nothing(line: str) -> None:
-    """For what another rank, or an earlier call, has said."""
+    """Default printer for lines that another rank, or an earlier call, has said."""
 
 
 def load_checkpoint(
@@ -81,7 +81,7 @@ def find_stage_of(
     if stage is not None and stage not in asked.stages:
         raise RecipeError(f"{checkpoint}: no stage {stage}: name one of {known}")
     if name not in asked.stages:
-        raise RecipeError(f"{folder} is called like no stage of its recipe: {known}: rename it back")
+        raise RecipeError(f"{folder}: folder name matches no stage of its recipe ({known}): rename it back")
     trained = trained_recipe(output, name, overrides)
     if trained is None:  # weights that no `fit` of ours left, or none
         return asked, name

@@ -127,7 +127,7 @@ def _facts(
 
 
 def _sampling(item: VisualItem, asked: MediaPlan, preparer: Preparer) -> str:
-    """Which moments were asked for and which are shown; empty for an image file."""
+    """Moments asked for and moments shown; empty for an image file."""
     if asked.info.modality == "image":
         return ""
     sampling, times = preparer.sampling, item.frames.pts_seconds

@@ -22,7 +22,7 @@ _WHY_DROPPED = {  # by kind of reducer
 
 @dataclass(frozen=True)
 class Gauge:
-    """How full a micro-batch is by one count."""
+    """Fill of a micro-batch by one count."""
 
     name: str
     count: int

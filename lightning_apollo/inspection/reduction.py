@@ -23,7 +23,7 @@ from lightning_apollo.structures import VisualBatch
 
 @dataclass(frozen=True)
 class KnownReduction:
-    """How to reduce as the stage does, and what is to be said of it."""
+    """Reduction of the stage, with a remark about it."""
 
     reduce: Callable[[VisualBatch], Reduction] | None  # None: it cannot be known
     note: str = ""

@@ -27,7 +27,7 @@ EPOCH = 0  # whose order samples are numbered in
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sample comes in the order of the epoch, over all ranks."""
+    """Position of a sample in the order of the epoch, over all ranks."""
 
     number: int  # from 0
     num_samples: int
@@ -122,7 +122,7 @@ def _reduction(known: KnownReduction, visual: VisualBatch | None) -> Reduction |
 
 
 def _place(planner: Planner, number: int) -> Place:
-    """Where sample `number` is; RecipeError with the range where there is none."""
+    """Position of sample `number`; RecipeError with the range where there is none."""
     num_micro_batches = planner.num_micro_batches(EPOCH)
     last = planner.request(EPOCH, num_micro_batches - 1)
     num_samples = last.first_position + len(last.rows)

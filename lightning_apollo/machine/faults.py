@@ -74,7 +74,7 @@ def _of_number(number: int | None, name: str | bytes | int | None) -> str | None
 
 
 def _full_disks() -> Iterator[str]:
-    """Where disks are mounted, for writing, that have no block or no inode left. Linux alone lists them."""
+    """Mount points of writable disks that have no block or no inode left. Linux alone lists them."""
     mounts = Path("/proc/self/mounts")
     for line in mounts.read_text().splitlines() if mounts.is_file() else ():
         place = line.split()[1].encode().decode("unicode_escape")  # \040 is a space

@@ -36,8 +36,9 @@ def loadable_version() -> int | None:
 
 
 def looks_whole() -> bool:
-    """Whether libavutil loads and the other libraries of its version lie beside it: on Linux, in 5 ms, where loading all of
-    them takes 100."""
+    """True if libavutil loads and the other libraries of its version lie beside it: on Linux, in 5 ms, where loading all of
+    them takes 100.
+    """
     for numbers in LIBRARIES.values():
         name = file_name("avutil", numbers["avutil"])
         if load_error(name) is None:
@@ -49,7 +50,7 @@ def looks_whole() -> bool:
 
 
 def why_none_loads() -> str:
-    """What is there in the place of a complete FFmpeg: a part of one, another version, or nothing."""
+    """Diagnosis of an incomplete FFmpeg: a part of one, another version, or nothing."""
     for version, numbers in LIBRARIES.items():
         errors = [load_error(file_name(name, number)) for name, number in numbers.items()]
         if errors[0] is None:  # libavutil, on which the others stand
@@ -86,7 +87,7 @@ def main() -> int:
 
 
 def _is_there(file: str) -> bool:
-    """Whether the loader finds the file, be it one that does not load."""
+    """True if the loader finds the file, be it one that does not load."""
     error = load_error(file)
     return error is None or "No such file" not in error
 

@@ -109,7 +109,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _mismatch(version: int, error: Exception) -> str:
-    """Why torchcodec does not load although FFmpeg does: the words of the loader where it has any."""
+    """Reason for which torchcodec does not load although FFmpeg does: the words of the loader where it has any."""
     torch_version, torchcodec_version = _version_of("torch"), _version_of("torchcodec")
     if torchcodec_version is None:
         return f"torchcodec is missing ({first_line(error)})"
@@ -121,7 +121,7 @@ def _mismatch(version: int, error: Exception) -> str:
 
 
 def _are_versions_as_declared() -> bool:
-    """Whether the installed versions of what is linked are among those that this package declares."""
+    """True if the installed versions of what is linked are among those that this package declares."""
     try:
         return all(need.specifier.contains(metadata.version(need.name), prereleases=True) for need in _linked())
     except metadata.PackageNotFoundError:

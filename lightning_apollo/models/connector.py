@@ -21,7 +21,7 @@ INITS = ("default", "he", CALIBRATED)
 
 @dataclass(frozen=True)
 class ConnectorConfig:
-    """What stands between encoder and LLM. The resampler's defaults are those of Apollo's released weights."""
+    """Configuration of the connector between encoder and LLM. The resampler's defaults are those of Apollo's released weights."""
 
     kind: str = "mlp"  # mlp for `vision`; perceiver | mlp_pool | conv_pool for `fused`
     num_tokens: int = 128  # L; the release has 128 (32 a frame), Table 7 says 64

@@ -131,7 +131,7 @@ def check_positions(llm: LanguageModel, max_length: int) -> None:
 
 
 def config_of_recipe(llm: LLMConfig) -> PreTrainedConfig:
-    """What transformers makes of the recipe's numbers."""
+    """Configuration of transformers from the recipe's numbers."""
     with torch.device("meta"):
         return build_llm(llm).config
 
@@ -236,7 +236,7 @@ def _packed_attention_interface(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: query (1, H, T, D) in, (1, T, H, D) out.
+    """Attention function of transformers in every layer: query (1, H, T, D) in, (1, T, H, D) out.
 
     Without `cu_seqlens` the T tokens are the next one of each sample in the cache.
     """

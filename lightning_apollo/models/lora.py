@@ -114,7 +114,7 @@ def layer_linears(component: nn.Module) -> dict[str, nn.Linear]:
 
 
 def adapter_sizes(components: Mapping[str, nn.Module], lora: Mapping[str, LoraConfig]) -> dict[str, AdapterSizes]:
-    """What adapters would add to components that have none yet, which may lie on the meta device."""
+    """Parameters that adapters would add to components that have none yet, which may lie on the meta device."""
     sizes = {}
     for name, config in lora.items():
         linears = layer_linears(components[name])
@@ -160,7 +160,7 @@ def merge(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
 
 
 def through_nf4(weight: Tensor) -> Tensor:
-    """What a weight stands for once it was held in 4 bit: (outputs, inputs) in its own dtype."""
+    """Value of a weight after it was held in 4 bit: (outputs, inputs) in its own dtype."""
     packed = _packed(weight)
     return _bitsandbytes().functional.dequantize_4bit(packed.data, packed.quant_state)
 

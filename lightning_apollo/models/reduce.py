@@ -44,7 +44,7 @@ class ReducerConfig:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What the reducer kept. `run_tokens` is on the host: every later shape follows from it."""
+    """Result of the reducer. `run_tokens` is on the host: every later shape follows from it."""
 
     keep_mask: Tensor | None  # (M,) bool, or None where all tokens stay
     run_tokens: list[int]  # kept tokens of every run: of a frame, or of a clip

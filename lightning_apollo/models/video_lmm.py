@@ -42,7 +42,7 @@ class ModelConfig:
 
     @property
     def clip(self) -> ClipShape | None:
-        """What the encoder makes of a clip; None where it takes frames."""
+        """Shape of a clip from the encoder; None where it takes frames."""
         if self.fused is None:
             return None
         return ClipShape(self.fused.num_frames, self.connector.num_tokens, self.fused.image_size)
@@ -57,7 +57,7 @@ class ModelConfig:
 
     @property
     def weights(self) -> dict[str, str | None]:
-        """What each part starts from: name of the part -> hub name or path; None: random."""
+        """Start weights of each part: name of the part -> hub name or path; None: random."""
         towers = {} if self.fused is None else {name: tower.weights for name, tower in self.fused.towers.items()}
         vision = {} if self.vision is None else {"vision": self.vision.weights}
         return {**vision, **towers, "llm": self.llm.weights}

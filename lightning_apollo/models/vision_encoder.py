@@ -49,7 +49,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def patch_dtype(self) -> torch.dtype:
-        """What patches are best made in: the weights' dtype, but for float64, which bytes do not need."""
+        """Best dtype for patches: the weights' dtype, but for float64, which bytes do not need."""
         dtype = self.embeddings.patch_embedding.weight.dtype
         return torch.float32 if dtype == torch.float64 else dtype
 

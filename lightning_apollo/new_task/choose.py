@@ -103,7 +103,7 @@ def _costs(
     budget: BudgetConfig,
     text: TextCounter | None,
 ) -> TokenCounts:
-    """What every row costs inside a budget."""
+    """Costs of every row inside a budget."""
     return tokens(
         *(survey.index, sampling, budget, recipe.model.patch_size),
         *(config.image_merge_size, config.video_merge_size),

@@ -32,7 +32,7 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What the user asks for."""
+    """Request of the user."""
 
     name: str  # of the recipe; results go to runs/NAME
     manifests: tuple[str, ...]
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class NewRecipe:
-    """What was found, chosen and written."""
+    """Findings, choices and written files."""
 
     path: Path
     recipe: Recipe
@@ -135,7 +135,7 @@ def _below_conf(value: Any) -> Any:
 
 
 def _text_counter_at_hand(recipe: Recipe) -> TextCounter | None:
-    """How text is counted, where the tokenizer is on this machine; nothing is downloaded for a count."""
+    """Counter of text, where the tokenizer is on this machine; nothing is downloaded for a count."""
     name = recipe.model.llm.tokenizer
     is_at_hand = Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "tokenizer.json"), str)
     return text_counter(recipe) if is_at_hand else None

@@ -26,7 +26,7 @@ def report(new: NewRecipe) -> RenderableType:
 
 
 def next_commands(task: Task, new: NewRecipe) -> dict[str, str]:
-    """What can be run next, in this order -> the command."""
+    """Next commands by purpose, in this order."""
     stage, recipe = f"{new.recipe.output}/{STAGE}", str(new.path)
     example = new.survey.example
     media = [word for part in example.media for word in (f"--{part.modality}", str(Path(task.root) / part.path))]

@@ -25,7 +25,7 @@ Compose = Callable[..., Recipe]  # files of conf/ on top of the template -> the 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the training begins."""
+    """Start of the training."""
 
     init: str | None  # for `stages.NAME.init`; None: what the template says
     model: ModelConfig

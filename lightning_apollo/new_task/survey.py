@@ -39,7 +39,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found. Files that several rows show count once."""
+    """Findings of a survey. Files that several rows show count once."""
 
     index: Index
     kinds: dict[str, int]  # text, image, multi_image, video -> rows that can be used

@@ -148,7 +148,7 @@ class _Outline:
 
 
 def _is_elsewhere(place: str) -> bool:
-    """Whether the name is that of an object store or of shards, no file or folder of this machine."""
+    """True if the name is that of an object store or of shards, no file or folder of this machine."""
     return "://" in place or ".tar" in place
 
 
@@ -179,7 +179,7 @@ def _read_yaml(text: str) -> Any:
 
 
 def _read_word(text: str) -> Any:
-    """What `load_recipe` makes of a word's text, where the option is a string, a list of them or a mapping."""
+    """Value that `load_recipe` makes of a word's text, where the option is a string, a list of them or a mapping."""
     from lightning_apollo.recipe.yaml_text import NULLS, split_list, unquoted
 
     if text.startswith("{"):

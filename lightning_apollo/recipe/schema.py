@@ -45,7 +45,7 @@ CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How Lightning's Trainer runs every stage."""
+    """Trainer settings of every stage."""
 
     accelerator: str = "auto"  # auto | cpu | gpu; or cuda, mps: this kind of GPU
     devices: str = "auto"  # number of devices on each node; auto: all of them
@@ -55,7 +55,7 @@ class TrainerConfig:
     log_every_n_steps: int = 1  # optimizer steps
     threads: int | None = None  # CPU threads of torch; None: torch decides
     progress_bar: bool = True
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` goes on
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` resumes
     preemption: PreemptionConfig = field(default_factory=PreemptionConfig)  # what SIGUSR1 and SIGTERM do
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)  # a step whose loss is not a number
     blank_media_check: bool = True  # at the first and last step of a stage, say whether the answers need the media
@@ -223,7 +223,7 @@ def _resolve_folders(tree: Tree) -> Tree:
 
 
 def _in_conf(name: str) -> Path | None:
-    """What a name relative to conf/ stands for, or a path in the conf/ of an installation that is gone; None for others."""
+    """Path for a name relative to conf/, or for a path in the conf/ of an installation that is gone; None for others."""
     if Path(name).is_absolute() and not Path(name).exists():
         name = name.rpartition("/conf/")[2] or name
     return conf_folder() / name if (conf_folder() / name).exists() else None

@@ -46,7 +46,7 @@ def text_counter(recipe: Recipe) -> TextCounter:
 
 
 def plan_config(stage: StageConfig, recipe: Recipe) -> PlanConfig:
-    """How a stage that packs wants its epochs planned, but for the weights, which depend on the sizes of the sources."""
+    """Plan settings of a stage that packs, but for the weights, which depend on the sizes of the sources."""
     assert stage.packing is not None  # the caller asks only then
     return PlanConfig(
         max_llm_tokens=stage.packing.max_llm_tokens,

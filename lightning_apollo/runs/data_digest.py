@@ -83,7 +83,7 @@ def _rows_of_shapes(config: shapes.ShapesConfig, root: Path, name: str) -> bytes
 
 @dataclass
 class _Medium:
-    """What is known of a file: its state (storage/address.py), and of a video seconds and frames, where it can be read."""
+    """Known facts of a file: its state (storage/address.py), and of a video seconds and frames, where it can be read."""
 
     modality: Modality
     size: int  # bytes; -1: no such file
@@ -126,7 +126,7 @@ def _facts_of_source(source: Source, data: DataConfig, shows_progress: bool) -> 
 
 
 def _read_rows(source: Source, report: Progress) -> _Facts:
-    """What the rows name; media inside a row are part of the manifest."""
+    """Media that the rows name; media inside a row are part of the manifest."""
     facts = _Facts({}, [])
     done, total = 0, len(source)
     for number, manifest in enumerate(source.manifests):

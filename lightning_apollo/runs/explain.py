@@ -154,7 +154,7 @@ def _stage_table(
 
 
 def _facts(recipe: Recipe, stage: StageConfig, memory: StageMemory, rows: Mapping[str, int | None]) -> dict[str, str]:
-    """What stands below a stage's table: label to value."""
+    """Lines below a stage's table: label to value."""
     optimizer = stage.optimizer
     clip = (
         f"gradients clipped at norm {optimizer.gradient_clip:g}" if optimizer.gradient_clip else "no gradient clipping"

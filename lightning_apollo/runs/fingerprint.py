@@ -39,7 +39,7 @@ class Origin:
 
 
 def read_origin(recipe: Recipe, stage: str) -> Origin:
-    """What the stage would be trained from now; a UserError says which data or start weights are not there.
+    """Fingerprint of the stage as it would be trained now; a UserError says which data or start weights are not there.
 
     Nothing is written but notes in the cache folder.
     """
@@ -48,7 +48,7 @@ def read_origin(recipe: Recipe, stage: str) -> Origin:
 
 
 def differences(before: Origin, now: Origin) -> list[str]:
-    """What differs, in the words of a recipe: "seed was 0 and is 1", "data of source x changed"; nothing where equal."""
+    """Differences in the words of a recipe: "seed was 0 and is 1", "data of source x changed"; nothing where equal."""
     changed = [
         f"{key} was {_shown(before.settings, key)} and is {_shown(now.settings, key)}"
         for key in {**before.settings, **now.settings}

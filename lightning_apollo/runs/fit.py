@@ -103,7 +103,7 @@ def run_recipe(
     """Trains the stages of a recipe in order, or the one called `stage`; a finished stage is not trained again.
 
     Each stage runs in a process of its own, which shares the terminal; the first that fails ends the run with its
-    exit code. With `stage` given, that stage runs in this process. With `resume`, a stage that was stopped goes on from its
+    exit code. With `stage` given, that stage runs in this process. With `resume`, a stage that was stopped resumes from its
     last checkpoint; one that has none begins.
     Weights of another training in a stage's folder are a RecipeError. `again` names the stage that is moved aside with all
     after it and trained anew; "" is the first that is not finished, or where all are, the first.
@@ -152,7 +152,7 @@ def _run_in_process(recipe: Recipe, name: str, options: Sequence[str]) -> int:
 def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = False, say: Say = print_line) -> None:
     """Trains one stage in this process and exports its weights, unless it is finished.
 
-    With `resume`, it goes on from its last checkpoint if it has one; with `again`, it is moved aside with all after it and
+    With `resume`, it resumes from its last checkpoint if it has one; with `again`, it is moved aside with all after it and
     begins. No other process may write into its folder meanwhile.
     """
     if again or not (stage_folder(recipe, name) / DONE).is_file():  # it will train, or be refused
@@ -167,7 +167,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = Fal
 
 
 def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str]:
-    """What this process sees of a stage, for all ranks to compare; RecipeError where the stage may not begin or resume."""
+    """Facts of a stage on this process, for all ranks to compare; RecipeError where the stage may not begin or resume."""
     found = Standing() if again else standing(recipe, name)
     if found.other:
         raise RecipeError(refusal(recipe, name, found.other))
@@ -283,7 +283,7 @@ def _build_trainer(recipe: Recipe, name: str, data: VideoDataModule, checkpoint:
 
 
 def stage_callbacks(recipe: Recipe, name: str) -> list[Callback]:
-    """What happens around the steps of a stage, in this order."""
+    """Callbacks around the steps of a stage, in this order."""
     folder = stage_folder(recipe, name)
     origin = read_origin(recipe, name)
     facts = {"fingerprint": origin.fingerprint, "origin": origin.to_json()}
@@ -306,7 +306,7 @@ def _adapters(recipe: Recipe, name: str) -> AdapterOrigin | None:
 
 
 def _step_time(recipe: Recipe, name: str, data: VideoDataModule) -> StepTime:
-    """What says where the time of the stage's steps goes."""
+    """StepTime callback of the stage."""
     stage = recipe.stages[name]
 
     def seconds() -> DataSeconds:

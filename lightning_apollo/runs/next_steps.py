@@ -52,7 +52,7 @@ def next_steps(recipe: Recipe, stage: str | None, words: Sequence[str], program:
 
 
 def program_name() -> str:
-    """How this command line was started, for a shell."""
+    """Start of this command line, for a shell."""
     started = Path(sys.argv[0])
     if started.suffix == ".py":
         return f"{shlex.quote(sys.executable)} -m lightning_apollo.cli.main"

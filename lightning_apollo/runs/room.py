@@ -61,5 +61,5 @@ def require_room(recipe: Recipe, name: str, say: Callable[[str], None]) -> None:
     if free < needs.final + num_new * needs.checkpoint:
         say(
             f"stage {name}: {folder} has room for {in_words(free)}; the weights take {in_words(needs.final)} and each of up "
-            f"to {num_new} checkpoints about {in_words(needs.checkpoint)}: where one finds no room, the run goes on without it"
+            f"to {num_new} checkpoints about {in_words(needs.checkpoint)}: where one finds no room, the run continues without it"
         )

@@ -60,7 +60,7 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "a
 
 
 def settings_of(recipe: Recipe, stage: str) -> dict[str, Any]:
-    """What the weights of a stage depend on beside data and start weights, without what is left at its default.
+    """Settings that the weights of a stage depend on beside data and start weights, without what is left at its default.
 
     Keys are those of the recipe. Settings of other stages, and those that this one does not use, are left out.
     """
@@ -135,7 +135,7 @@ def _changed(value: Any, default: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_of(key: str, stage: str, left_out: list[str]) -> bool:
-    """Whether a key is the stage's or of all stages, and none of those left out."""
+    """True for keys of the stage or of all stages, but for those left out."""
     if key.startswith("stages.") and not key.startswith(f"stages.{stage}."):
         return False
     return not any(f"{key}.".startswith(f"{name}.") for name in left_out)

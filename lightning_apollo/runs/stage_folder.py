@@ -36,7 +36,7 @@ def stage_folder(recipe: Recipe, name: str) -> Path:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether something that was trained lies in a stage's folder."""
+    """True if something that was trained lies in a stage's folder."""
     return any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
@@ -77,14 +77,14 @@ def standing(recipe: Recipe, name: str) -> Standing:
 
 
 def resume_checkpoint(recipe: Recipe, name: str, resume: bool) -> Path | None:
-    """The last checkpoint of an unfinished stage; RecipeError where going on, or beginning anew, would be a mistake."""
+    """The last checkpoint of an unfinished stage; RecipeError where resuming, or beginning anew, would be a mistake."""
     folder = stage_folder(recipe, name) / CHECKPOINTS
     checkpoint = latest_checkpoint(folder)
     if checkpoint is None:
         return None
     if not resume:
         raise RecipeError(
-            f"{folder} has a checkpoint of step {checkpoint_step(checkpoint)}: go on from it with --resume, or begin again "
+            f"{folder} has a checkpoint of step {checkpoint_step(checkpoint)}: resume from it with --resume, or begin again "
             f"with --again={name}, which moves the stage's folder aside"
         )
     require_same_training(recipe, name, folder)

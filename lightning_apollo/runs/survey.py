@@ -29,7 +29,7 @@ class Survey:
 
 
 def survey(recipe: Recipe, names: Sequence[str], resume: bool) -> Survey:
-    """What of the recipe's first stages, `names`, is finished, and the first that must not be trained into its folder."""
+    """Finished stages among the first ones of the recipe, `names`, and the first that must not be trained into its folder."""
     finished: dict[str, str] = {}
     for before, name in zip((None, *names), names, strict=False):
         is_open = before is not None and before not in finished and recipe.stages[name].init == "previous"
@@ -90,7 +90,7 @@ def refusal(recipe: Recipe, name: str, why: str) -> str:
 
 
 def _refused_checkpoint(recipe: Recipe, name: str, resume: bool) -> str:
-    """Why the stage may not begin, or resume, where a checkpoint lies; empty where it may."""
+    """Reason for which the stage may not begin, or resume, where a checkpoint lies; empty where it may."""
     try:
         resume_checkpoint(recipe, name, resume)
     except RecipeError as error:

@@ -30,7 +30,7 @@ def trained_recipe(output: Path, stage: str, words: Sequence[str] = ()) -> Recip
 
 
 def changes_since(output: Path, stage: str, now: Recipe, ignored: Collection[str] = ()) -> str | None:
-    """How a recipe differs from the one in the stage's folder, in the words of a line; None where it does not.
+    """Difference of a recipe from the one in the stage's folder, in the words of a line; None where there is none.
 
     Only what changes weights or answers counts, under keys that are not `ignored` (nor below one that is). Paths are
     compared as what they lead to, and those below the output as they lie in it.

@@ -29,7 +29,7 @@ class Setting(NamedTuple):
 
     @property
     def num_cores(self) -> int:
-        """What it keeps busy, the training process left out."""
+        """Cores that it keeps busy, the training process left out."""
         return self.num_workers * self.decoder_threads
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Throughput:
-    """What one training process gets out of its loader when it asks for nothing else."""
+    """Throughput of a loader for one training process that does nothing else."""
 
     setting: Setting
     batches_per_second: float  # micro-batches
@@ -53,7 +53,7 @@ def cores_of_a_rank(recipe: Recipe) -> int:
 
 
 def settings(num_cores: int) -> list[Setting]:
-    """What is tried: no loader process, or some in powers of two, with 1, 2 or 4 threads each; never more than the cores."""
+    """Trials: no loader process, or some in powers of two, with 1, 2 or 4 threads each; never more than the cores."""
     workers = sorted({0, num_cores} | {2**n for n in range(num_cores.bit_length()) if 2**n <= num_cores})
     return [
         Setting(number, threads)

@@ -90,7 +90,7 @@ class Stage(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`).
 
-        Weights in 4 bit are left out: a stage that goes on makes them again from those that it started from.
+        Weights in 4 bit are left out: a stage that resumes makes them again from those that it started from.
         """
         checkpoint[TIED] = sorted(tied_names(self.model))
         checkpoint["num_seen"] = self._seen.cpu()
@@ -182,7 +182,7 @@ class Stage(LightningModule):
         return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
     def _stepped(self) -> list[Tensor]:
-        """What the optimizer steps: master weights in the place of bfloat16 parameters."""
+        """Parameters that the optimizer steps: master weights in the place of bfloat16 parameters."""
         masters = {} if self._master_weights is None else self._master_weights.masters
         return [masters.get(parameter, parameter) for parameter in self.parameters() if parameter.requires_grad]
 

@@ -88,13 +88,13 @@ class StageConfig:
     def _check_lora(self) -> None:
         for name in self.lora:
             if name not in COMPONENTS or name == "connector":
-                raise ValueError(f"lora.{name}: adapters go on vision and llm; a connector is small and trains whole")
+                raise ValueError(f"lora.{name}: adapters are for vision and llm; a connector is small and trains whole")
             if name not in self.trains:
                 raise ValueError(f"lora.{name}: trains gives no rate for its adapters: add {name} to trains")
 
     @property
     def is_quantized(self) -> bool:
-        """Whether a component's frozen weights are held in fewer bits than they are stored in."""
+        """True if a component's frozen weights are held in fewer bits than they are stored in."""
         return any(config.quantize != "none" for config in self.lora.values())
 
     @property

@@ -41,7 +41,7 @@ class Outlier:
 
 @dataclass(frozen=True)
 class View:
-    """Which variants are compared, and which factor's level means are taken off at each size."""
+    """Variants that are compared, and the factor whose level means are taken off at each size."""
 
     title: str
     factor: str | None = None
@@ -72,7 +72,7 @@ class View:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the scores of one size, or data size, agree with those of a larger one."""
+    """Agreement of the scores of one size, or data size, with those of a larger one."""
 
     view: str
     item: str
@@ -82,7 +82,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Noise:
-    """What seeds do to the scores of one size at one data size, beside what variants do; None where it is not defined."""
+    """Effect of seeds on the scores of one size at one data size, beside that of variants; None where it is not defined."""
 
     size: str
     data: str
@@ -181,7 +181,7 @@ def explained(table: ScoreTable, factor: str, outlier: Outlier | None) -> dict[s
 
 
 def noise(table: ScoreTable) -> list[Noise]:
-    """What seeds do, for every size and data size; nothing is defined with one seed."""
+    """Effect of seeds for every size and data size; nothing is defined with one seed."""
     return [
         _noise(size, data, table.grid[:, s, d])
         for s, size in enumerate(table.sizes)

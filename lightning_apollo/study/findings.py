@@ -44,7 +44,7 @@ CHANCE = f"that takes a Kendall's tau whose interval lies above 0, and a p of at
 
 @dataclass(frozen=True)
 class Findings:
-    """What the tables and sentences of a report are made from."""
+    """Inputs of the tables and sentences of a report."""
 
     table: ScoreTable
     factor: str | None  # whose means are removed
@@ -99,7 +99,7 @@ def sections(findings: Findings, decimals: int) -> list[Section]:
 
 
 def conclusion(findings: Findings) -> str:
-    """What carries the agreement of sizes, and the smallest ones that rank like the largest, in a paragraph."""
+    """Basis of the agreement of sizes, and the smallest ones that rank like the largest, in a paragraph."""
     table = findings.table
     by_view = [_of_view(findings.with_largest, view) for view in findings.views]
     if not by_view[0]:
@@ -135,7 +135,7 @@ def rows_of(findings: Findings) -> Iterator[dict[str, object]]:
 
 
 def _carried(findings: Findings, over_all: Sequence[Comparison], left: Sequence[Comparison]) -> str:
-    """What the agreement rests on, and whether the order of the rest agrees as well."""
+    """Basis of the agreement, and whether the order of the rest agrees as well."""
     if not any(map(_is_beyond_chance, over_all)):
         return f"Not even over all variants can an order be told from chance ({CHANCE}): these scores decide nothing."
     parts = [f"the choice of {findings.factor}"] if findings.factor is not None else []
@@ -174,7 +174,7 @@ def _answers(findings: Findings) -> list[str]:
 
 
 def _removals(findings: Findings) -> str:
-    """Why the views were chosen."""
+    """Reasons for the chosen views."""
     reasons = []
     if findings.factor is not None:
         reasons.append(

@@ -34,7 +34,7 @@ lightning-apollo study run {study} --only "$run" > "$folder/{log}" 2>&1
 
 
 def cli_command(study: str, threads: int | None) -> Command:
-    """How one run of a study is started from the command line."""
+    """Command that starts one run of a study."""
     words = [] if threads is None else ["--threads", str(threads)]
     return lambda run: [
         *(sys.executable, "-m", "lightning_apollo.cli.main", "study", "run", study, "--only", run.name, *words)

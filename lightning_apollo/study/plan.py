@@ -93,7 +93,7 @@ class Study:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """What every run is scored by."""
+        """Scoring of every run."""
         return (TEMPORAL, *QUESTIONS)
 
     def _check_factors(self) -> None:
@@ -153,7 +153,7 @@ def load_study(name_or_path: str) -> Study:
 
 
 def run_name(variant: str, size: str, data: str, seed: int) -> str:
-    """How a run and its folder are called."""
+    """Name of a run and its folder."""
     return f"{variant}.{size}.{data}.s{seed}"
 
 
@@ -220,5 +220,5 @@ def _words(part: Mapping[str, Variant | Size | DataSize]) -> Iterator[tuple[str,
 
 
 def _overlap(key: str, other: str) -> bool:
-    """Whether setting one of two dotted keys sets the other, or a part of it."""
+    """True if setting one of two dotted keys sets the other, or a part of it."""
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")

@@ -64,7 +64,7 @@ def reanalyse(path: Path, factor: str | None, drop: str | None, output: Path | N
 
 
 def score_tables(study: Study, runs: Sequence[Run]) -> dict[str, ScoreTable]:
-    """What is there by kind of question, and by TEMPORAL."""
+    """Scores by kind of question, and by TEMPORAL."""
     found = [(run, score) for run in runs if (score := read_score(run)) is not None]
     parameters = llm_parameters(study, runs)
     names = next(iter(study.variants.values())).factors

@@ -29,7 +29,7 @@ _LOCK = "lock"
 
 @dataclass(frozen=True)
 class Score:
-    """What score.json holds."""
+    """Contents of score.json."""
 
     run: str
     score: float  # the study's

@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two columns agree over `num_variants` rows."""
+    """Agreement of two columns over `num_variants` rows."""
 
     num_variants: int
     r_squared: Estimate  # squared Pearson correlation
@@ -84,7 +84,7 @@ def p_within(x: Floats, y: Floats, groups: Sequence[str], num_orders: int, seed:
 
 
 def is_constant(values: Floats) -> bool:
-    """Whether all values are the same but for rounding."""
+    """True if all values are the same but for rounding."""
     return bool(np.ptp(values) <= _SAME * np.abs(values).max())
 
 

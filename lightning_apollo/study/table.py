@@ -31,7 +31,7 @@ class StudyError(RecipeError):
 
 @dataclass(frozen=True)
 class RunScore:
-    """What one run scored."""
+    """Score of one run."""
 
     variant: str
     size: str

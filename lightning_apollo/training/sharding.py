@@ -1,7 +1,7 @@
 """Parameters spread over ranks: PyTorch's `fully_shard` (FSDP2), through Lightning's strategy for it.
 
 Every rank keeps a slice of each parameter, of its gradient and of the optimizer's state. A layer is put together just before
-it runs and taken apart after it, so that every rank must run every layer equally often and in the same order, whatever
+it runs and freed after it, so that every rank must run every layer equally often and in the same order, whatever
 its batch holds.
 """
 

@@ -67,7 +67,7 @@ class SteadyLogger(Logger):
         self.misses.say("what was logged meanwhile is missing in it")
 
     def _try(self, call: Callable[[Logger], Result]) -> Result | None:
-        """What the call returns; None where it fails, or between tries."""
+        """Result of the call; None where it fails, or between tries."""
         begun = time.monotonic()
         if begun < self._due:
             return None

@@ -42,7 +42,7 @@ _STEP = 4  # frames of the clip for each that is sampled
 
 @dataclass(frozen=True)
 class Case:
-    """What the model makes of one file and the question."""
+    """Outputs of the model for one file and the question."""
 
     modality: str
     file: str
@@ -84,7 +84,7 @@ def read_fixture(folder: Path) -> tuple[list[Case], dict[str, Tensor]]:
 def run_cases(
     trained: TrainedModel, folder: Path, placeholders: dict[Modality, int] | None
 ) -> tuple[list[Case], dict[str, Tensor]]:
-    """What the model makes of each file of the folder, and the first logits (vocabulary,) of each answer."""
+    """Outputs of the model for each file of the folder, and the first logits (vocabulary,) of each answer."""
     cases, logits = [], {}
     preparer = trained.preparer if placeholders is None else as_port(trained.preparer)
     for modality, file in _FILES.items():
@@ -122,7 +122,7 @@ def _run(trained: TrainedModel, sample: Sample, file: str, placeholder: int | No
 
 
 def _pixel_bytes(sample: Sample) -> bytes:
-    """What the encoder is shown, as bytes: (N, 3·p·p) in the order of the patches, or whole frames of clips."""
+    """Input of the encoder as bytes: (N, 3·p·p) in the order of the patches, or whole frames of clips."""
     visual = collate([sample], sample.patch_size).visual
     if visual.clip is not None:
         return visual.pixels.numpy().tobytes()

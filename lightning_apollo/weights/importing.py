@@ -30,7 +30,7 @@ _EMBEDDINGS, _HEAD = "llm.model.embed_tokens.weight", "llm.lm_head.weight"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of every tensor of the source."""
+    """Account of every tensor of the source."""
 
     source: str
     layout: str
@@ -96,13 +96,13 @@ def import_weights(source: str, output: Path, part: str = "all", model: ModelCon
 
 
 def read_data_settings(weights: Path) -> dict[str, Any]:
-    """What the report beside imported weights, a file or a folder, says of `data`; empty where there is none."""
+    """Value of `data` in the report beside imported weights, a file or a folder; empty where there is none."""
     report = weights / REPORT if weights.is_dir() else weights.with_suffix(f".{REPORT}")
     return json.loads(report.read_text()).get("data", {}) if report.is_file() else {}
 
 
 def _data_settings(source: str, mapped: Mapped) -> dict[str, Any]:
-    """How the weights were shown media: as an export of ours says, or as the authors of VideoLLaMA 3 did."""
+    """Media settings of the weights: as an export of ours says, or as the authors of VideoLLaMA 3 did."""
     if is_exported(Path(source)):
         return shown_with(read_settings(Path(source)))
     if mapped.parts < {"vision_encoder", "connector", "llm"}:
@@ -180,7 +180,7 @@ def _llm_config(source: str, gguf: GGUFSource | None, model: ModelConfig | None)
 
 @dataclass(frozen=True)
 class _LLMFiles:
-    """What makes a folder of weights one that transformers loads a language model from."""
+    """Files from which transformers loads a language model."""
 
     config: PreTrainedConfig
     gguf: GGUFSource | None

@@ -109,7 +109,7 @@ def check_portable(model: ModelConfig, reducer: ReducerConfig, preparer: Prepare
 
 
 def differences(preparer: Preparer) -> list[str]:
-    """Where the port's processors may give other pixels or ids than our own for the same files; each a sentence."""
+    """Cases in which the port's processors may give other pixels or ids than our own for the same files; each a sentence."""
     sampling = preparer.sampling
     return [
         _FRAMES[sampling.kind],
@@ -138,7 +138,7 @@ def port_tokenizer(tokenizer: object, vocab_size: int) -> PreTrainedTokenizerBas
             f"no room for {' and '.join(missing)}: the tokenizer has {len(tokenizer)} tokens and model.llm.vocab_size is "
             f"{vocab_size}; train with {len(tokenizer) + len(missing)} or more"
         )
-    tokenizer = copy.deepcopy(tokenizer)  # the caller's goes on without them
+    tokenizer = copy.deepcopy(tokenizer)  # the caller's stays without them
     if missing:
         tokenizer.add_tokens(missing, special_tokens=True)
     return tokenizer

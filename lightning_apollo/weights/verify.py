@@ -14,7 +14,7 @@ from lightning_apollo.weights.fixture import CHECK, FOLDER, TOLERANCE, read_fixt
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared and found equal."""
+    """Outputs that were compared and found equal."""
 
     loader: str  # whose code ran the folder
     num_cases: int

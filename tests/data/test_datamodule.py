@@ -89,7 +89,7 @@ def test_epochs_are_whole_and_shuffled_anew(tmp_path: Path) -> None:
     assert again.seen == reader.seen
 
 
-def test_a_resumed_run_goes_on_at_its_position(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_at_its_position(tmp_path: Path) -> None:
     write_pictures(tmp_path, 18)
     whole, after = Reader(), Reader()
     saving = StepCheckpoint(tmp_path, CheckpointConfig(every_n_steps=3))
@@ -105,7 +105,7 @@ def test_a_resumed_run_goes_on_at_its_position(tmp_path: Path) -> None:
     assert rest.loader.cost.num_reads == 8  # pictures of what was left, and none before it
 
 
-def test_the_state_is_a_position_that_any_number_of_ranks_can_go_on_from() -> None:
+def test_the_state_is_a_position_that_any_number_of_ranks_can_resume_from() -> None:
     one = positions()
     whole = [request.rows for request in one]
     for _ in range(4):  # a step of four micro-batches

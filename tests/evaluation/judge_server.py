@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Endpoint:
-    """What it was asked, and how it replies."""
+    """Requests and replies of the stand-in."""
 
     reply: Callable[[str], str]  # to the words of a prompt
     failures: list[int] = field(default_factory=list)  # HTTP codes of the next replies, before it works

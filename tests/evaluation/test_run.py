@@ -48,7 +48,7 @@ class Oracle:
 
 
 def answered(output: Path) -> Counter[str]:
-    """How often each question has an answer on the disk."""
+    """Number of answers of each question on the disk."""
     lines = [line for path in output.glob("answers-*.jsonl") for line in path.read_text().splitlines()]
     return Counter(json.loads(line)["question_id"] for line in lines)
 
@@ -101,7 +101,7 @@ def killed(folder: str, output: str) -> None:
     evaluate(run_of(Path(folder), Path(output)), answer)
 
 
-def test_a_killed_run_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_where_it_was(folder: Path, tmp_path: Path) -> None:
     died = launch(1, "tests.evaluation.test_run:killed", str(folder), str(tmp_path), deadline_seconds=120)
     assert died.returncode == 128 + signal.SIGKILL, died.stdout
     *whole, half = (tmp_path / "answers-0.jsonl").read_text().split("\n")
@@ -121,7 +121,7 @@ def ask_on_ranks(folder: str, output: str) -> None:
     (Path(output) / f"rank-{ranks.rank}.json").write_text(json.dumps([oracle.asked, table.rows[0].value]))
 
 
-def test_ranks_share_the_questions_and_another_number_of_them_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_ranks_share_the_questions_and_another_number_of_them_resumes(folder: Path, tmp_path: Path) -> None:
     evaluate(run_of(folder, tmp_path, limit=3), Oracle())
     run = launch(2, "tests.evaluation.test_run:ask_on_ranks", str(folder), str(tmp_path), deadline_seconds=120)
     assert run.returncode == 0, run.stdout

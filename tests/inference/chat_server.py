@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
     @property
     def said(self) -> str:
-        """Why it was refused."""
+        """Error of a refused request."""
         return json.loads(self.body)["detail"]
 
 
@@ -64,7 +64,7 @@ class ChatServer:
         return self.ask("POST", "/gradio_api/queue/join", content, content_type="application/json")
 
     def heard(self) -> str:
-        """What the queue says to this session until the event is over."""
+        """Messages of the queue to this session until the event is over."""
         return self.ask("GET", "/gradio_api/queue/data?session_hash=session").body.decode()
 
 

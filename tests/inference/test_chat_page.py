@@ -175,7 +175,7 @@ def test_an_answer_is_stopped(stage: Path, clips: list[Path]) -> None:
             page.until(page.is_ready)
             (stopped,) = page.said("bot")
             page.ask("And now?")
-            page.until(lambda: len(page.said("bot")) == 2)  # the next question is answered: nothing goes on behind it
+            page.until(lambda: len(page.said("bot")) == 2)  # the next question is answered: nothing happens behind it
             kept = page.said("bot")[0]  # what was on its way to the page when it stopped belongs to it
             assert kept.startswith(stopped)
             assert len(kept) < len(stopped) + 100

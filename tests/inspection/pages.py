@@ -46,7 +46,7 @@ class Token:
 
 @dataclass
 class Page(HTMLParser):
-    """What a page has: tags, all its text, the spans of the tokens, and the pairs of every list of facts."""
+    """Contents of a page: tags, all its text, the spans of the tokens, and the pairs of every list of facts."""
 
     content: str
     tags: list[str] = field(default_factory=list)

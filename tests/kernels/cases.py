@@ -72,7 +72,9 @@ def through_triton(tiles: str = "interpreter") -> Iterator[None]:
 
 
 def watched(run: Callable[[], Result], tiles: str = "interpreter", orders: tuple[int, ...] = (1, 2)) -> Result:
-    """What the op's Triton kernels give: two runs under the sanitizer, their programs in two shuffled orders, which must agree."""
+    """Results of the op's Triton kernels: two runs under the sanitizer, their programs in two shuffled orders, which must
+    agree.
+    """
     results = []
     for seed in orders:
         watch = Sanitizer(shuffle=seed) if is_interpreting() else nullcontext()

@@ -117,7 +117,7 @@ def _label(kernel: CompiledKernel) -> str:
 
 
 def _constants(kernel: CompiledKernel) -> str:
-    """What is a constant in the code, "BLOCK_ROWS=32, INVERSE=False": the constexpr arguments and integers that are 1."""
+    """Constants in the code, "BLOCK_ROWS=32, INVERSE=False": the constexpr arguments and integers that are 1."""
     return ", ".join(f"{kernel.src.fn.arg_names[path[0]]}={value}" for path, value in kernel.src.constants.items())
 
 

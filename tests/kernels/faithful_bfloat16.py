@@ -63,7 +63,7 @@ def _cast(original: Callable) -> Callable:
 
 
 def _float_to_float(original: Callable) -> Callable:
-    """What `.to(tl.bfloat16, fp_downcast_rounding=...)` calls: "rtne" or "rtz"."""
+    """Replacement of `.to(tl.bfloat16, fp_downcast_rounding=...)`: "rtne" or "rtz"."""
 
     def create_fp_to_fp(
         self: InterpreterBuilder, source: TensorHandle, target: tl.dtype, rounding: Any

@@ -36,7 +36,7 @@ WINDOW = 1 << 48  # bytes; a process has no addresses above 2⁴⁷
 
 
 def is_interpreting() -> bool:
-    """Whether triton was imported under TRITON_INTERPRET=1, so that kernels run in its interpreter."""
+    """True if triton was imported under TRITON_INTERPRET=1, so that kernels run in its interpreter."""
     return isinstance(tl.cdiv, interpreter.InterpretedFunction)
 
 
@@ -84,7 +84,7 @@ class Sanitizer:
         self._patches.close()
 
     def _patch(self, owner: Any, name: str, watcher: Callable[..., Any]) -> None:
-        """Where `owner.name(...)` is called, calls `watcher(original, ...)`; the receiver of a method comes second."""
+        """Calls `watcher(original, ...)` in the place of `owner.name(...)`; the receiver of a method comes second."""
         original = getattr(owner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -145,7 +145,7 @@ class Sanitizer:
         return args_host, kwargs_host
 
     def _hand_over(self, original: Callable, value: Any) -> Any:
-        """What the kernel gets for an argument; for a tensor a pointer to its made-up address."""
+        """Value of an argument inside the kernel; for a tensor a pointer to its made-up address."""
         converted = original(value)
         for argument in self._launch.arguments.values():
             if argument.tensor is value:

@@ -89,7 +89,7 @@ class Argument:
         return gaps
 
     def shares_memory(self, other: "Argument") -> bool:
-        """Whether a byte belongs to both, whatever their dtypes. Two columns of one tensor share none."""
+        """True if a byte belongs to both, whatever their dtypes. Two columns of one tensor share none."""
         start = max(self.tensor.data_ptr(), other.tensor.data_ptr())
         end = min(argument.tensor.data_ptr() + argument.extent * argument.itemsize for argument in (self, other))
         return start < end and bool((self._covers(start, end) & other._covers(start, end)).any())

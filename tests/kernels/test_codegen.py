@@ -54,7 +54,7 @@ def by_argument(widths: str) -> dict[str, int]:
 
 
 def complaints(row: Compilation, budgets: list[Budget]) -> list[str]:
-    """What is wrong with the code of one kernel, in words. Empty where it keeps its budget."""
+    """Faults of the code of one kernel, in words. Empty where it keeps its budget."""
     where = f"{row.case}: {row.kernel}, {row.dtype}, {row.target}, n = {row.n} ({row.constants})"
     matching = [budget for budget in budgets if budget.covers(row)]
     if len(matching) != 1:

@@ -68,7 +68,7 @@ def follow(tokens: Tensor, shapes: list[Shape], threshold: float) -> dict[int, l
 
 
 def expected_runs(runs: dict[int, list[int]], shapes: list[Shape]) -> Runs:
-    """What `similar_runs` says about them."""
+    """Result of `similar_runs` for them."""
     frame_of = [
         (item, frame)
         for item, (frames, rows, columns, _) in enumerate(shapes)

@@ -63,7 +63,7 @@ def measure(op: str) -> list[Row]:
 
 
 def needs_note(row: Row) -> bool:
-    """Whether a bulk argument moves too much."""
+    """True if a bulk argument moves too much."""
     return row.share > BULK_SHARE and row.ratio > ALLOWED_RATIO
 
 

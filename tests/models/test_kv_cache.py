@@ -49,7 +49,7 @@ def test_steps_of_ragged_samples_equal_each_sample_run_whole(llm: LanguageModel)
 
 
 @torch.inference_mode()
-def test_what_is_kept_goes_on_in_its_new_order(llm: LanguageModel) -> None:
+def test_what_is_kept_continues_in_its_new_order(llm: LanguageModel) -> None:
     whole = sequences(num_new_tokens=1)
     cache = KeyValueCache(LENGTHS, 1)
     packed(llm, [sequence[:-1] for sequence in whole], cache)

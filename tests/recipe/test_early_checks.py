@@ -71,7 +71,7 @@ HELP = ("", "fit", "evaluate run", "data scan", "study run")
 
 
 def run_python(program: str, words: list[str], folder: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """What a program answers, and its CPU seconds."""
+    """Output and CPU seconds of a program."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", program, *words],

@@ -84,7 +84,7 @@ CASES: tuple[Callable[[Path, int], None], ...] = (
 
 
 def run(case: Callable[[Path, int], None], folder: Path) -> list[dict[str, Any]]:
-    """What becomes of each rank."""
+    """Outcome of each rank."""
     begun, port = time.monotonic(), _free_port()
     logs = [folder / f"{case.__name__}-{rank}.log" for rank in range(NUM_RANKS)]
     ranks = {_fork(case, folder, rank, port, log): rank for rank, log in enumerate(logs)}

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 class Place(NamedTuple):
-    """Where a node runs: what stands before its command, the address of the first one, and the interface between them."""
+    """Place of a node: the prefix of its command, the address of the first one, and the interface between them."""
 
     prefix: tuple[str, ...]
     address: str
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 def permits_namespaces() -> bool:
-    """Whether two network namespaces with a cable between them can be made here; tried in one that goes at once."""
+    """True if two network namespaces with a cable between them can be made here; tried in one that goes at once."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return False
     cable = ("ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1")
@@ -89,7 +89,7 @@ def demo(folder: Path, shapes: Path, *words: str) -> Recipe:
 
 
 def commands(one: Recipe, stage: str, launcher: tuple[str, ...]) -> list[str]:
-    """What trains a stage and notes what each rank is given."""
+    """Command that trains a stage and notes the batches of each rank."""
     path, notes = Path(one.output) / "recipe.yaml", Path(one.output) / "notes" / stage
     path.parent.mkdir(parents=True, exist_ok=True)
     save_recipe(one, path)

@@ -100,8 +100,8 @@ def test_a_stopped_stage_ends_in_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_killed_run_on_two_ranks_goes_on_with_two_and_with_one(strategy: str, shapes: Path, tmp_path: Path) -> None:
-    """With as many ranks to the same bits, with one to the same samples; what is left is left to whoever goes on, once."""
+def test_a_killed_run_on_two_ranks_resumes_with_two_and_with_one(strategy: str, shapes: Path, tmp_path: Path) -> None:
+    """With as many ranks to the same bits, with one to the same samples; what is left is left to whoever resumes, once."""
     root = f"data.root={shapes}"
     ranks, one_rank = ((f"trainer.strategy={strategy}", f"trainer.devices={number}") for number in (2, 1))
     whole, stopped, two = (
@@ -136,7 +136,7 @@ def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_a_stopped_stage_is_not_begun_again_by_mistake(stopped: Recipe) -> None:
-    with pytest.raises(RecipeError, match=r"checkpoints has a checkpoint of step 2: go on from it with --resume, or"):
+    with pytest.raises(RecipeError, match=r"checkpoints has a checkpoint of step 2: resume from it with --resume, or"):
         run_stage(stopped, STAGE)
 
 

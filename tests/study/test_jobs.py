@@ -20,7 +20,7 @@ NUM_RUNS = 6
 
 @dataclass(frozen=True)
 class FakeRun:
-    """What a run is to those who start it."""
+    """Stand-in of a run for those who start it."""
 
     name: str
     folder: Path
@@ -67,7 +67,7 @@ def test_a_killed_study_does_only_what_is_missing(tmp_path: Path, takes_all: boo
         time.sleep(0.02)
     if takes_all:
         os.killpg(first.pid, signal.SIGKILL)
-    else:  # the runs that it started go on
+    else:  # the runs that it started continue
         first.kill()
     first.wait()
     finished = {run.name for run in runs_in(tmp_path) if read_score(run) is not None}

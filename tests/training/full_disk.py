@@ -79,7 +79,7 @@ def small(output: Path, shapes: Path) -> Recipe:
 
 
 def train(one: Recipe, disk: Path, filler: Filler | None, *, resume: bool = False) -> dict[str, Any]:
-    """What a run comes to: the line in which it ends, and the files and rows that it leaves. The disk is empty again then."""
+    """Outcome of a run: the line in which it ends, and the files and rows that it leaves. The disk is empty again then."""
     fit.stage_callbacks = filled(filler) if filler else stage_callbacks
     line = None
     try:

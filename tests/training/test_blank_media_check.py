@@ -178,7 +178,7 @@ def test_when_a_gap_is_a_warning(gap: float, is_first: bool, starts_trained: boo
 
 
 def test_only_the_first_and_last_step_are_measured() -> None:
-    """A stage that goes on at step 5 of 10 has its first step behind it; what is not measured is not even looked at."""
+    """A stage that resumes at step 5 of 10 has its first step behind it; what is not measured is not even looked at."""
     trainer: Any = SimpleNamespace(global_step=5, estimated_stepping_batches=10)
     nothing: Any = None
     BlankMediaCheck(False, lambda line: None).on_train_batch_start(trainer, nothing, nothing, 0)

@@ -15,7 +15,7 @@ from tests.places import ROOT
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process saw that trained on a disk of its own."""
+    """Outcome of a process that trained on a disk of its own."""
     folder = tmp_path_factory.mktemp("full")
     (folder / "disk").mkdir()
     own_mounts = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]

@@ -90,7 +90,7 @@ def test_gradients_of_many_micro_batches_are_summed_in_float32() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("num_steps", [0, 4])
-def test_saved_and_loaded_copies_go_on_to_the_same_bits(name: str, num_steps: int) -> None:
+def test_saved_and_loaded_copies_continue_to_the_same_bits(name: str, num_steps: int) -> None:
     straight = weights()
     optimizer = MasterWeights(OPTIMIZERS[name](straight))
     take_steps(optimizer, straight, range(num_steps))
@@ -203,7 +203,7 @@ def test_adapters_are_float32_themselves_and_have_no_copy() -> None:
 
 
 class Bytes(Callback):
-    """What the last backward pass of a step finds in memory."""
+    """Memory before the last backward pass of a step."""
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         optimizer: Any = trainer.optimizers[0]

@@ -68,7 +68,7 @@ def test_a_step_that_is_left_out_changes_nothing_and_is_counted(
     begun, first, second, third = poison.states
     assert begun != first == second != third  # weights and optimizer, bit for bit
     assert [begun, first] == clean.states[:2]
-    assert poison.rates == clean.rates  # the schedule goes on
+    assert poison.rates == clean.rates  # the schedule advances
     (said,) = caplog.messages
     assert said.startswith("step 2: the loss is ")
     assert said.endswith("the step is left out, the 1. of 20")

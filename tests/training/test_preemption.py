@@ -83,7 +83,7 @@ def metric_steps(one: Recipe) -> list[str]:
     return [line.split(",")[place] for line in lines[1:]]
 
 
-def test_a_stage_ends_at_the_edge_of_its_step_and_goes_on_to_the_same_weights(
+def test_a_stage_ends_at_the_edge_of_its_step_and_resumes_to_the_same_weights(
     whole: Recipe,
     shapes: Path,
     tmp_path: Path,
@@ -163,7 +163,7 @@ def test_a_stop_that_could_not_be_saved_is_an_error(
 
 
 def command(one: Recipe, how: str, *strikes: Strike) -> list[str]:
-    """What trains the stage in a process of its own."""
+    """Command that trains the stage in a process of its own."""
     path = Path(one.output) / "one.yaml"
     save_recipe(one, path)
     words = (
@@ -244,7 +244,7 @@ def test_ranks_stop_together_after_a_signal_to_one_of_them(shapes: Path, tmp_pat
 
 
 def tasks_of_srun() -> list[dict[str, str]]:
-    """What srun tells two tasks of one node."""
+    """Environment that srun gives two tasks of one node."""
     job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "lightning-apollo"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -13,7 +13,7 @@ Stage: Any = None
 
 
 def mask(rank: int, checkpoint: dict[str, Any] | None = None) -> torch.Tensor:
-    """What dropout keeps in the first micro-batch of a rank of two; all ranks have made the same weights before."""
+    """Dropout mask of the first micro-batch of a rank of two; all ranks have made the same weights before."""
     torch.manual_seed(0)
     torch.randn(100)
     trainer: Any = SimpleNamespace(

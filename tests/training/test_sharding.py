@@ -39,7 +39,7 @@ def assert_equal_files(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_that_goes_on_ends_with_the_weights_of_one_that_never_stopped(runs: Path, run: str) -> None:
+def test_a_run_that_resumes_ends_with_the_weights_of_one_that_never_stopped(runs: Path, run: str) -> None:
     straight, resumed = (runs / run / name / WEIGHTS for name in ("straight", "resumed"))
     assert straight.read_bytes() == resumed.read_bytes()
     start = dict(build().state_dict())

@@ -251,7 +251,7 @@ SLOW = {"data": (0, "time/wait", "data-bound % decode"), "forward": (1, "time/ll
 
 
 def fit_beside_slow_ranks(folder: str) -> None:
-    """What each of two ranks does: twice four steps, in which one rank sleeps for 0.4 s before its data or its LLM."""
+    """Work of each of two ranks: twice four steps, in which one rank sleeps for 0.4 s before its data or its LLM."""
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     for place, (slow_rank, _, _) in SLOW.items():

@@ -44,6 +44,6 @@ def _key(name: str) -> str:
 
 
 def _has_parts(row: dict[str, object]) -> bool:
-    """Whether a turn is a list of parts, which may name media themselves."""
+    """True if a turn is a list of parts, which may name media themselves."""
     turns = [turn for key in ("messages", "conversations") if isinstance(found := row.get(key), list) for turn in found]
     return any(isinstance(turn, dict) and isinstance(turn.get("content"), list) for turn in turns)

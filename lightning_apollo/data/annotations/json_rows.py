@@ -37,7 +37,7 @@ def load(text: str) -> object:
 
 
 def line_spans(file: io.BufferedReader, first: int) -> tuple[array[int], array[int]]:
-    """Where each line begins and ends, in bytes of the file, which is read from byte `first` on.
+    """Begin and end of each line, in bytes of the file, which is read from byte `first` on.
 
     Blank lines at the end of the file are no rows.
     """
@@ -54,7 +54,7 @@ def line_spans(file: io.BufferedReader, first: int) -> tuple[array[int], array[i
 
 
 def list_spans(file: io.BufferedReader, first: int) -> tuple[array[int], array[int]]:
-    """Where each element of a JSON list begins and ends, in bytes of the file, which is read from byte `first` on."""
+    """Begin and end of each element of a JSON list, in bytes of the file, which is read from byte `first` on."""
     # Read as Latin-1, one character is one byte, and the characters that JSON is built of are the same in UTF-8.
     text = file.read().decode("latin-1")
     starts, ends = array("Q"), array("Q")
@@ -83,7 +83,7 @@ def list_spans(file: io.BufferedReader, first: int) -> tuple[array[int], array[i
 
 
 def _no_list(decoder: json.JSONDecoder, text: str, position: int) -> str:
-    """What a .json file is that does not begin with a list, and what to do."""
+    """Diagnosis of a .json file that does not begin with a list, and the fix."""
     reason = "not a JSON list: write [row, row, ...], or name a file of lines .jsonl"
     try:
         value, end = decoder.raw_decode(text, position)

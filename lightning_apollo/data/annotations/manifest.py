@@ -151,7 +151,7 @@ class Manifest(Sequence[Conversation]):
         return conversation
 
     def sample_id(self, position: int) -> str:
-        """What a row is called, whether it can be read or not."""
+        """Id of a row, readable or not."""
         return f"{self.name}:{position + 1}"
 
     def fields(self, position: int) -> dict[str, object]:
@@ -191,7 +191,7 @@ class _Rows(Protocol):
         ...
 
     def place(self, position: int) -> str:
-        """Where a row is, for a reader of errors."""
+        """Place of a row, for a reader of errors."""
         ...
 
     def digest(self) -> str: ...

@@ -161,7 +161,7 @@ def _file_url_path(url: str) -> str:
 
 
 def _location(fields: Mapping[str, object], names: Sequence[str], what: str) -> object:
-    """What stands under the names, which say the same where several are given."""
+    """Value under the names, which say the same where several are given."""
     found = [fields[name] for name in names if name in fields]
     if not found:
         raise RowError(f"{what} without a file: give its 'path'")

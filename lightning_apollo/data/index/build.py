@@ -82,8 +82,9 @@ def build_index(
 
 
 def is_current(index: Index, sources: Sequence[Source], text: TextCounter | None) -> bool:
-    """Whether the index holds these sources with their manifests as they are, its media are the files that were probed,
-    and text was counted in this way. No file is opened but the manifests."""
+    """True if the index holds these sources with their manifests as they are, its media are the files that were probed, and
+    text was counted in this way. No file is opened but the manifests.
+    """
     digests = _manifest_digests(sources)
     return digests.items() <= index.manifest_digests.items() and _are_media_and_text_current(index, text)
 
@@ -102,7 +103,7 @@ def _made_before(folder: Path) -> Index | None:
 
 
 def _is_index_of(index: Index, sources: Sequence[Source], text: TextCounter | None) -> bool:
-    """Whether making the index again would change nothing."""
+    """True if making the index again would change nothing."""
     is_whole = list(index.manifest_digests.items()) == list(_manifest_digests(sources).items())
     return is_whole and bool(index.text_identity) == (text is not None) and _are_media_and_text_current(index, text)
 
@@ -270,7 +271,7 @@ def _part_error(facts: MediaFacts, begin: float, end: float) -> str | None:
 def _metadata(
     sources: Sequence[Source], facts: Mapping[MediaKey, MediaFacts], text: TextCounter | None
 ) -> dict[str, str]:
-    """What both tables say of themselves. The fingerprint leaves out where files lie and when they were written."""
+    """Common metadata of both tables. The fingerprint leaves out where files lie and when they were written."""
     manifests = _manifest_digests(sources)
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, manifests]).encode())
     for key, found in facts.items():

@@ -94,7 +94,7 @@ def indexed_costs(
 
 @dataclass(frozen=True)
 class _Settings:
-    """What `tokens` takes; in this form it can be sent to another process."""
+    """Arguments of `tokens`, in a form that can be sent to another process."""
 
     index: Index
     preparer: Preparer

@@ -92,7 +92,7 @@ def write_broken(index: Index, path: Path) -> None:
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """What a source holds. Files that several of its samples show count once; broken ones are left out."""
+    """Contents of a source. Files that several of its samples show count once; broken ones are left out."""
 
     source: str
     num_samples: int

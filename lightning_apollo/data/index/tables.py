@@ -160,7 +160,7 @@ class Index:
         return SampleRow(**{**row, "media": tuple(media), "ignored_keys": tuple(row["ignored_keys"])})
 
     def media_info(self, number: int) -> MediaInfo:
-        """What is known of a file by its row in the media table; MediaError where it is broken."""
+        """Facts of a file by its row in the media table; MediaError where it is broken."""
         (row,) = self.media.slice(range(self.media.num_rows)[number], 1).to_pylist()
         if row["error"] is not None:
             raise MediaError(row["path"], row["error"])

@@ -157,7 +157,7 @@ class _Planner(Preparer):
         return (*costs, limit), False
 
     def _of_media(self, sample: _IndexedSample) -> tuple[int, ...]:
-        """What `_measure` says of the sample's media in the token budget; the same for files with the same facts."""
+        """Result of `_measure` for the sample's media in the token budget; the same for files with the same facts."""
         if not sample.messages:
             return 0, 0, 0, 0, 0, 0
         parts = [(self.facts.info(int(part.path), ""), replace(part, path="")) for part in sample.media]

@@ -37,7 +37,7 @@ _LAST_SECONDS = 4e9  # the end of this century, for cameras whose clock is the d
 
 
 class Source(NamedTuple):
-    """What FFmpeg is handed: an absolute path, which is no protocol, or an open file; and its container."""
+    """Input of FFmpeg (an absolute path, which is no protocol, or an open file) and its container."""
 
     file: Readable
     container: str
@@ -92,7 +92,7 @@ def video_stream(demuxer: Demuxer) -> VideoStream:
 
 
 def container_metadata(file: Readable) -> ContainerMetadata:
-    """What the headers of a file say that no decoder is open for."""
+    """Facts in the headers of a file that no decoder is open for."""
     if not isinstance(file, str):
         file.seek(0)
     return _decoders().get_container_metadata(file)
@@ -145,7 +145,7 @@ def with_rising_times(frames: Iterator[RawFrame], start: float, fps: float, has_
 
 
 def is_time(seconds: float | None) -> bool:
-    """Whether it can be a presentation time: FFmpeg's sign of a missing one is far below."""
+    """True if it can be a presentation time: FFmpeg's sign of a missing one is far below."""
     return seconds is not None and math.isfinite(seconds) and abs(seconds) < _LAST_SECONDS
 
 
@@ -164,7 +164,7 @@ def _why_no_video(file: Readable) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What the decoder says, without the places in its own source."""
+    """Error text of the decoder, without the places in its own source."""
     message = str(error).strip().splitlines()[0]
     if "Could not open input" in message:
         return _NOT_MEDIA

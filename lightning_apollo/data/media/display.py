@@ -19,7 +19,7 @@ _MAX_PIXEL_ASPECT = 16.0  # and its inverse; beyond it the number is a mistake, 
 
 @dataclass(frozen=True)
 class Display:
-    """How the stored frames become upright: mirrored left to right, then turned, then their pixels made square."""
+    """Steps that make stored frames upright: mirror left to right, then turn, then make their pixels square."""
 
     rotation_degrees: int = 0  # 0, 90, 180 or 270, counter-clockwise
     is_mirrored: bool = False
@@ -46,8 +46,9 @@ def read_tracks(path: str, container: str) -> list[Track]:
 
 
 def display_of(path: str, track: Track | None, rotation: float | None, pixel_aspect: float) -> Display:
-    """How a stream is shown, by its track and by what the decoder says: degrees counter-clockwise, and the shape of a
-    pixel in the coded frames. The track comes first: its matrix also tells mirrors, which no angle can."""
+    """Display of a stream, by its track and by what the decoder says: degrees counter-clockwise, and the shape of a pixel in
+    the coded frames. The track comes first: its matrix also tells mirrors, which no angle can.
+    """
     aspect = track.pixel_aspect if track is not None and track.pixel_aspect else pixel_aspect
     aspect = aspect if 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT else 1.0
     if track is None or track.matrix is None:

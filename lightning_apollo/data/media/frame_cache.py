@@ -30,7 +30,7 @@ _SECONDS_BYTES = 8  # of one presentation time
 
 @dataclass(frozen=True)
 class FrameCacheConfig:
-    """Where decoded frames are kept, and how much of them."""
+    """Folder and size limit of the frame cache."""
 
     folder: str  # all ranks and loader processes may share it, and runs one after the other
     max_gigabytes: float  # of 10⁹ bytes; frames used longest ago go first. An epoch must fit, or nothing is found again
@@ -87,7 +87,7 @@ class CachedReader:
         return self.inner.decode(info, timestamps, size, background)
 
     def _content(self, address: str) -> _Content | None:
-        """What the file holds now; None where it cannot be read."""
+        """Current content of the file; None where it cannot be read."""
         pictures = storage.frame_list(address)
         if pictures is not None:
             return self._content_of_list(pictures, storage.file_state(address))
@@ -120,7 +120,7 @@ class CachedReader:
 
 
 class _Content(NamedTuple):
-    """Which bytes a file holds, and the size and time of change by which that is known."""
+    """Content of a file, identified by size and time of change."""
 
     digest: str
     state: tuple[int, int]

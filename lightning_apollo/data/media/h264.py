@@ -8,7 +8,7 @@ _AS_STORED = 2  # pic_order_cnt_type of streams whose frames are shown in the or
 
 
 def is_shown_as_stored(configuration: bytes) -> bool:
-    """Whether the content of an avcC box rules out that frames change their order; False where it leaves that open.
+    """True if the content of an avcC box rules out that frames change their order; False where it leaves that open.
 
     ISO/IEC 14496-15 5.3.3 and ITU-T H.264 7.3.2.1.1.
     """

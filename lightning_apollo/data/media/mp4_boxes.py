@@ -42,7 +42,7 @@ class _Box(NamedTuple):
 
 
 class _Boxed:
-    """What the boxes of a track have said so far."""
+    """Facts collected from the boxes of a track."""
 
     def __init__(self) -> None:
         self.matrix: tuple[float, ...] = (1.0, 0.0, 0.0, 1.0)

@@ -46,7 +46,7 @@ _ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, R
 
 
 def probe_picture(path: str, modality: Modality | None, file: Readable) -> MediaInfo | None:
-    """What the header says; None where the file is no picture, or an animated one that is to play as a video."""
+    """Facts of the header; None where the file is no picture, or an animated one that is to play as a video."""
     picture = _open(path, file)
     if picture is None:
         return None
@@ -71,7 +71,7 @@ def probe_picture(path: str, modality: Modality | None, file: Readable) -> Media
 
 
 def _plays(picture: ImageFile.ImageFile) -> bool:
-    """Whether the file is an animation, or a raw stream of pictures one behind the other, as Motion JPEG."""
+    """True if the file is an animation, or a raw stream of pictures one behind the other, as Motion JPEG."""
     if picture.format in _ANIMATED_FORMATS and getattr(picture, "is_animated", False):
         return True
     seam, file, before = _SEAMS.get(str(picture.format)), picture.fp, b""
@@ -155,7 +155,7 @@ def _tile_pixels(picture: Image.Image) -> int:
 
 
 def _turns_itself(picture: Image.Image) -> bool:
-    """Whether Pillow applies the orientation while it reads size and pixels."""
+    """True if Pillow applies the orientation while it reads size and pixels."""
     return picture.format == "TIFF"
 
 

@@ -33,7 +33,7 @@ class MediaKey(NamedTuple):
 
 
 class MediaFacts(NamedTuple):
-    """What a probe found, and of which file: its size and time of change. Without `info`, `error` says why."""
+    """Result of a probe, with the size and time of change of its file. Without `info`, `error` says why."""
 
     info: MediaInfo | None
     file_bytes: int  # -1 where there is no file

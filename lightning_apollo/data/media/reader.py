@@ -44,7 +44,7 @@ class DirectReader:
 
 
 class ReadingCost(NamedTuple):
-    """What reading has cost so far."""
+    """Cost of reading so far."""
 
     seconds: float  # in probes and decodes
     num_reads: int  # times that frames were asked for

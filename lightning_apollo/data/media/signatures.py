@@ -51,7 +51,7 @@ _PLAYLIST = re.compile(
 
 
 def read_head(file: BinaryIO) -> bytes:
-    """What `container_of` judges, from the beginning of the file, which is left open there."""
+    """First bytes of the file for `container_of`; the file is left open there."""
     head = file.read(_HEAD_BYTES)
     if b"\0" not in head:
         head += file.read(_PROBED_BYTES)
@@ -76,5 +76,5 @@ def is_playlist(head: bytes) -> bool:
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether the file begins like one of the pictures that the web page takes."""
+    """True if the file begins like one of the pictures that the web page takes."""
     return _PICTURES.match(head) is not None

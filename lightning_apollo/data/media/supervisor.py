@@ -44,7 +44,7 @@ fork_on_request(int(socket))
 
 @dataclass(frozen=True)
 class SupervisionConfig:
-    """What one media file may cost before it counts as broken."""
+    """Limits of one media file, beyond which it counts as broken."""
 
     deadline_seconds: float = 60.0  # for one probe, and for one decode of all frames that a sample shows
     max_memory_mb: int = 2048  # MiB that it may take, above what the decoding process holds anyway
@@ -85,7 +85,7 @@ class SupervisedReader:
         return self._ask(info.path, "decode", info, timestamps.numpy(), size, background)
 
     def _ask(self, address: str, method: str, *arguments: object) -> Any:
-        """What the child answers; an error that it answers with is raised."""
+        """Answer of the child; an error that it answers with is raised."""
         child, self._child = self._fit_child(), None
         answer = child.ask(address, method, arguments, self.config)
         self._child = child
@@ -128,7 +128,7 @@ class _Child:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it belongs to this process, not to one that this was forked from, and has not hung up."""
+        """True if it belongs to this process, not to one that this was forked from, and has not hung up."""
         return self.server.is_ours and not self.connection.poll()
 
     def grown_bytes(self) -> int:
@@ -156,7 +156,7 @@ class _Child:
             raise
 
     def end(self) -> str:
-        """How it ended, by name of a signal or by exit code; it is killed if it has not ended yet."""
+        """Name of the signal or exit code of its end; it is killed if it has not ended yet."""
         self.connection.close()
         exit_code = self.server.end(self.process_id)
         if exit_code is None:
@@ -165,7 +165,7 @@ class _Child:
 
 
 def _working_folder() -> str:
-    """What relative paths start from; also where it was removed, which os.getcwd does not survive."""
+    """Base of relative paths; also where it was removed, which os.getcwd does not survive."""
     return os.readlink("/proc/self/cwd")
 
 
@@ -197,7 +197,7 @@ class _ForkServer:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is open and belongs to this process, not to one that this was forked from."""
+        """True if it is open and belongs to this process, not to one that this was forked from."""
         return self.close.alive and self.owner_id == os.getpid()
 
     def fork(self, connection: Connection) -> int:

@@ -29,7 +29,7 @@ _END_SLACK_SECONDS = 0.5  # how far outside the frames that can be decoded a mom
 
 
 def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
-    """What the file says about itself. `fps` is None exactly where it is read as a still picture.
+    """Header facts of the file. `fps` is None exactly where it is read as a still picture.
 
     Frames are decoded only where the header cannot be believed: the first of some films, all of those whose clock is of no
     use (video_checks.py).

@@ -49,7 +49,7 @@ _UNPROMISING = (
 
 
 class Timing(NamedTuple):
-    """When a video plays, on the container's clock."""
+    """Time span of a video on the container's clock."""
 
     begin: float  # seconds
     duration: float  # seconds
@@ -58,7 +58,7 @@ class Timing(NamedTuple):
 
 
 def probe_video(path: str) -> MediaInfo:
-    """What a film is, with all that decoding needs to know. MediaError where it cannot be read or believed."""
+    """Facts of a film that decoding needs. MediaError where it cannot be read or believed."""
     source = open_source(path)
     tracks = read_tracks(path, source.container)
     decoder = open_decoder(path, source.file, num_threads=1)
@@ -119,14 +119,14 @@ def _container(source: Source, decoder: VideoDecoder | None) -> ContainerMetadat
 
 
 def _starts(container: ContainerMetadata) -> list[float]:
-    """When every stream of pictures or sound begins, in seconds, where that is known."""
+    """Begin of every stream of pictures or sound, in seconds, where that is known."""
     streams = [stream for stream in container.streams if stream.media_type in ("video", "audio")]
     starts = [stream.begin_stream_seconds_from_header for stream in streams]
     return [seconds for seconds in starts if seconds is not None and is_time(seconds)]
 
 
 def _is_out_of_order(path: str, source: Source) -> bool:
-    """Whether the first frames come in another order than their times say, as in a file that was made without times."""
+    """True if the first frames come in another order than their times say, as in a file that was made without times."""
     frames = frames_in_order(path, open_demuxer(path, source.file), 1, is_lenient=True)
     seconds = [frame.pts_seconds for frame in islice(frames, _ORDERED_FRAMES)]
     return any(after < before for before, after in pairwise(seconds))
@@ -148,7 +148,7 @@ def _stored_size(path: str, metadata: Any) -> tuple[int, int]:
 
 
 def turned_degrees(metadata: Any) -> int:
-    """By how much torchcodec turns the stored frames, counter-clockwise: by quarters, mirrors left out."""
+    """Degrees by which torchcodec turns the stored frames, counter-clockwise: by quarters, mirrors left out."""
     rotation = metadata.rotation
     return 90 * round(rotation / 90) % 360 if is_time(rotation) else 0
 

@@ -112,7 +112,7 @@ def _serve_and_exit(connection: Connection) -> NoReturn:
     try:
         serve(connection)
         exit_code = 0
-    except BaseException:  # a fork may not go on in the loop of what it was forked from
+    except BaseException:  # a fork may not continue in the loop of what it was forked from
         traceback.print_exc()
     finally:
         os._exit(exit_code)

@@ -12,7 +12,7 @@ _ALIKE = 0.03  # of the median cost
 
 
 class Imbalance(NamedTuple):
-    """The dearest rank over the mean rank: a step takes as long as its dearest rank."""
+    """The most expensive rank over the mean rank: a step takes as long as its most expensive rank."""
 
     mean: float  # time of all steps together over what equal ranks would take
     worst: float  # of any one step
@@ -43,14 +43,14 @@ def balanced_order(cost: NDArray[np.int64], group_size: int, generator: np.rando
 
 
 def imbalance(cost: NDArray[np.float64], world_size: int, accumulate: int = 1) -> Imbalance:
-    """How long ranks wait for the dearest of them; cost: (K,) of micro-batches in order, dealt to ranks in turn.
+    """Imbalance of ranks; cost: (K,) of micro-batches in order, dealt to ranks in turn.
 
     Micro-batches behind the last whole step do not count.
     """
     step = world_size * accumulate
     ranks = cost[: len(cost) // step * step].reshape(-1, accumulate, world_size).sum(axis=1)
-    dearest, mean = ranks.max(axis=1), ranks.mean(axis=1)
-    return Imbalance(float(dearest.sum() / mean.sum()), float((dearest / mean).max()))
+    highest, mean = ranks.max(axis=1), ranks.mean(axis=1)
+    return Imbalance(float(highest.sum() / mean.sum()), float((highest / mean).max()))
 
 
 def _order_of_groups(cost: NDArray[np.int64], group_size: int, generator: np.random.Generator) -> NDArray[np.int64]:

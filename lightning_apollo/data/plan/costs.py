@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightning_apollo.errors import UserError
 
-_RESOLUTION = 2**30  # steps between nothing and the dearest sample
+_RESOLUTION = 2**30  # steps between nothing and the most expensive sample
 
 
 class PlanError(UserError, ValueError):
@@ -89,9 +89,9 @@ def costs_of_samples(costs: SampleCosts, config: CostConfig) -> NDArray[np.float
 
 
 def whole_costs(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(E,) costs as whole numbers of which the dearest is 2^30.
+    """(E,) costs as whole numbers, of which the most expensive is 2^30.
 
     Their sums are exact, so that machines which add floats in another order still make the same plan.
     """
-    dearest = cost.max(initial=0.0)
-    return np.rint(cost * (_RESOLUTION / dearest if dearest else 0.0)).astype(np.int64)
+    highest = cost.max(initial=0.0)
+    return np.rint(cost * (_RESOLUTION / highest if highest else 0.0)).astype(np.int64)

@@ -79,7 +79,7 @@ def _amounts(costs: SampleCosts, samples: NDArray[np.int32], unit: str) -> NDArr
 
 
 def _nearest(ends: NDArray[np.int64], wanted: float) -> int:
-    """How many of the first samples come nearest to the wanted amount; `ends`: their running sum."""
+    """Number of first samples that come nearest to the wanted amount; `ends`: their running sum."""
     before = int(np.searchsorted(ends, wanted))
     if before == len(ends):
         return before

@@ -2,7 +2,7 @@
 
 A pure function of (costs, config, epoch), the same bytes in every process: draw from the sources, pack under the limits, deal.
 As in `order.py`, a position is the index of a micro-batch over all ranks, and position k goes to rank k mod world size. The plan
-does not depend on the number of ranks; so (epoch, position) is all that a run must remember to go on, on as many ranks as it then
+does not depend on the number of ranks; so (epoch, position) is all that a run must remember to resume, on as many ranks as it then
 has.
 """
 
@@ -47,7 +47,7 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What a plan comes to, over the micro-batches that are dealt."""
+    """Statistics of a plan over the micro-batches that are dealt."""
 
     num_samples: int  # a sample drawn twice counts twice
     num_micro_batches: int

@@ -27,7 +27,7 @@ class Planner(Protocol):
         ...
 
     def request(self, epoch: int, position: int) -> MicroBatchRequest:
-        """What a loader process is asked for at a position."""
+        """Request to a loader process at a position."""
         ...
 
     def rows(self, epoch: int) -> NDArray[np.int64]:
@@ -35,7 +35,7 @@ class Planner(Protocol):
         ...
 
     def num_samples(self, epoch: int, num_micro_batches: int) -> int:
-        """How many of them the first micro-batches of the epoch take."""
+        """Number of them in the first micro-batches of the epoch."""
         ...
 
 
@@ -110,7 +110,7 @@ def _packed(planner: PackedPlanner, epoch: int) -> Plan:
 
 
 class MicroBatchRequest(NamedTuple):
-    """What a loader process is asked for."""
+    """Request to a loader process."""
 
     epoch: int
     first_position: int  # number of the first sample in the epoch's order

@@ -42,7 +42,7 @@ class ClipTextConfig:
 
     @property
     def has_bounds(self) -> bool:
-        """Whether special tokens stand around every run."""
+        """True if special tokens stand around every run."""
         return self.between in ("start_end", "both")
 
     @property

@@ -22,7 +22,7 @@ from lightning_apollo.structures import IGNORE_INDEX, Sample, VisualItem
 
 
 class ChatTokenizer(Protocol):
-    """What is asked of a tokenizer; those of transformers have it."""
+    """Protocol of a tokenizer; those of transformers have it."""
 
     def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> Any: ...
 

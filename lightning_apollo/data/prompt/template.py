@@ -105,7 +105,7 @@ def _content(
 
 
 def media_pieces(item: VisualItem, patch_size: int, clip_text: ClipTextConfig) -> Iterator[Piece]:
-    """What stands for an image or video in a turn of the user: runs of placeholders and the text around them."""
+    """Text of an image or video in a turn of the user: runs of placeholders and the text around them."""
     return _frames(item, patch_size) if item.clip is None else _clips(item, patch_size, clip_text)
 
 

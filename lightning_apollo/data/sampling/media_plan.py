@@ -20,7 +20,7 @@ from lightning_apollo.structures import ClipShape, MediaInfo, Modality
 
 @dataclass(frozen=True)
 class MediaPlan:
-    """What will be decoded of one image or video."""
+    """Decoding plan of one image or video."""
 
     info: MediaInfo
     modality: Modality  # how it is shown; a video's single frame is shown as an image
@@ -47,12 +47,12 @@ class MediaPlan:
 
     @property
     def shows_once(self) -> bool:
-        """Whether a frame that plays at several moments is shown at one of them alone."""
+        """True if a frame that plays at several moments is shown at one of them alone."""
         return self.modality == "video" and self.clip is None and self.sampling.repeats == "drop"
 
     @property
     def zero_seconds(self) -> float:
-        """Where times in the prompt count from, on the container's clock."""
+        """Origin of times in the prompt, on the container's clock."""
         if self.has_frame_turns and self.segment[0] is not None:
             return self.info.clock_start_seconds + self.segment[0]
         return 0.0 if self.sampling.clock == "container" else self.info.clock_start_seconds
@@ -69,7 +69,7 @@ class MediaPlan:
 
     @property
     def end_seconds(self) -> float:
-        """Where the video, or the part that is cut out of it, ends; on the container's clock."""
+        """End of the video, or of the part that is cut out of it, on the container's clock."""
         end, cut = self.info.begin_seconds + self.info.duration_seconds, self.segment[1]
         return end if cut is None else min(self.info.clock_start_seconds + cut, end)
 

@@ -138,7 +138,7 @@ def tick_seconds(
 
 
 def frames_in_segment(info: MediaInfo, begin_seconds: float | None, end_seconds: float | None) -> int:
-    """About how many frames play in a segment; at least one, and all of them without a cut."""
+    """Approximate number of frames in a segment; at least one, and all of them without a cut."""
     begin, end = _segment(info, begin_seconds, end_seconds)
     return _frames_in(info, end - begin)
 
@@ -182,7 +182,7 @@ def _fps_offsets(duration: float, fps: float, max_frames: int) -> Tensor:
 def _whole_ticks(
     info: MediaInfo, config: SamplingConfig, begin: float, end: float, is_from_start: bool
 ) -> tuple[float, Tensor]:
-    """Where tick 0 begins, and (F,) float64 numbers of the whole ticks up to `end`; tick 0 where there is none.
+    """Begin of tick 0, and (F,) float64 numbers of the whole ticks up to `end`; tick 0 where there is none.
 
     FFmpeg's filter `fps` with round=down, which the released loader is made of: ticks count from where a player does, or
     from a cut, the first is the one in which the first frame begins, and what is left after the last whole tick goes.
@@ -228,7 +228,7 @@ def _clip_offsets(duration: float, config: SamplingConfig, tokens_per_clip: int 
 
 
 def _frames_in(info: MediaInfo, duration: float) -> int:
-    """About how many frames play during `duration` seconds; at least one."""
+    """Approximate number of frames during `duration` seconds; at least one."""
     if info.duration_seconds <= 0:
         return 1
     return max(1, min(info.num_frames, round(info.num_frames * duration / info.duration_seconds)))

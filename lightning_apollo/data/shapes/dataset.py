@@ -58,7 +58,7 @@ class ShapesError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """How much of the built-in set is rendered."""
+    """Size of the built-in set that is rendered."""
 
     num_clips: int = 4000  # training clips
     num_held_out: int = 150  # clips that only the evaluation sees
@@ -85,7 +85,7 @@ class ShapesConfig:
 
 
 def render(config: ShapesConfig, folder: Path, progress: Progress | None = None) -> Row:
-    """What the folder holds (configuration, format version, files), after writing it unless it is there already.
+    """Contents of the folder (configuration, format version, files), after writing it unless it is there already.
 
     The files are written beside the folder and moved into place when all are there: a render that was cut short leaves
     nothing that a later one could take for finished. Processes that render the same folder wait for the first of them.

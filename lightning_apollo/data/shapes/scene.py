@@ -51,7 +51,7 @@ NUM_STORIES = len(_STORIES)  # 24 · 19 · 20 · 4 = 36,480
 
 @dataclass(frozen=True)
 class Still:
-    """What one image or one frame of a clip shows."""
+    """Contents of one image or one frame of a clip."""
 
     colour: str
     is_lit: bool
@@ -63,7 +63,7 @@ class Still:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows: four colours one after another, and a lamp that goes its own way."""
+    """Contents of a clip: four colours one after another, and a lamp of its own rhythm."""
 
     order: tuple[str, ...]  # the colours in time
     lengths: tuple[int, ...]  # slots of each colour
@@ -77,7 +77,7 @@ class Scene:
 
     @property
     def num_flashes(self) -> int:
-        """How often the lamp goes on; a lamp that is on from the start counts."""
+        """Number of times the lamp turns on; a lamp that is on from the start counts."""
         return sum(now and not before for before, now in zip((False, *self.lamp), self.lamp, strict=False))
 
     def stills(self) -> tuple[Still, ...]:

@@ -49,16 +49,16 @@ class EmbeddedAddress(str):
 
 
 class StorageError(UserError, ValueError):
-    """What keeps the data cannot be used; one line that says what to do."""
+    """Error of a store that cannot be used; one line that says what to do."""
 
 
 def is_object(address: str) -> bool:
-    """Whether an S3-compatible store keeps it."""
+    """True if an S3-compatible store keeps it."""
     return address.startswith("s3://")
 
 
 def is_file(address: str) -> bool:
-    """Whether the address is a path, there or not, rather than an object, a member or media inside a row."""
+    """True if the address is a path, there or not, rather than an object, a member or media inside a row."""
     return not is_object(address) and _MEMBER.fullmatch(address) is None and _EMBEDDED.fullmatch(address) is None
 
 
@@ -137,7 +137,7 @@ def open_address(address: str) -> io.BufferedReader:
 
 
 def open_media(address: str) -> Readable:
-    """What decoders are handed: the path of a file, anything else open at its start. MediaError where there is nothing
+    """Input of decoders: the path of a file, anything else open at its start. MediaError where there is nothing
     to read."""
     file = open_address(address)
     is_path = is_file(address)

@@ -48,7 +48,7 @@ class BoundedFolder:
         return content if checksum == _checksum([content]) else None
 
     def write(self, name: str, parts: Sequence[bytes | memoryview]) -> bool:
-        """Whether the file is there now, in the place of one that was. It is not where it alone passes the limit, nor
+        """True if the file is there now, in the place of one that was. It is not where it alone passes the limit, nor
         where the disk is full, which a warning says."""
         path = self._path(name)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -73,7 +73,7 @@ class BoundedFolder:
         return True
 
     def num_bytes(self) -> int:
-        """What the files take on the disk; every one is looked at."""
+        """Bytes of the files on the disk; every one is looked at."""
         return sum(file.num_bytes for file in self._files())
 
     def _path(self, name: str) -> Path:
@@ -98,7 +98,7 @@ class BoundedFolder:
         return True
 
     def _make_room(self, size: int) -> int:
-        """What the files take, once as many are gone as it takes for `size` bytes more."""
+        """Bytes of the files, once as many are gone as it takes for `size` bytes more."""
         files = self._files()
         total = sum(file.num_bytes for file in files)
         if total + size <= self.max_bytes:

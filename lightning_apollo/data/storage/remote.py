@@ -56,7 +56,7 @@ def _filesystem() -> S3FileSystem:
 
 @contextmanager
 def _media_errors(address: str) -> Iterator[None]:
-    """What s3fs raises inside, as MediaErrors."""
+    """Errors of s3fs, as MediaErrors."""
     try:
         yield
     except FileNotFoundError:

@@ -25,7 +25,7 @@ class MediaRoot(Protocol):
     """
 
     def address(self, path: str) -> str:
-        """Where the file lies, in the form of storage/address.py; whether it is there, opening it says."""
+        """Address of the file, in the form of storage/address.py; opening it says if it is there."""
         ...
 
     def check(self, path: str) -> None:
@@ -57,7 +57,7 @@ def as_root(root: Path | MediaRoot) -> MediaRoot:
 
 
 def part_address(root: MediaRoot, part: MediaPart) -> str:
-    """Where the file of a part lies, or all pictures of a list of frames."""
+    """Address of the file of a part, or of all pictures of a list of frames."""
     if not part.frame_paths:
         return root.address(part.path)
     assert part.frames_fps is not None  # rows are refused without

@@ -27,7 +27,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """Which questions stay. The paper's numbers (Apollo §2)."""
+    """Criteria of curation. The paper's numbers (Apollo §2)."""
 
     top: int = 400  # questions in all
     per_category: int | None = None  # questions of every category, in the place of `top`
@@ -49,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Who was right: every model has answered every question in every mode."""
+    """Right answers by model: every model has answered every question in every mode."""
 
     models: tuple[str, ...]
     questions: tuple[Question, ...]
@@ -73,7 +73,7 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class Curation:
-    """What was decided about every question of a table, and by what."""
+    """Decision about every question of a table, with its reason."""
 
     table: ResultTable
     needs_no_video: Mapping[str, Mask]  # mode of WITHOUT_VIDEO -> (Q,): too many models are right in it
@@ -160,7 +160,7 @@ def _name(question: tuple[str, str]) -> str:
 
 
 def curate(table: ResultTable, config: CurateConfig) -> Curation:
-    """Which questions of a table stay.
+    """Choose the questions of a table that stay.
 
     A question is dropped where more than `max_share_without_video` of the models are right without the video. The paper
     says "with text or single-frame input": the share is taken over the models, for each of the two modes by itself, and
@@ -175,7 +175,7 @@ def curate(table: ResultTable, config: CurateConfig) -> Curation:
 
 
 def _top(table: ResultTable, entropies: Values, needs_video: Mask, config: CurateConfig) -> Mask:
-    """Where a question that needs the video is among the top of its category, (Q,)."""
+    """True at questions that need the video and are among the top of their category, (Q,)."""
     questions = table.questions
     ranked = sorted(
         np.flatnonzero(needs_video).tolist(),
@@ -192,7 +192,7 @@ def _top(table: ResultTable, entropies: Values, needs_video: Mask, config: Curat
 
 
 def share_out(top: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """How many questions each category gives to `top`: as even as their sizes allow, what is left over to larger ones."""
+    """Number of questions that each category gives to `top`: as even as their sizes allow, what is left over to larger ones."""
     quotas: dict[str, int] = {}
     for position, category in enumerate(sorted(sizes, key=lambda name: (sizes[name], name))):
         evenly = (top - sum(quotas.values())) // (len(sizes) - position)
@@ -211,7 +211,7 @@ def leave_one_out(table: ResultTable, config: CurateConfig) -> Values:
 
 
 def correlate_random(table: ResultTable, num_chosen: int, seed: int = 0) -> Correlation:
-    """What a random choice of that many questions reaches: the mean over NUM_DRAWS choices, undefined ones aside."""
+    """Score of a random choice of that many questions: the mean over NUM_DRAWS choices, undefined ones aside."""
     everything = np.ones(len(table.questions), dtype=bool)
     draws = []
     for order in np.random.default_rng(seed).permuted(np.tile(np.arange(len(everything)), (NUM_DRAWS, 1)), axis=1):

@@ -159,7 +159,7 @@ def score_grid(curation: Curation, scores: Scores) -> Grid:
 
 
 def correlation_grid(scores: Scores) -> Grid:
-    """How well the curated questions repeat the scores of all questions."""
+    """Agreement of the curated questions with the scores of all questions."""
     rows = [(name, _number(c.pearson), _number(c.spearman)) for name, c in scores.correlations().items()]
     return Grid("Correlation of accuracy on all and on curated questions", ("", "Pearson", "Spearman"), tuple(rows))
 

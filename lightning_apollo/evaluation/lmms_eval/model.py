@@ -86,7 +86,7 @@ class TrainedForLmmsEval(lmms):
 
 
 def _draw(settings: Mapping[str, Any]) -> DrawConfig:
-    """How a task wants its tokens drawn: the likeliest, unless it asks for a temperature and does not switch sampling off."""
+    """Sampling of tokens for a task: the likeliest, unless it asks for a temperature and does not switch sampling off."""
     temperature = float(settings.get("temperature") or 0.0)
     if settings.get("do_sample") is False:
         temperature = 0.0

@@ -41,7 +41,7 @@ _SAYS_SPAN = re.compile(rf"\bfrom\b|\bbetween\b|\bstart\b|\d:\d|\d\.\d|\d\s*{_UN
 
 @dataclass(frozen=True)
 class Form:
-    """How an expected answer is scored."""
+    """Metric of an expected answer."""
 
     metric: str  # one of metrics.SCORES
     answers: tuple[str, ...]
@@ -98,7 +98,7 @@ def offered(asked: str) -> tuple[Choice, ...]:
 
 
 def said_in_one_line(questions: Iterable[Question], word: str | None) -> str:
-    """By which metrics how many answers are scored."""
+    """Number of answers by metric."""
     counts = Counter(TITLES[question.metric] for question in questions)
     counted = ", ".join(f"{title} {count:,}" for title, count in counts.most_common())
     return f"scored by {counted} ({'as --metric says' if word else 'by the form of the expected answers; --metric sets it'})"

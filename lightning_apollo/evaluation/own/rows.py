@@ -26,7 +26,7 @@ METRIC = "scored by"  # the axis of the metrics in tables
 
 @dataclass(frozen=True)
 class OwnRowsConfig:
-    """Where own rows lie and how they are scored."""
+    """Paths and metrics of own rows."""
 
     manifests: tuple[str, ...]
     root: str  # what media paths start from

@@ -33,7 +33,7 @@ Measure = Callable[[Sequence[Sample]], Sequence[AnswerLoss]]  # the losses of sa
 
 @dataclass(frozen=True)
 class OwnOutcome:
-    """What a model said to own rows, earlier runs included."""
+    """Answers of a model to own rows, earlier runs included."""
 
     run: Run
     rows: OwnRows
@@ -43,7 +43,7 @@ class OwnOutcome:
     scored_by: str  # one line
 
     def remarks(self) -> list[str]:
-        """What must be known to read the tables, a line each."""
+        """Remarks needed to read the tables, a line each."""
         rows, reasons = self.rows, list(dict.fromkeys((name, reason) for name, _, reason in self.unusable))
         lines = [f"{rows.num_rows:,} rows, {len(rows.questions):,} answers to give; {self.scored_by}."]
         if reasons:
@@ -80,7 +80,7 @@ def evaluate_rows(
     advance: Advance = lambda done, total: None,
     metric: str | None = None,
 ) -> OwnOutcome:
-    """What the model says to the rows, once every rank has asked its share of what no earlier run has asked.
+    """Answers of the model to the rows, once every rank has asked its share of what no earlier run has asked.
 
     answer: takes the prompts of a batch. measure: takes its samples with their answers; None: no losses. metric: as
     `--metric` names it, to be said. The first rank writes results.jsonl, scores.json and report.md.

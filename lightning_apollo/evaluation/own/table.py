@@ -26,7 +26,7 @@ class LossRow:
 
 @dataclass(frozen=True)
 class OwnTable:
-    """What a model scores on own rows in one mode, and its losses by the names of the rows of scores."""
+    """Scores of a model on own rows in one mode, and its losses by the names of the rows of scores."""
 
     scores: ScoreTable
     losses: Mapping[str, LossRow]  # empty where no loss was asked for
@@ -47,7 +47,7 @@ class OwnTable:
         return Grid(title, ("", "score", "95 % interval", *losses, "answers"), rows)
 
     def remarks(self) -> list[str]:
-        """What must be known to read the table, a line each."""
+        """Remarks needed to read the table, a line each."""
         lines = self.scores.remarks()
         if sum(row.name.startswith("scored by: ") for row in self.scores.rows):
             lines.append("The score of rows with several metrics is the mean over their answers.")

@@ -35,7 +35,7 @@ def find_files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def read_json(folder: Path, *patterns: str) -> Any:
-    """What the first JSON file that matches holds."""
+    """Contents of the first JSON file that matches."""
     path = find_files(folder, *patterns)[0]
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def read_json(folder: Path, *patterns: str) -> Any:
 
 
 def read_json_lines(folder: Path, *patterns: str) -> Iterator[Any]:
-    """What each line of the first file that matches holds."""
+    """Contents of each line of the first file that matches."""
     path = find_files(folder, *patterns)[0]
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

@@ -27,5 +27,5 @@ def shapes(folder: Path) -> Iterator[Question]:
 
 
 def is_temporal(question: Question) -> bool:
-    """Whether it takes more than one frame to answer a question of the set."""
+    """True for questions of the set that need more than one frame."""
     return TEMPORAL in question.groups

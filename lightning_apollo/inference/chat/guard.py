@@ -17,7 +17,7 @@ from lightning_apollo.inference.chat.uploads import is_upload
 _API = "/gradio_api/"
 _FILE = "file="  # the route that serves a file, followed by its path
 _UPLOAD = "upload"
-_ROUTES = (  # what the page's own script asks for; a route may go on behind it
+_ROUTES = (  # what the page's own script asks for; a route may have more behind it
     *("queue/join", "queue/data", "run/predict", "cancel", "heartbeat/"),
     *("startup-events", "info", "upload_progress", "theme.css"),
 )
@@ -92,7 +92,7 @@ class UploadGuard:
 
 
 def _named_paths(value: Any) -> Iterator[object]:
-    """What stands under "path" anywhere in JSON: gradio reads files there."""
+    """Values under "path" anywhere in JSON: gradio reads files there."""
     if isinstance(value, dict):
         if "path" in value:
             yield value["path"]

@@ -60,7 +60,7 @@ _LEGEND_REDUCED = (
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """How the page is served and how it answers."""
+    """Options of the page and its answers."""
 
     title: str = "lightning-apollo"
     host: str = "127.0.0.1"

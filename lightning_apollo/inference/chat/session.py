@@ -20,12 +20,12 @@ from lightning_apollo.structures import MediaError, Sample, VisualBatch
 
 
 class ChatError(UserError):
-    """Why a question cannot be answered: one line for whoever asked it, without a path of this machine."""
+    """Error of a question that cannot be answered: one line for whoever asked it, without a path of this machine."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the model got to see for one answer."""
+    """Media and tokens that the model saw for one answer."""
 
     frames: tuple[PaintedFrame, ...]  # of all media of the conversation
     num_text_tokens: int

@@ -12,7 +12,7 @@ MAX_VIDEO_SECONDS = 24 * 3600
 
 
 def is_upload(path: str, folder: Path) -> bool:
-    """Whether the path is a file that lies below `folder` when all links are followed; `folder` has none.
+    """True if the path is a file that lies below `folder` when all links are followed; `folder` has none.
 
     No other address of data/storage/address.py passes: an object, or a member of a shard.
     """
@@ -23,14 +23,14 @@ def is_upload(path: str, folder: Path) -> bool:
 
 
 def is_known_media(path: Path) -> bool:
-    """Whether the file begins like one of the containers and pictures that the page takes."""
+    """True if the file begins like one of the containers and pictures that the page takes."""
     with path.open("rb") as file:
         head = read_head(file)
     return is_picture(head) or container_of(head) is not None
 
 
 def probe_upload(path: str, folder: Path, reader: MediaReader) -> MediaInfo:
-    """What the header of an uploaded file says. MediaError, by the name of the file alone, where it is not to be shown."""
+    """Header facts of an uploaded file. MediaError, by the name of the file alone, where it is not to be shown."""
     name = Path(path).name
     if not is_upload(path, folder):
         raise MediaError(name, "no file that was uploaded here")

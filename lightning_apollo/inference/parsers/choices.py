@@ -165,7 +165,7 @@ def _grouped(text: str, mentions: Sequence[_Mention]) -> list[_Group]:
 
 
 def _is_joined(text: str, run: list[_Mention], mention: _Mention) -> bool:
-    """Whether a mention goes on with a run: behind "and", or alone at the end of the answer ("A. B.")."""
+    """True if a mention continues a run: behind "and", or alone at the end of the answer ("A. B.")."""
     if cues.JOINT.fullmatch(text, run[-1].end, mention.begin):
         return True
     stands_apart = cues.is_denied(text, run[0].begin, run[-1].end) or text[mention.end :].strip(" .)]}\"'”」\n")

@@ -109,7 +109,7 @@ _PRONOUN = re.compile(r"[ \t]+[a-z]|'")
 
 
 def ends_with(cue: re.Pattern[str], text: str, begin: int) -> bool:
-    """Whether a cue that ends in $ stands directly in front of `begin`."""
+    """True if a cue that ends in $ stands directly in front of `begin`."""
     return cue.search(text, max(0, begin - _REACH), begin) is not None
 
 
@@ -123,7 +123,7 @@ def label_pattern(either: str) -> re.Pattern[str]:
 
 
 def is_label(text: str, match: re.Match[str], is_exact: bool, is_joined: bool) -> bool:
-    """Whether a label is meant, by how it is written and what stands beside it; `is_joined`: to a label before it."""
+    """True if a label is meant, by how it is written and what stands beside it; `is_joined`: to a label before it."""
     begin, end, label = match.start(), match.end(), match["label"]
     is_bracketed = _bracketed(text, begin, end)
     is_led = bool(
@@ -149,12 +149,12 @@ def _bracketed(text: str, begin: int, end: int) -> bool:
 
 
 def is_listed(text: str, begin: int, end: int) -> bool:
-    """Whether a label heads a line or sentence, as the choices of a prompt do: "A. ", "(B) ", "Option C: "."""
+    """True if a label heads a line or sentence, as the choices of a prompt do: "A. ", "(B) ", "Option C: "."""
     return ends_with(_HEADS, text, begin) and re.match(r"\s*[.):\]、]", text[end:]) is not None
 
 
 def is_denied(text: str, begin: int, end: int) -> bool:
-    """Whether the clause in front of the mention or the words behind it deny it."""
+    """True if the clause in front of the mention or the words behind it deny it."""
     before = re.sub(r"\bnot\s+only\b", " ", text[max(0, begin - _REACH) : begin], flags=_FLAGS)
     clause = _CLAUSE.split(_ALL_BUT.sub("not ", before))[-1]
     return _DENIES_BEFORE.search(clause) is not None or _DENIED_AFTER.match(text, end) is not None
@@ -165,12 +165,12 @@ def is_asked(text: str, end: int) -> bool:
 
 
 def is_aside(text: str, begin: int) -> bool:
-    """Whether the mention only tells where something is ("the man in option A"), and is not said to be the answer."""
+    """True if the mention only tells where something is ("the man in option A"), and is not said to be the answer."""
     return ends_with(_ASIDE, text, begin)
 
 
 def is_past(text: str, begin: int) -> bool:
-    """Whether the mention is what was thought before: "At first I chose A"."""
+    """True if the mention is what was thought before: "At first I chose A"."""
     return ends_with(_AT_FIRST, text, begin)
 
 
@@ -197,7 +197,7 @@ _ANSWER_WORD_LEADS = re.compile(
 
 
 def is_answer_word(text: str, begin: int, end: int) -> bool:
-    """Whether yes or no answers here: it opens a sentence, ends one, or follows "the answer is", and no noun follows."""
+    """True if yes or no answers here: it opens a sentence, ends one, or follows "the answer is", and no noun follows."""
     if any(ends_with(lead, text, begin) for lead in (SAYS, CONCLUDES, _ANSWER_WORD_ENDS)):
         return CLAUSE_ENDS.match(text, end) is not None
     return bool(ends_with(_ANSWER_WORD_LEADS, text, begin) and _ANSWER_WORD_FOLLOWS.match(text, end))

@@ -24,7 +24,7 @@ _ANSWER_KEYS = re.compile(
 
 
 def without_thinking(answer: str) -> str:
-    """What stands behind the last </think>; a thought that was cut off leaves nothing."""
+    """Text behind the last </think>; a thought that was cut off leaves nothing."""
     return _OPEN_THOUGHT.sub("", _END_OF_THOUGHT.split(answer)[-1]).strip()
 
 
@@ -42,7 +42,7 @@ def final_answer(answer: str) -> str:
 
 
 def _from_box(text: str) -> str:
-    r"""What \boxed{} holds where all boxes hold the same, else the text from the first box on."""
+    r"""Contents of \boxed{} where all boxes hold the same, else the text from the first box on."""
     start = text.find("\\boxed")
     if start < 0:
         return text

@@ -27,7 +27,7 @@ _FORMAT = "lightning_apollo.adapter"  # the only key of the metadata: of several
 
 @dataclass(frozen=True)
 class AdapterOrigin:
-    """Which stage of which recipe trained the adapters, and how."""
+    """Stage and recipe that trained the adapters, and their settings."""
 
     recipe: str  # its name
     stage: str
@@ -37,7 +37,7 @@ class AdapterOrigin:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What the metadata of an adapter file say."""
+    """Metadata of an adapter file."""
 
     origin: AdapterOrigin
     dtype: str  # of the frozen weights while they were trained on: float32, bfloat16 or float64

@@ -25,7 +25,7 @@ INSPECT = "look at what the model is shown with `lightning-apollo inspect`"
 
 @dataclass(frozen=True)
 class BlankMediaReport:
-    """What one optimizer step says, over all ranks and all its micro-batches."""
+    """Report of one optimizer step, over all ranks and all its micro-batches."""
 
     num_labels: int
     num_text_tokens: int
@@ -142,7 +142,7 @@ def describe(report: BlankMediaReport, is_first: bool, starts_trained: bool) -> 
 
 
 def _blindness(gap: float, is_first: bool, starts_trained: bool) -> str | None:
-    """What is wrong with a gap, if anything is."""
+    """Warnings about a gap, if any."""
     if is_first and not starts_trained:
         if gap == 0.0:  # random weights turn other pixels into another loss, if pixels reach them at all
             return "grey media give exactly the same loss: pixels do not reach the answers, not even by chance"

@@ -4,7 +4,7 @@ STAGE/checkpoints/step-00000500.ckpt      one file; where the model is sharded, 
                   step-00001000.partial   being written, or left by a process that was killed in the middle: never read
 
 A checkpoint that cannot be written, as where the disk is full, costs nothing but itself: what there was of it is removed, the
-ones before it stay, the run goes on and says so.
+ones before it stay, the run continues and says so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CheckpointError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When a stage writes checkpoints, and how many stay."""
+    """Checkpoint interval and number of kept checkpoints."""
 
     every_n_steps: int | None = None  # optimizer steps; None: a quarter of the stage, 500 at most
     keep: int = 2  # the last so many; the older ones are removed
@@ -63,7 +63,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def kept_checkpoint(folder: Path) -> str:
-    """The part of an error's line that says from where `--resume` goes on."""
+    """The part of an error's line that says from where `--resume` resumes."""
     last = latest_checkpoint(folder)
     return "there is no checkpoint" if last is None else f"the checkpoint of step {checkpoint_step(last)} stays"
 
@@ -78,7 +78,7 @@ def checkpoint_step(path: Path) -> int:
 
 @runtime_checkable
 class CheckpointWriter(Protocol):
-    """What writes checkpoints for a Trainer. An error of writing is kept and not raised: other ranks wait for this one."""
+    """CheckpointIO plugin of the Trainer. An error of writing is kept and not raised: other ranks wait for this one."""
 
     write_error: BaseException | None  # of the last checkpoint
 
@@ -163,7 +163,7 @@ class StepCheckpoint(Callback):
         kept = "there is none" if last is None else f"the last one is that of step {checkpoint_step(last)}"
         reason = "another rank could not write its part" if error is None else write_reason(error)
         logger.error(
-            "no checkpoint of step %d: %s; %s. Make room in %s; the run goes on",
+            "no checkpoint of step %d: %s; %s. Make room in %s; the run continues",
             *(trainer.global_step, reason, kept, self.folder),
         )
 

@@ -141,7 +141,7 @@ class ConnectorStart(Callback):
         self.is_due = False
 
     def _described(self, scale: float) -> str | None:
-        """What is said of a connector that starts too loud or too quiet."""
+        """Warning about a connector that starts too loud or too quiet."""
         if not self.is_random or 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
             return None
         said = f"visual tokens start {scale:.3g} times as large as the language model's embeddings"

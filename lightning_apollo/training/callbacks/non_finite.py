@@ -25,7 +25,7 @@ class NonFiniteLoss(UserError, ArithmeticError):
 
 @dataclass(frozen=True)
 class NonFiniteConfig:
-    """What happens with an optimizer step whose loss or gradient is not finite."""
+    """Policy for an optimizer step whose loss or gradient is not finite."""
 
     action: str = "stop"  # or "skip": the update is left out, and said
     max_skips: int = 20  # steps of a stage that may be left out; one more stops the run
@@ -38,7 +38,7 @@ class NonFiniteConfig:
 
 
 class _ChecksSteps(Protocol):
-    """What a Stage is to this callback."""
+    """Interface of a Stage for this callback."""
 
     step_checks: list[Callable[[LightningModule, Tensor, Tensor], None]]
 
@@ -49,7 +49,7 @@ class NonFinite(Callback):
     """Looks at each step of a Stage before its update, at its loss and gradient norm.
 
     Both are the same on all ranks, so that all decide alike and exchange nothing; only where a step is bad do they gather the ids
-    of the samples behind it. A step that is left out changes neither weights nor optimizer; the schedule goes on, and
+    of the samples behind it. A step that is left out changes neither weights nor optimizer; the schedule advances, and
     `skipped_steps`, which is logged then, counts it. The look costs one read of a number from the device in each step.
     """
 

@@ -31,7 +31,7 @@ from lightning_apollo.training.processes.signals import EXIT_CODE, INTERRUPTED, 
 
 @dataclass(frozen=True)
 class PreemptionConfig:
-    """What a run does that SLURM tells to stop, beside saving."""
+    """Action beside saving when SLURM tells a run to stop."""
 
     requeue: bool = True  # puts the job back into the queue after SIGUSR1
 
@@ -74,7 +74,7 @@ class Preemption(Callback):
         if self._saved is None:
             raise CheckpointError(
                 f"stopped by {self._signal.name} without a checkpoint of step {trainer.global_step}: make room in "
-                f"{self.checkpoint.folder} and go on from the last one with --resume"
+                f"{self.checkpoint.folder} and resume from the last one with --resume"
             )
         self._end(trainer, f"checkpoint {self._saved}")
 
@@ -110,7 +110,7 @@ class Preemption(Callback):
 
 
 def slurm_environment() -> list[ClusterEnvironment]:
-    """What the Trainer's `plugins` need under srun: SLURM's ranks, without Lightning's handlers, which save within a step."""
+    """Trainer `plugins` under srun: SLURM's ranks, without Lightning's handlers, which save within a step."""
     if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
         return []
     return [SLURMEnvironment(auto_requeue=False)]

@@ -16,7 +16,7 @@ _KEY = "exact_resume"
 
 
 class ExactResume(Callback):
-    """Keeps the random states of every rank, and lets a run go on with another number of ranks.
+    """Keeps the random states of every rank, and lets a run resume with another number of ranks.
 
     All ranks make the same initial weights from one seed. From the first micro-batch on each draws from states of its own, so
     that their dropout masks differ; the first rank's are those of a run of one rank.

@@ -1,7 +1,7 @@
 """Agreement of all ranks on their environment, before training.
 
     rank 0          "root": a file beside the stages ──> the others look for it
-    every rank      "facts/RANK": host, what it sees, or why it cannot go on
+    every rank      "facts/RANK": host, what it sees, or why it cannot continue
     rank 0          compares ──> "verdict": empty, or the line with which all ranks end
 
 Over a key-value store of torch.distributed: torchrun's, or one that rank 0 opens at the address which Lightning will use.
@@ -44,7 +44,7 @@ class RanksDisagree(UserError):
 
 
 def agree(see: Callable[[], Facts], output: Path) -> Facts:
-    """What rank 0 sees, where every rank sees the same.
+    """Facts of rank 0, where every rank sees the same.
 
     see: looks at this rank's disk; its UserError ends all ranks. output: folder of the run, which all must share.
     RanksDisagree names rank, host and what differs; of the ranks on a machine the first says it, and the others leave with the

@@ -28,7 +28,7 @@ class DataSeconds(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """Where the time of one rank went, and what it did in it."""
+    """Time of one rank by part, and its work in that time."""
 
     seconds: Mapping[str, float]  # for each of PARTS
     data: DataSeconds

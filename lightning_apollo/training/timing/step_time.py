@@ -132,7 +132,7 @@ class StepTime(Callback):
             metrics = self._read(self._waiting.popleft())
             # Lightning sets this attribute from another class, where no type checker sees it
             every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-            if trainer.global_step % every == 0:  # logging is the dearest part of measuring
+            if trainer.global_step % every == 0:  # logging is the most expensive part of measuring
                 pl_module.log_dict(metrics)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -195,7 +195,7 @@ class StepTime(Callback):
         self.timeline = None
 
     def _read(self, step: _Step) -> dict[str, float]:
-        """What is logged of a step; adds it to the whole."""
+        """Logged values of a step; adds it to the whole."""
         step.seconds |= part_seconds(step.marks)
         step.flops = sum(self._flops(sizes.reduced(ends.diff().tolist())) for sizes, ends in step.batches)
         self._total = step if self._num_read <= 1 else self._total + step  # the second takes the place of the first

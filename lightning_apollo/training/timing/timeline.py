@@ -35,7 +35,7 @@ class Timeline:
         self._marks.append(Mark(part, self._now()))
 
     def cut(self) -> list[Mark]:
-        """All since the last cut; `part_seconds` reads it. The part that was entered last goes on."""
+        """All since the last cut; `part_seconds` reads it. The part that was entered last continues."""
         self.enter(self.part)
         marks, self._marks = self._marks, self._marks[-1:]
         return marks

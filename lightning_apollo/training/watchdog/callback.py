@@ -94,7 +94,7 @@ class Sentinel(Callback):
 
 
 class _Notes:
-    """Where the main thread is; the watching thread reads it without a lock, one reference at a time."""
+    """Position of the main thread; the watching thread reads it without a lock, one reference at a time."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()

@@ -52,7 +52,7 @@ class RankReport:
 
 
 def is_stalled(reports: Sequence[RankReport], patience_seconds: float) -> bool:
-    """Whether one rank has not moved for that long, the others hardly later, and not all of them stand at the same place.
+    """True if one rank has not moved for that long, the others hardly later, and not all of them stand at the same place.
 
     Ranks at one place are waiting for something else than each other: the disk, or a long computation.
     """
@@ -100,7 +100,7 @@ def diagnosis(reports: Sequence[RankReport]) -> str:
 
 
 def _passed_by(report: RankReport, behind: RankReport) -> bool:
-    """Whether `report` is past the place of `behind` without having been there as often."""
+    """True if `report` is past the place of `behind` without having been there as often."""
     at, place = report.position, behind.position
     if (at.step, at.micro_batch) != (place.step, place.micro_batch) or not place.module:
         return False

@@ -97,7 +97,7 @@ def test_the_mapped_form_is_made_again_from_parquet(index: Index, tmp_path: Path
 
 
 def test_parquet_stands_alone(index: Index) -> None:
-    """What others read: names as strings, nulls where nothing is wrong."""
+    """Tables for other readers: names as strings, nulls where nothing is wrong."""
     table = pq.read_table(index.folder / "samples.parquet").to_pylist()
     assert [row["source"] for row in table] == [*["films"] * 2, *["pictures"] * 3]
     assert [row["error"] is None for row in table] == [True, True, True, False, True]

@@ -151,7 +151,7 @@ def test_a_file_that_is_touched_is_hashed_again_and_found(
 
 
 def test_frames_of_a_file_that_changes_meanwhile_are_not_kept(tmp_path: Path, clip: Path) -> None:
-    """What was decoded belongs to neither content for certain."""
+    """Frames decoded while the file changed belong to neither content for certain."""
 
     class Late(DirectReader):
         def decode(

@@ -48,7 +48,7 @@ def test_every_draw_is_in_one_micro_batch_within_the_limits(costs: SampleCosts, 
 
 @given(costs=some_samples(), world_size=st.integers(1, 5), accumulate=st.integers(1, 3), steps_done=st.integers(0, 4))
 @settings(derandomize=True, deadline=None)
-def test_ranks_take_equal_steps_also_after_going_on_with_others(
+def test_ranks_take_equal_steps_also_after_resuming_with_others(
     costs: SampleCosts, world_size: int, accumulate: int, steps_done: int
 ) -> None:
     number = len(make_plan(costs, SMALL, 0).offsets) - 1

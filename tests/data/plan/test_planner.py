@@ -153,7 +153,7 @@ def test_what_goes_bad_later_is_replaced_by_what_takes_no_more_room(
 def test_a_place_that_nothing_fits_in_stays_empty(
     folder: Path, costs: IndexedCosts, preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first text is the shortest of all: where it breaks, the micro-batch goes on without it."""
+    """The first text is the shortest of all: where it breaks, the micro-batch continues without it."""
     dataset = ConversationDataset(sources_of(folder), preparer, seed=0, skips_bad=True, costs=costs)
     prepare = dataset.prepare
 

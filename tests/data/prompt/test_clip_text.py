@@ -42,7 +42,7 @@ def asked(*parts: MediaPart) -> Conversation:
 
 
 def shown(items: list[VisualItem], between: str, times: str = "paper") -> str:
-    """What stands between `user` and the question."""
+    """Text between `user` and the question."""
     parts = [FILM if item.modality == "video" else PICTURE for item in items]
     text = prompt_text(asked(*parts), items, PATCH, clip_text=ClipTextConfig(between, times))
     head, tail = "<|im_start|>user\n", "Q<|im_end|>\n<|im_start|>assistant\n"
@@ -80,7 +80,7 @@ def test_every_format_of_two_clips(between: str, times: str, expected: str) -> N
     assert shown([TWO], between, times) == expected
 
 
-def test_seconds_are_rounded_and_minutes_go_on() -> None:
+def test_seconds_are_rounded_and_minutes_continue() -> None:
     """Half a second rounds up, so that clips of 1.5 s meet; an hour is 60 minutes."""
     item = film((0.0, 1.5), (1.5, 3.0), (3.0, 4.5), (59.4, 60.9), (3599.6, 3725.0))
     times = ["00:00-00:02", "00:02-00:03", "00:03-00:05", "00:59-01:01", "60:00-62:05"]

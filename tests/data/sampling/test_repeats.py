@@ -133,7 +133,7 @@ def test_the_index_plans_for_no_less(row: dict[str, float], folder: Path, tmp_pa
     assert counts.frames[0] >= len(sample.visuals[0].frames)
 
 
-def test_a_stream_that_stands_still_goes_on(folder: Path) -> None:
+def test_a_stream_that_stands_still_continues(folder: Path) -> None:
     """The screen of 3 s is shown until 50 s: a turn at 40 s is kept, after two frames."""
     talk = [{"role": role, "content": f"{role} {time}", "time": time}
             for role, time in (("user", 0.0), ("assistant", 40.0), ("assistant", 99.5))]  # fmt: skip

@@ -120,7 +120,7 @@ class Thread(Ranks):
 
 
 def ask_as(ranks: Ranks, manifest: Path, output: Path) -> tuple[list[str], str]:
-    """What this rank was asked, and its table."""
+    """Questions of this rank, and its table."""
     oracle = Oracle(lambda name: name.endswith("3"))
     rows = read(manifest)
     outcome = evaluate_rows(run_of(rows, output), rows, oracle, measure, ranks)

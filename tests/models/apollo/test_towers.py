@@ -78,7 +78,7 @@ def published(name: str) -> tuple[TowerConfig, PreTrainedModel, PreTrainedModel]
 
 
 def outputs_of_layers(part: PreTrainedModel, clips: Tensor) -> list[Tensor]:
-    """What each layer returns, as a hook sees it."""
+    """Output of each layer, as a hook sees it."""
     outputs: list[Tensor] = []
 
     def keep(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Any) -> None:

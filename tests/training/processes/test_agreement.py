@@ -60,7 +60,7 @@ def test_a_rank_that_does_not_come_is_named_and_not_waited_for(results: Results)
     assert ended.endswith("look at what they say, and start all again")
 
 
-def test_ranks_that_see_the_same_go_on_and_leave_nothing(results: Results) -> None:
+def test_ranks_that_see_the_same_continue_and_leave_nothing(results: Results) -> None:
     for rank in results("the_same"):
         assert rank["code"] == 0
         assert rank["output"].startswith("{'seed': '0'} [")

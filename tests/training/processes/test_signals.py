@@ -89,7 +89,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def handles(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """What the kernel knows of its handlers."""
+    """Signal handlers of a process in the kernel's table."""
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 

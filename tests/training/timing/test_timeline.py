@@ -17,7 +17,7 @@ def test_a_part_lasts_until_the_next_is_entered(monkeypatch: pytest.MonkeyPatch)
         line.enter(part)
     assert part_seconds(line.cut()) == {"read": 0.5 + 1.0, "think": 2.0}
     line.enter("write")
-    assert part_seconds(line.cut()) == {"read": 5.5, "write": 2.0}  # what was being done went on
+    assert part_seconds(line.cut()) == {"read": 5.5, "write": 2.0}  # what was being done continued
     assert part_seconds(line.cut()) == {"write": 1.0}
 
 

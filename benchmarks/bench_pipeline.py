@@ -69,7 +69,7 @@ QUICK_CASES = (Case("tiny", clips.TINY, 1, SIXTY_SECONDS, rounds=2),)
 
 
 def ours_frames(path: Path, fps: int) -> Frames:
-    """Patches of uint8 frames at their target size, as a loader process holds them."""
+    """uint8 frames at their target size, as a loader process holds them."""
     info = media.probe(path, "video")
     timestamps = sample_timestamps(info, SamplingConfig(fps=fps, max_frames=MAX_FRAMES))
     return media.decode(info, timestamps, _target_size(info, len(timestamps)), num_threads=1)

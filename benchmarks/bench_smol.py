@@ -49,7 +49,7 @@ MAX_NEW_TOKENS = 40  # twice the longest of the answers
 
 @dataclass(frozen=True)
 class Cost:
-    """Output and seconds of a command."""
+    """Seconds and memory of a command."""
 
     seconds: float
     cpu_seconds: float

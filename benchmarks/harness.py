@@ -37,7 +37,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurement of a benchmark; `record` adds place and time. `provider` "A/B" is the ratio of A to B."""
+    """Measurement of a benchmark; `record` adds machine, commit and time. `provider` "A/B" is the ratio of A to B."""
 
     op: str
     provider: str

@@ -166,7 +166,7 @@ def test_resuming_elsewhere_stops_the_resume(monkeypatch: pytest.MonkeyPatch) ->
     bench_resume.check(data, 50)
     loader = data.loader
     monkeypatch.setattr(data, "loader", lambda kind, position: loader(kind, position and position + 1))
-    with pytest.raises(SystemExit, match="counted: resuming at 50 gives"):
+    with pytest.raises(SystemExit, match=r"counted: .* 50\b"):
         bench_resume.check(data, 50)
 
 

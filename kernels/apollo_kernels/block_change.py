@@ -86,7 +86,7 @@ def block_change_reference(
 
 
 def _shape(item: list[int]) -> tuple[int, ...]:
-    """Key of an item: is it a video, rows, columns, merge size."""
+    """Shape of an item: True for a video, rows, columns, merge size."""
     return item[FRAMES.value] > 1, item[ROWS.value], item[COLUMNS.value], item[MERGE.value]
 
 

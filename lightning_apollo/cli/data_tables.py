@@ -104,7 +104,7 @@ def choose_stage(recipe: Recipe, name: str | None) -> str:
 
 
 def one_line(index: Index) -> str:
-    """Lines about the files of a finished index."""
+    """Index in one line: rows, files and fingerprint."""
     num_broken = index.media.num_rows - index.media["error"].null_count
     return (
         f"{index.folder}: {len(index):,} rows ({int(index.is_broken().sum()):,} broken), {index.media.num_rows:,} files "

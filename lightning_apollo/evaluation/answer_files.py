@@ -117,7 +117,7 @@ class Quarantine:
 
 
 def read_quarantine(output: Path) -> list[tuple[str, str, str]]:
-    """Items that no rank of the last run could show, as (question id, mode, reason), by id."""
+    """Items that the ranks of the last run could not show, as (question id, mode, reason), by id."""
     lines = [line for path in output.glob("quarantine-*.jsonl") for line in path.read_text("utf-8").splitlines()]
     rows = [json.loads(line) for line in lines]
     return sorted((row["question_id"], row["mode"], row["reason"]) for row in rows)

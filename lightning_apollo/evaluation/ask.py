@@ -32,7 +32,7 @@ class Reply(Generic[Item, Said]):
     error: MediaError | ValueError | None = None
 
     def result(self) -> Said:
-        """Text of the answer; raises the error where there is one."""
+        """Answer to the item; raises the error where there is one."""
         if self.error is not None:
             raise self.error
         assert self.said is not None  # a reply has one of the two

@@ -32,12 +32,12 @@ def is_exact_match(answer: str, expected: str) -> bool:
 
 
 def same_text(answer: str, question: Question) -> float:
-    """True if the answer is an expected one, letter case and outer white space aside."""
+    """1 if the answer is an expected one, letter case and outer white space aside."""
     return float(any(is_exact_match(answer, expected) for expected in question.answers))
 
 
 def choice(answer: str, question: Question) -> float:
-    """True if the answer names the right choice; one that names none is wrong."""
+    """1 if the answer names the right choice; one that names none is wrong."""
     index = find_choice(answer, question.choices)
     if index is None:
         return 0.0
@@ -46,7 +46,7 @@ def choice(answer: str, question: Question) -> float:
 
 
 def short_answer(answer: str, question: Question) -> float:
-    """True if the answer is an expected one, but for case, punctuation and articles (torchmetrics, as SQuAD does)."""
+    """1 if the answer is an expected one, but for case, punctuation and articles (torchmetrics, as SQuAD does)."""
     expected = {"answers": {"answer_start": [0] * len(question.answers), "text": list(question.answers)}, "id": ""}
     return float(squad([{"prediction_text": answer, "id": ""}], [expected])["exact_match"]) / 100
 
@@ -116,19 +116,19 @@ def _overlap(given: tuple[float, float] | None, expected: tuple[float, float] | 
 
 
 def contains(answer: str, question: Question) -> float:
-    """True if an expected answer occurs in the given one, letter case aside (OCRBench)."""
+    """1 if an expected answer occurs in the given one, letter case aside (OCRBench)."""
     given = answer.lower().replace("\n", " ")
     return float(any(expected.lower().strip().replace("\n", " ") in given for expected in question.answers))
 
 
 def contains_formula(answer: str, question: Question) -> float:
-    """True if an expected formula occurs in the answer, white space aside (OCRBench's HME100k)."""
+    """1 if an expected formula occurs in the answer, white space aside (OCRBench's HME100k)."""
     given = "".join(answer.split())
     return float(any("".join(expected.split()) in given for expected in question.answers))
 
 
 def open_answer(answer: str, question: Question) -> float:
-    """True if the answer holds an expected number, to two decimals, or an expected text (MMMU's open questions)."""
+    """1 if the answer holds an expected number, to two decimals, or an expected text (MMMU's open questions)."""
     return float(holds_answer(answer, question.answers))
 
 

@@ -23,7 +23,7 @@ _BRACKETS_AND_DASHES = frozenset(("Ps", "Pe", "Pi", "Pf", "Pd"))
 
 
 def exact_text(answer: str, question: Question) -> float:
-    """True if the answer has the tokens of an expected one, in their order."""
+    """1 if the answer has the tokens of an expected one, in their order."""
     given = tokens(answer)
     return float(any(given == tokens(expected) for expected in question.answers))
 
@@ -34,7 +34,7 @@ def token_f1(answer: str, question: Question) -> float:
 
 
 def number(answer: str, question: Question) -> float:
-    """True if the answer names the expected number and no other; units and words around it do not count."""
+    """1 if the answer names the expected number and no other; units and words around it do not count."""
     given = find_numbers(answer)
     return float(bool(given) and any(_all_equal(given, find_numbers(expected)) for expected in question.answers))
 

@@ -30,7 +30,7 @@ PORT, OWN = "video_llama_3", "lightning_apollo"  # who names the tensors: transf
 
 @dataclass(frozen=True)
 class ExportedConfig:
-    """Model, tokenizer and preprocessing of an export. Nothing in it names a file."""
+    """Configuration to run an exported model as it was trained. Nothing in it names a file."""
 
     format: str  # video_llama_3: names of transformers' class | lightning_apollo: our own
     model: ModelConfig

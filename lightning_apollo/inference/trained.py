@@ -23,7 +23,7 @@ warn: Say = logging.getLogger(__name__).warning
 
 
 def say_nothing(line: str) -> None:
-    """Default printer for lines that another rank, or an earlier call, has said."""
+    """Drop a line that another rank, or an earlier call, has said."""
 
 
 def load_checkpoint(

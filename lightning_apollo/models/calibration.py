@@ -74,7 +74,7 @@ def scale_outputs(connector: nn.Module, factor: float) -> None:
 
 
 def first_layer(connector: nn.Module) -> nn.Linear | nn.Conv2d:
-    """First layer that features enter."""
+    """First layer of the connector with weights for the features."""
     layer = connector.proj if isinstance(connector, PerceiverConnector) else connector.get_submodule("readout.0")
     assert isinstance(layer, nn.Linear | nn.Conv2d)  # of every connector
     return layer

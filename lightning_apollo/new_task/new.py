@@ -32,7 +32,7 @@ Tree = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """Request of the user."""
+    """Options of `lightning-apollo new`."""
 
     name: str  # of the recipe; results go to runs/NAME
     manifests: tuple[str, ...]

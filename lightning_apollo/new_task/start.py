@@ -25,7 +25,7 @@ Compose = Callable[..., Recipe]  # files of conf/ on top of the template -> the 
 
 @dataclass(frozen=True)
 class Start:
-    """Start of the training."""
+    """Start weights of a new task, with the settings they were trained under."""
 
     init: str | None  # for `stages.NAME.init`; None: what the template says
     model: ModelConfig

@@ -55,7 +55,7 @@ class TrainerConfig:
     log_every_n_steps: int = 1  # optimizer steps
     threads: int | None = None  # CPU threads of torch; None: torch decides
     progress_bar: bool = True
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # from which `fit --resume` resumes
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # where `fit --resume` starts
     preemption: PreemptionConfig = field(default_factory=PreemptionConfig)  # what SIGUSR1 and SIGTERM do
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)  # a step whose loss is not a number
     blank_media_check: bool = True  # at the first and last step of a stage, say whether the answers need the media

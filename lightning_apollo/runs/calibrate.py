@@ -54,7 +54,7 @@ class Calibration:
 
 
 def step_seconds(model: VideoLMM, batch: PackedBatch, precision: str) -> float:
-    """Seconds and memory of forward and backward."""
+    """Seconds of forward and backward."""
     device = batch.input_ids.device
     begin = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext():

@@ -52,7 +52,7 @@ def next_steps(recipe: Recipe, stage: str | None, words: Sequence[str], program:
 
 
 def program_name() -> str:
-    """Start of this command line, for a shell."""
+    """Command that started this program, for a shell."""
     started = Path(sys.argv[0])
     if started.suffix == ".py":
         return f"{shlex.quote(sys.executable)} -m lightning_apollo.cli.main"

@@ -93,7 +93,7 @@ class Study:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Scoring of every run."""
+        """Names of the scores of every run."""
         return (TEMPORAL, *QUESTIONS)
 
     def _check_factors(self) -> None:

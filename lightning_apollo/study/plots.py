@@ -160,7 +160,7 @@ def _colours(table: ScoreTable, factor: str | None) -> dict[str, str]:
 
 
 def _level_handles(table: ScoreTable, factor: str | None, line: LineStyleType) -> list[Line2D]:
-    """Legend text of each level of a factor."""
+    """Legend entry of each level of a factor."""
     return [
         Line2D([], [], color=COLOURS[place % len(COLOURS)], marker="o", linestyle=line, label=level)
         for place, level in enumerate(dict.fromkeys(table.levels(factor)))

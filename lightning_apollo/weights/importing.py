@@ -180,7 +180,7 @@ def _llm_config(source: str, gguf: GGUFSource | None, model: ModelConfig | None)
 
 @dataclass(frozen=True)
 class _LLMFiles:
-    """Files from which transformers loads a language model."""
+    """Files that let transformers load a folder of weights as a language model."""
 
     config: PreTrainedConfig
     gguf: GGUFSource | None

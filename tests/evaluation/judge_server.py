@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Endpoint:
-    """Requests and replies of the stand-in."""
+    """Received requests and prepared replies."""
 
     reply: Callable[[str], str]  # to the words of a prompt
     failures: list[int] = field(default_factory=list)  # HTTP codes of the next replies, before it works

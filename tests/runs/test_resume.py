@@ -136,7 +136,7 @@ def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_a_stopped_stage_is_not_begun_again_by_mistake(stopped: Recipe) -> None:
-    with pytest.raises(RecipeError, match=r"checkpoints has a checkpoint of step 2: resume from it with --resume, or"):
+    with pytest.raises(RecipeError, match=rf"checkpoints .*step 2\b.*--resume.*--again={STAGE}"):
         run_stage(stopped, STAGE)
 
 

@@ -203,7 +203,7 @@ def test_adapters_are_float32_themselves_and_have_no_copy() -> None:
 
 
 class Bytes(Callback):
-    """Memory before the last backward pass of a step."""
+    """Bytes in memory at the end of the last backward pass of a step."""
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         optimizer: Any = trainer.optimizers[0]

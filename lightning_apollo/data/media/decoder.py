@@ -92,7 +92,7 @@ def video_stream(demuxer: Demuxer) -> VideoStream:
 
 
 def container_metadata(file: Readable) -> ContainerMetadata:
-    """Facts in the headers of a file that no decoder is open for."""
+    """Header facts of a file that no decoder is open for."""
     if not isinstance(file, str):
         file.seek(0)
     return _decoders().get_container_metadata(file)

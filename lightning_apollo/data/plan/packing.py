@@ -1,6 +1,6 @@
 """Packing of samples into micro-batches of equal cost, under a limit of LLM tokens and one of patches.
 
-A window of six samples, cost = tokens, limit 10, two micro-batches opened: the most expensive first, each to the cheapest with room.
+A window of six samples, cost = tokens, limit 10, two micro-batches open: the most expensive first, each to the cheapest with room.
 
     samples  7 5 3 2 2 1     7 | 5     7 | 5 3     7 2 | 5 3     7 2 | 5 3 2     7 2 1 | 5 3 2
 """

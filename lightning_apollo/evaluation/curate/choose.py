@@ -160,7 +160,7 @@ def _name(question: tuple[str, str]) -> str:
 
 
 def curate(table: ResultTable, config: CurateConfig) -> Curation:
-    """Choose the questions of a table that stay.
+    """Choose the questions of a table to keep.
 
     A question is dropped where more than `max_share_without_video` of the models are right without the video. The paper
     says "with text or single-frame input": the share is taken over the models, for each of the two modes by itself, and
@@ -211,7 +211,7 @@ def leave_one_out(table: ResultTable, config: CurateConfig) -> Values:
 
 
 def correlate_random(table: ResultTable, num_chosen: int, seed: int = 0) -> Correlation:
-    """Score of a random choice of that many questions: the mean over NUM_DRAWS choices, undefined ones aside."""
+    """Correlation of a random choice of that many questions: the mean over NUM_DRAWS choices, undefined ones aside."""
     everything = np.ones(len(table.questions), dtype=bool)
     draws = []
     for order in np.random.default_rng(seed).permuted(np.tile(np.arange(len(everything)), (NUM_DRAWS, 1)), axis=1):

@@ -60,7 +60,7 @@ _LEGEND_REDUCED = (
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """Options of the page and its answers."""
+    """Options of the server and of its answers."""
 
     title: str = "lightning-apollo"
     host: str = "127.0.0.1"

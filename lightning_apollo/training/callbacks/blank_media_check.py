@@ -142,7 +142,7 @@ def describe(report: BlankMediaReport, is_first: bool, starts_trained: bool) -> 
 
 
 def _blindness(gap: float, is_first: bool, starts_trained: bool) -> str | None:
-    """Warnings about a gap, if any."""
+    """Warning about a gap; None where it is as it should be."""
     if is_first and not starts_trained:
         if gap == 0.0:  # random weights turn other pixels into another loss, if pixels reach them at all
             return "grey media give exactly the same loss: pixels do not reach the answers, not even by chance"

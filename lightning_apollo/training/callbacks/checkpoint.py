@@ -63,7 +63,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def kept_checkpoint(folder: Path) -> str:
-    """The part of an error's line that says from where `--resume` resumes."""
+    """The part of an error's line that names the checkpoint for `--resume`."""
     last = latest_checkpoint(folder)
     return "there is no checkpoint" if last is None else f"the checkpoint of step {checkpoint_step(last)} stays"
 
@@ -78,7 +78,7 @@ def checkpoint_step(path: Path) -> int:
 
 @runtime_checkable
 class CheckpointWriter(Protocol):
-    """CheckpointIO plugin of the Trainer. An error of writing is kept and not raised: other ranks wait for this one."""
+    """Interface of the writers of checkpoints. An error of writing is kept and not raised: other ranks wait for this one."""
 
     write_error: BaseException | None  # of the last checkpoint
 

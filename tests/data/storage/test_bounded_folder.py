@@ -30,7 +30,7 @@ def name_of(number: int) -> str:
 
 
 def bytes_in(folder: Path) -> int:
-    """Files of the folder at one moment: nobody takes room meanwhile, and a file that is being renamed counts once."""
+    """Bytes of the folder at one moment: nobody takes room meanwhile, and a file that is being renamed counts once."""
     with (folder / "total").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         sizes = {}

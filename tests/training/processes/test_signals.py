@@ -89,7 +89,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def handles(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """Signal handlers of a process in the kernel's table."""
+    """True if the kernel lists a handler of the process for the signal."""
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 

@@ -33,7 +33,7 @@ def test_frames_and_times_go_together() -> None:
 
 def test_an_item_must_be_cut_into_whole_blocks() -> None:
     item = VisualItem(Frames(torch.zeros(2, 3, 28, 42, dtype=torch.uint8), torch.zeros(2)), "video", 2, "a.mp4")
-    with pytest.raises(ValueError, match=r"a\.mp4: 28×42 pixels are no multiple of 28"):
+    with pytest.raises(ValueError, match=r"a\.mp4: 28×42.*28"):
         item.grid(patch_size=14)
     assert replace(item, merge_size=1).grid(14) == (2, 2, 3)
     assert replace(item, merge_size=1).num_visual_tokens(14) == 12

@@ -27,7 +27,7 @@ class _RunByDefault(TyperGroup):
 
 app = typer.Typer(
     cls=_RunByDefault,
-    help="Ask benchmarks, and work with their results. [bold]run[/bold] may be left out: evaluate CHECKPOINT ...",
+    help="Evaluate on benchmarks, and work with the results. [bold]run[/bold] may be left out: evaluate CHECKPOINT ...",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -133,7 +133,7 @@ def run(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Ask a trained model a benchmark, and show its scores beside those of the papers; or ask it your own held-out rows.
+    """Evaluate a trained model on a benchmark, beside the scores of the papers, or on your own held-out rows.
 
     A stopped run resumes when it is started again: only what has no answer yet is asked.
     """

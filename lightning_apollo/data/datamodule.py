@@ -222,7 +222,7 @@ class VideoDataModule(LightningDataModule):
         """
         if state_dict["fingerprint"] != self.fingerprint:
             raise DataChanged(
-                f"the data are not those that this run was begun with (fingerprint {self.fingerprint[:12]}, then "
+                f"the data differ from those the run started with (fingerprint {self.fingerprint[:12]}, then "
                 f"{state_dict['fingerprint'][:12]}): put them back, or train the stage again from its start"
             )
         self._restored = state_dict
@@ -237,7 +237,7 @@ class VideoDataModule(LightningDataModule):
         if before != now:
             what = "samples" if self.batching.packing is None else "micro-batches"
             raise DataChanged(
-                f"this run was begun with steps of {before} {what}, which now are {now}: an epoch is smaller than a step, so "
+                f"this run started with steps of {before} {what}, which now are {now}: an epoch is smaller than a step, so "
                 f"resume with as many ranks and the stages.{self.batching.stage}.micro_batch_size as before"
             )
         loader = self._restored["loader"]

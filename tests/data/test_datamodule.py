@@ -139,7 +139,7 @@ def test_other_data_than_those_of_the_state_are_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path, 17)
     other = data_module(tmp_path)
     other.setup("fit")
-    with pytest.raises(DataChanged, match="the data are not those that this run was begun with"):
+    with pytest.raises(DataChanged, match=r"fingerprint [0-9a-f]{12}, then [0-9a-f]{12}"):
         other.load_state_dict(state)
 
 
@@ -173,9 +173,7 @@ def test_a_micro_batch_that_changes_the_step_of_a_small_epoch_is_refused(tmp_pat
     write_pictures(tmp_path, 7)
     first = reading(tmp_path, micro_batch_size=3, global_batch_size=9)
     other = reading(tmp_path, micro_batch_size=4, global_batch_size=8)
-    with pytest.raises(
-        DataChanged, match=r"begun with steps of 6 samples, which now are 4: .*micro_batch_size as before"
-    ):
+    with pytest.raises(DataChanged, match=r"6 samples.*4: .*micro_batch_size"):
         other.load_state_dict(first.state_dict())
 
 

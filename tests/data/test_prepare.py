@@ -112,7 +112,7 @@ def test_an_answer_that_cannot_fit_is_an_error(folder: Path, preparer: Preparer)
 def test_more_pictures_than_the_budget_has_room_for_are_an_error(folder: Path, preparer: Preparer) -> None:
     row = {"image": ["000.png"] * 3, "conversations": turns("<image><image><image>?", "red")}
     tight = replace(preparer, budget=BudgetConfig(token_budget=8, min_tokens=4, max_length=80))
-    with pytest.raises(ValueError, match="3 images and videos do not fit a token_budget of 8"):
+    with pytest.raises(ValueError, match=r"3 images.*token_budget.*8"):
         tight.sample(conversation(folder, **row), folder)
 
 

@@ -1,4 +1,4 @@
-"""A benchmark asked of a stage's folder, from the command line to the table; the model has learnt nothing."""
+"""Evaluation of a stage's folder on a benchmark, from the command line to the table; the model has learnt nothing."""
 
 import json
 import shutil

@@ -97,16 +97,14 @@ def test_a_judge_that_fails_ends_the_run(
 
 
 def test_no_endpoint_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^http://127.0.0.1:9/v1: .*refused: start the same command again"):
+    with pytest.raises(UserError, match=r"^http://127.0.0.1:9/v1: .*refused:"):
         ask_missing(Judge("http://127.0.0.1:9/v1", "m", pause_seconds=0.01), ["?"], tmp_path)
 
 
 def test_an_endpoint_of_another_kind_is_said() -> None:
     with serve(Endpoint(lambda prompt: "", failures=[202])) as endpoint:  # accepted, and no choices in the body
         judge = judge_at(endpoint)
-        with pytest.raises(
-            JudgeError, match="the reply is no chat completion: name an endpoint that speaks OpenAI's API"
-        ):
+        with pytest.raises(JudgeError, match="OpenAI's API"):
             judge.ask("?")
 
 

@@ -99,9 +99,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     benchmark = BENCHMARKS["egoschema"]
     with pytest.raises(BenchmarkError, match="is no folder: name the one with the published files of EgoSchema"):
         benchmark.questions(tmp_path / "nowhere")
-    with pytest.raises(
-        BenchmarkError, match=r"has no subset_answers.json and no \*/subset_answers.json: name the folder"
-    ):
+    with pytest.raises(BenchmarkError, match=r"subset_answers.json.*\*/subset_answers.json:"):
         benchmark.questions(tmp_path)
     write_json(tmp_path / "subset_answers.json", {"u": 0})
     write_json(tmp_path / "questions.json", [])
@@ -109,9 +107,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         benchmark.questions(tmp_path)
     row = {"q_uid": "u", "question": "?"} | {f"option {n}": "x" for n in range(4)}
     write_json(tmp_path / "questions.json", [row])
-    with pytest.raises(
-        BenchmarkError, match="not in the published form of EgoSchema, subset with answers: no 'option 4'"
-    ):
+    with pytest.raises(BenchmarkError, match=r"EgoSchema.*'option 4'"):
         benchmark.questions(tmp_path)
     write_json(tmp_path / "questions.json", [row | {"option 4": "y"}] * 2)
     with pytest.raises(BenchmarkError, match="two questions are called u"):

@@ -157,16 +157,14 @@ def test_nothing_to_show_is_said(tmp_path: Path) -> None:
     published.mme(tmp_path / "mme")
     for path in (tmp_path / "mme").glob("**/*.png"):
         path.unlink()
-    with pytest.raises(BenchmarkError, match=r"no question of MME could be shown: .*quarantine-\*.jsonl say why"):
+    with pytest.raises(BenchmarkError, match=r"MME.*quarantine-\*.jsonl"):
         evaluate(run_of(tmp_path / "mme", tmp_path / "out"), Oracle())
 
 
 def test_answers_of_other_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     run = run_of(folder, tmp_path)
     evaluate(run, Oracle())
-    with pytest.raises(
-        BenchmarkError, match="answers of another run: weights was 0123 and is 4567: name another --output"
-    ):
+    with pytest.raises(BenchmarkError, match=r"0123.*4567:.*--output"):
         evaluate(replace(run, settings={"weights": "4567"}), Oracle())
     smaller = replace(FRAMES, budget=replace(FRAMES.budget, token_budget=32))
     with pytest.raises(BenchmarkError, match="answers of another run: budget was"):
@@ -186,9 +184,7 @@ def test_a_second_answer_is_refused(folder: Path, tmp_path: Path) -> None:
     evaluate(run_of(folder, tmp_path), Oracle())
     first = (tmp_path / "answers-0.jsonl").read_text().splitlines(keepends=True)[0]
     (tmp_path / "answers-1.jsonl").write_text(first)
-    with pytest.raises(
-        BenchmarkError, match=r"answers-1.jsonl:1: a second answer to artwork/0000/0: remove one of the two"
-    ):
+    with pytest.raises(BenchmarkError, match=r"answers-1.jsonl:1:.*artwork/0000/0:"):
         evaluate(run_of(folder, tmp_path), Oracle())
     (tmp_path / "answers-1.jsonl").write_text("{}\n")
     with pytest.raises(BenchmarkError, match=r"answers-1.jsonl:1: no answer: remove the line"):

@@ -88,7 +88,7 @@ def test_an_id_of_the_second_manifest_of_a_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [-1, 10_000])
 def test_a_number_outside_is_one_line_with_the_range(number: int, small: Recipe) -> None:
     last = inspect_sample(small, STAGE).place.num_samples - 1
-    with pytest.raises(RecipeError, match=f"^there is no sample {number}: the first epoch has samples 0 to {last}$"):
+    with pytest.raises(RecipeError, match=f"{number}:.*0 to {last}$"):
         inspect_sample(small, STAGE, number)
     assert inspect_sample(small, STAGE, last).place.number == last
 

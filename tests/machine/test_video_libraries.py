@@ -80,9 +80,7 @@ def test_ffmpeg_without_an_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(VideoEncoder, "to_file", refuse)
     scene = describe(seed=0, index=0)
     for encode in (video_libraries.encode_and_decode, lambda: write_clip(scene, tmp_path / "clip.mp4")):
-        with pytest.raises(
-            VideoLibrariesError, match=r"does not encode H\.264 \(.*libx264 not found\.\): install"
-        ) as caught:
+        with pytest.raises(VideoLibrariesError, match=r"H\.264 \(.*libx264.*found\.\):") as caught:
             encode()
         assert "\n" not in str(caught.value)
 

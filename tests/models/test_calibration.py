@@ -67,7 +67,7 @@ def test_the_default_is_pytorchs_own() -> None:
 
 
 def test_an_unknown_start_is_refused_in_one_line() -> None:
-    with pytest.raises(RecipeError, match=r"connector.init is one of default, he, calibrated, not 'xavier'") as error:
+    with pytest.raises(RecipeError, match=r"connector.init.*'xavier'") as error:
         load_recipe("videollama3-tiny", ["model.connector.init=xavier"])
     assert "\n" not in str(error.value)
 

@@ -139,9 +139,7 @@ def test_modules_choose_linear_layers_by_their_last_name() -> None:
     model = adapted({"llm": replace(QUIET, modules=["q_proj", "v_proj"])})
     wrapped = {name.split(".lora_A")[0] for name in model.state_dict() if ".lora_A." in name}
     assert wrapped == {f"llm.model.layers.{n}.self_attn.{m}_proj" for n in range(2) for m in "qv"}
-    with pytest.raises(
-        ValueError, match=r"lora\.vision\.modules: no linear layer is called o_proj: name fc1, fc2, k_proj"
-    ):
+    with pytest.raises(ValueError, match=r"lora\.vision\.modules:.*o_proj:.*fc1.*fc2.*k_proj"):
         adapted({"vision": replace(QUIET, modules=["o_proj"])})
 
 

@@ -173,7 +173,7 @@ def test_imported_weights_tell_their_model(tmp_path: Path, media: Path) -> None:
     assert written.recipe.model.llm.hidden_size == tiny.llm.hidden_size
     narrow = load_recipe("videollama3-tiny", ["model.vision.intermediate_size=48"]).model
     save_weights(build_model(narrow, ReducerConfig()), tmp_path / "tiny.safetensors")
-    with pytest.raises(RecipeError, match=r"tiny.safetensors: its shapes are those of no whole model of conf/model"):
+    with pytest.raises(RecipeError, match=r"tiny.safetensors:.*conf/model"):
         write_recipe(task, tmp_path / "other.yaml", lambda: nullcontext(lambda *_: None), jobs=0)
 
 

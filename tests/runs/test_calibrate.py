@@ -106,7 +106,7 @@ def test_a_real_model_is_timed_and_counted(tmp_path: Path) -> None:
 
 def test_a_model_that_has_no_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate_module, "_free_memory", lambda: 10_000)
-    with pytest.raises(RecipeError, match=r"needs 0\.0 GiB for weights and gradients, and cpu has 0\.0 GiB free"):
+    with pytest.raises(RecipeError, match=r"0\.0 GiB.*0\.0 GiB"):
         calibrate(recipe(tmp_path), "videos")
 
 

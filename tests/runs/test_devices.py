@@ -32,7 +32,7 @@ def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     for devices in ("auto", "2"):
         check_devices(TrainerConfig(accelerator="gpu", devices=devices))
     check_devices(TrainerConfig(accelerator="cpu", devices="8"))
-    with pytest.raises(RecipeError, match=r"trainer\.devices is 3, but this machine has 2 GPUs"):
+    with pytest.raises(RecipeError, match=r"trainer\.devices.*3.*2 GPUs"):
         check_devices(TrainerConfig(devices="3"))
 
 

@@ -161,7 +161,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, data: Path) -> None:
         origin(tmp_path, data, f"data.root={tmp_path / 'dat'}")
     with pytest.raises(RecipeError, match=r"stage videos starts from .*model\.safetensors, which is not there"):
         read_origin(recipe(tmp_path), STAGE)
-    with pytest.raises(RecipeError, match=r"stages\.videos\.init: none\.safetensors: no such file"):
+    with pytest.raises(RecipeError, match=r"stages\.videos\.init: none\.safetensors:"):
         read_origin(one_stage(tmp_path, f"stages.{STAGE}.init=none.safetensors"), STAGE)
 
 

@@ -171,5 +171,5 @@ def test_what_a_recipe_gets_wrong_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"stage videos starts from .*adapt/model\.safetensors, which is not there"):
         run_stage(one, "videos")
     three_ranks = replace(one, trainer=replace(one.trainer, devices="3"))
-    with pytest.raises(RecipeError, match=r"stages\.adapt: global_batch_size 8 is no multiple of 12"):
+    with pytest.raises(RecipeError, match=r"stages\.adapt: global_batch_size 8.*12"):
         run_stage(three_ranks, "adapt")

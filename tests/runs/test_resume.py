@@ -143,9 +143,7 @@ def test_a_stopped_stage_is_not_begun_again_by_mistake(stopped: Recipe) -> None:
 def test_other_settings_are_refused_and_named(stopped: Recipe, shapes: Path) -> None:
     output = Path(stopped.output)
     other = small(output, f"data.root={shapes}", f"stages.{STAGE}.trains.llm=1e-4", "seed=2")
-    with pytest.raises(
-        RecipeError, match=rf"stage {STAGE} was begun with other settings: .*llm was 0\.001 and is 0\.0001"
-    ):
+    with pytest.raises(RecipeError, match=rf"{STAGE}.*llm.*0\.001.*0\.0001"):
         run_stage(other, STAGE, resume=True)
     elsewhere = small(output, f"data.root={shapes}", "trainer.devices=1", "data.num_workers=1", "trainer.threads=2")
     assert resume_checkpoint(elsewhere, STAGE, resume=True) is not None  # machines are no settings

@@ -59,7 +59,7 @@ def test_without_loader_processes_there_is_one_choice() -> None:
 def test_what_a_training_process_needs(tmp_path: Path) -> None:
     assert needed_batches(recipe(tmp_path), "videos", step_seconds=0.5) == 8  # 8 samples a step, 2 a micro-batch
     assert needed_batches(recipe(tmp_path, "trainer.devices=2"), "videos", step_seconds=0.5) == 4
-    with pytest.raises(RecipeError, match=r"stages.videos: global_batch_size 8 is no multiple of 6"):
+    with pytest.raises(RecipeError, match=r"stages.videos: global_batch_size 8.*6"):
         needed_batches(recipe(tmp_path, "trainer.devices=3"), "videos", step_seconds=0.5)
 
 

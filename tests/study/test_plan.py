@@ -156,12 +156,12 @@ def test_a_run_that_cannot_be_is_one_line(changes: dict[str, Any], message: str,
 def test_sizes_are_written_smallest_first(tmp_path: Path) -> None:
     sizes = {"w32": {"set": ["model.llm.hidden_size=32"]}, "w16": {"set": ["model.llm.hidden_size=16"]}}
     mine = study(tmp_path, sizes=sizes, seeds=[0], data={"one": {"samples": 4}}, variants={"a": {}})
-    with pytest.raises(RecipeError, match=r"mine: sizes: write the smallest first, .* these are w32 .*, w16 "):
+    with pytest.raises(RecipeError, match=r"w32 .*w16"):
         llm_parameters(mine, plan_runs(mine))
 
 
 def test_unknown_names_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"fast\.w16\.one\.s9: mine has no such run, did you mean fast\.w16\.one\.s"):
+    with pytest.raises(RecipeError, match=r"fast\.w16\.one\.s9:.*fast\.w16\.one\.s"):
         plan_run(study(tmp_path), "fast.w16.one.s9")
     with pytest.raises(RecipeError, match=r"apollo-tiny-desing: .* did you mean apollo-tiny-design\?"):
         load_study("apollo-tiny-desing")

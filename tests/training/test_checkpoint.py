@@ -174,7 +174,7 @@ def test_counts_of_one_rank_are_converted_and_kept_at_the_edge_of_a_step() -> No
 
 @pytest.mark.parametrize("key", ["every_n_steps", "keep"])
 def test_impossible_checkpoints_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match=rf"checkpoint\.{key} must be 1 or more, it is 0"):
+    with pytest.raises(ValueError, match=rf"checkpoint\.{key}.*1.*0"):
         CheckpointConfig(**{key: 0})
 
 

@@ -101,9 +101,7 @@ def test_a_stage_needs_a_step_with_a_rate(num_steps: int, warmup_ratio: float, t
     if trains:
         check_rates(config, num_steps)
         return
-    with pytest.raises(
-        ValueError, match=r"the only step would have rate 0 and train nothing, .*warmup_ratio=0, or let"
-    ):
+    with pytest.raises(ValueError, match=r"0.*warmup_ratio=0"):
         check_rates(config, num_steps)
 
 

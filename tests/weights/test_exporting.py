@@ -286,7 +286,7 @@ def test_what_the_port_cannot_do_is_refused(recipe: Recipe, tmp_path: Path) -> N
     wide = replace(recipe.model, llm=replace(recipe.model.llm, intermediate_size=65))
     refused(replace(recipe, model=wide), r"wrong shape: .*gate_proj.weight is \(64, 32\), not \(65, 32\)")
     small = stages.videollama3(tmp_path / "run", "model.llm.vocab_size=503")
-    with pytest.raises(WeightsError, match=r"no room for <\|image_pad\|> and <\|video_pad\|>.*train with 504 or more"):
+    with pytest.raises(WeightsError, match=r"<\|image_pad\|>.*<\|video_pad\|>.*train.*504"):
         export(small, tmp_path / "refused")
     (tmp_path / "there").mkdir()
     with pytest.raises(WeightsError, match="is there already"):

@@ -175,7 +175,7 @@ def test_a_language_model_becomes_a_folder_that_loads_with_equal_logits(
 @pytest.mark.parametrize("layout", ["transformers", "hub, remote code"])
 def test_the_language_model_of_a_videollama3_comes_out_alone(layout: str, port, tmp_path: Path) -> None:
     source = write(videollama3(port, layout), tmp_path / "whole")
-    with pytest.raises(WeightsError, match=r"no config\.json in it that transformers knows: give --recipe"):
+    with pytest.raises(WeightsError, match=r"config\.json.*--recipe"):
         import_weights(source, tmp_path / "ours", "llm")
     settings = port.config.to_dict()
     if layout != "transformers":

@@ -131,7 +131,7 @@ def test_what_can_change_a_sample_is_refused_with_key_and_fix(row: dict[str, obj
 
 def test_a_manifest_says_file_and_line_and_passes_over_keys_where_the_recipe_does(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [_row(), _row(tools="x", mood="y")])
-    with pytest.raises(ManifestError, match=r"rows\.jsonl, line 2: 'tools' is not read: "):
+    with pytest.raises(ManifestError, match=r"rows\.jsonl.*2: 'tools'"):
         read_manifest(path, "s", tmp_path)[1]
     lenient = read_manifest(path, "s", tmp_path, unknown_keys=IGNORE)
     assert lenient[0].ignored_keys == ()

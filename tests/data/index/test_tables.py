@@ -111,7 +111,7 @@ def test_an_index_travels_as_its_folder(index: Index) -> None:
 
 
 def test_what_is_no_index_is_refused_in_one_line(index: Index, tmp_path: Path) -> None:
-    with pytest.raises(IndexFileError, match=r"no index here .* make one with `lightning-apollo data index`"):
+    with pytest.raises(IndexFileError, match=r"`lightning-apollo.*index`"):
         Index(tmp_path)
     for name in ("media.parquet", "samples.parquet"):
         table = pq.read_table(index.folder / name)

@@ -107,13 +107,13 @@ def test_a_list_is_read_from_shards(folder: Path, tmp_path: Path, monkeypatch) -
 
 
 def test_every_picture_of_a_list_must_be_there_and_of_one_size(folder: Path) -> None:
-    with pytest.raises(MediaError, match=r"3\.png \(first of a list of 8 frames\): its frame .*/77\.png: no such file"):
+    with pytest.raises(MediaError, match=r"3\.png \(first.*8 frames\):.*/77\.png:"):
         probe(address_in(folder, (*NAMES, "frames/77.png")))
     (folder / "text.png").write_text("no picture")
     with pytest.raises(MediaError, match=r"text\.png: not a picture"):
         probe(address_in(folder, ("text.png",)))
     Image.new("RGB", (32, 16)).save(folder / "small.png")
-    with pytest.raises(MediaError, match=rf"small\.png: 32×16 pixels, but .*/3\.png has {WIDTH}×{HEIGHT}"):
+    with pytest.raises(MediaError, match=rf"small\.png: 32×16.*/3\.png.*{WIDTH}×{HEIGHT}"):
         probe(address_in(folder, (*NAMES, "small.png")))
 
 

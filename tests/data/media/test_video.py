@@ -153,7 +153,7 @@ def test_repeated_moments_repeat_the_frame(clips):
 
 def test_moments_outside_or_falling_are_refused(clips):
     for moments in ([-0.1], [4.0], [2.0, 1.0], [float("nan")]):
-        with pytest.raises(ValueError, match=r"timestamps must rise inside \[0\.0, 4\.0\) s"):
+        with pytest.raises(ValueError, match=r"\[0\.0.*4\.0\)"):
             decode(clips["plain"], torch.tensor(moments), NATIVE)
 
 

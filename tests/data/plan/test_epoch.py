@@ -54,7 +54,7 @@ def test_ranks_take_equal_steps_also_after_resuming_with_others(
     number = len(make_plan(costs, SMALL, 0).offsets) - 1
     config = replace(SMALL, step_size=world_size * accumulate)
     if number < config.step_size:
-        with pytest.raises(PlanError, match=f"packs into {number} micro-batches, fewer than the {config.step_size}"):
+        with pytest.raises(PlanError, match=f"{number} micro-batches.*{config.step_size}"):
             make_plan(costs, config, 0)
         return
     plan = make_plan(costs, config, 0)
@@ -146,11 +146,9 @@ def test_micro_batches_have_the_shares_of_the_epoch_at_any_time() -> None:
 
 def test_a_sample_over_a_limit_is_named_and_counted() -> None:
     costs = samples({"text": [5, 50], "videos": [7, 41, 9]}, patches=[0, 0, 61, 3, 4])
-    with pytest.raises(PlanError, match=r"^source text, sample 1: 50 LLM tokens .*; 3 such samples in all: raise"):
+    with pytest.raises(PlanError, match=r"1: 50 LLM.*3"):
         make_plan(costs, SMALL, epoch=0)
-    with pytest.raises(
-        PlanError, match=r"^source videos, sample 0: 7 LLM tokens .*, 61 patches \(max_patches 60\); 2 such"
-    ):
+    with pytest.raises(PlanError, match=r"0: 7 LLM.*61 patches \(max_patches 60\).*2"):
         make_plan(costs, replace(SMALL, weights={"videos": 1.0}), epoch=0)
 
 

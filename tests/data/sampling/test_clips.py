@@ -244,7 +244,7 @@ def test_settings_that_the_model_cannot_take_are_refused() -> None:
     SamplingConfig().check_clip(None)
     with pytest.raises(ValueError, match='kind is "clips", but the model takes frames'):
         APOLLO.check_clip(None)
-    with pytest.raises(ValueError, match="clip_frames is 4, but the model takes clips of 8 frames"):
+    with pytest.raises(ValueError, match=r"clip_frames.*4.*8 frames"):
         APOLLO.check_clip(ClipShape(8, TOKENS, 384))
     with pytest.raises(ValueError, match="how many tokens a clip becomes"):
         sample_timestamps(video(5.0), APOLLO)

@@ -74,7 +74,7 @@ def test_times_in_the_prompt_are_a_players_or_the_containers(name: str, begin: f
 
 
 def test_an_impossible_cut_is_told_in_the_seconds_of_the_row(folder: Path) -> None:
-    with pytest.raises(MediaError, match=r"segment from 9\.0 to None s is outside .* plays from 0\.00 to 4\.00 s"):
+    with pytest.raises(MediaError, match=r"9\.0.*0\.00.*4\.00"):
         sample_timestamps(probe(folder / "hours.ts"), SamplingConfig(), 9.0)
 
 

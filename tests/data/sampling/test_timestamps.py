@@ -53,7 +53,7 @@ def test_segments_are_cut_on_the_clock_of_the_container():
 
 @pytest.mark.parametrize(("begin", "end"), [(10.0, 12.0), (4.0, 4.0), (5.0, 3.0), (-3.0, 0.0)])
 def test_segments_outside_are_the_items_fault(begin, end):
-    with pytest.raises(MediaError, match=r"outside the video, which plays from 0\.00 to 10\.00 s"):
+    with pytest.raises(MediaError, match=r"0\.00.*10\.00"):
         sample_timestamps(video(10.0), SamplingConfig(), begin, end)
 
 

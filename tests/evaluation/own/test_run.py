@@ -97,7 +97,7 @@ def test_broken_rows_and_media_are_counted_and_listed(tmp_path: Path) -> None:
 def test_no_row_that_can_be_shown_is_said(tmp_path: Path) -> None:
     manifest = write_own_rows(tmp_path)
     (tmp_path / "clip.mp4").unlink()
-    with pytest.raises(BenchmarkError, match=r"no row of val.jsonl could be shown, .*quarantine-\*.jsonl say why"):
+    with pytest.raises(BenchmarkError, match=r"val.jsonl.*quarantine-\*.jsonl"):
         ask(manifest, tmp_path / "out", Oracle(), limit=2)
 
 

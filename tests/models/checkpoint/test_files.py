@@ -65,9 +65,7 @@ def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
     write_shards(tmp_path, [3, 3, 3])
     assert list(open_weights(str(tmp_path))) == ["w0", "w1", "w2"]
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(
-        WeightsError, match=r"model-00002-of-00003.safetensors is missing, which model.safetensors.index"
-    ):
+    with pytest.raises(WeightsError, match=r"model-00002-of-00003.safetensors.*model.safetensors.index"):
         open_weights(str(tmp_path))
 
 
@@ -105,9 +103,7 @@ def test_a_pickle_that_would_run_code_is_refused(is_zip: bool, tmp_path: Path) -
     proof, checkpoint = tmp_path / "ran", tmp_path / "pytorch_model.bin"
     content = {"state_dict": {"w": torch.ones(2)}, "note": Malicious(proof)}
     torch.save(content, checkpoint, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(
-        WeightsError, match=r"pytorch_model.bin: refused: it calls \S+, and reading such a pickle can run"
-    ):
+    with pytest.raises(WeightsError, match=r"pytorch_model.bin: refused: .*pickle"):
         open_weights(str(tmp_path))
     assert not proof.exists()
     if not is_zip:

@@ -65,7 +65,7 @@ def test_positions_for_larger_frames_are_taken_for_what_they_are(tmp_path: Path)
 
 def test_positions_of_other_sizes_are_an_error(tmp_path: Path) -> None:
     release(FRAMES, tmp_path / "small.pt", replace(RELEASED, image_size=6))
-    with pytest.raises(WeightsError, match="pos_embed has 145 places, no whole frames of 16×16 and a class token"):
+    with pytest.raises(WeightsError, match=r"pos_embed.*145 places.*16×16"):
         internvideo2(tmp_path / "small.pt")
 
 
@@ -108,9 +108,7 @@ def test_a_name_that_is_nowhere_is_said_in_one_line(name: str) -> None:
 
 def test_a_file_without_the_tower_is_said(tmp_path: Path) -> None:
     save_file({"other.weight": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"other.safetensors: 0 parts with a patch_embed.proj.weight among 1 tensors"
-    ):
+    with pytest.raises(WeightsError, match=r"other.safetensors: 0 parts.*patch_embed.proj.weight.*1 tensors"):
         internvideo2(tmp_path / "other.safetensors")
 
 
@@ -140,7 +138,7 @@ def test_a_language_model_of_another_size_is_named(tmp_path: Path) -> None:
     clip_model().llm.save_pretrained(tmp_path)
     config = replace(CLIP_MODEL.llm, weights=str(tmp_path))
     assert load_llm(config).config.hidden_size == config.hidden_size
-    with pytest.raises(WeightsError, match=r"model.llm.num_layers is 3, but .* has 2"):
+    with pytest.raises(WeightsError, match=r"model.llm.num_layers.*3.*2"):
         load_llm(replace(config, num_layers=3))
-    with pytest.raises(WeightsError, match=r"rope_theta is 1e\+06: set model\.llm\.rope_theta, which is 10000"):
+    with pytest.raises(WeightsError, match=r"rope_theta.*1e\+06:.*model\.llm\.rope_theta.*10000"):
         load_llm(replace(config, rope_theta=10_000.0))

@@ -22,8 +22,9 @@ _THIRD_PERSON = re.compile(
 )
 _NOT_COUNTED = re.compile(r"`[^`]*`|\([^)]*\)|(?<=\d),(?=\d)")  # code, asides and thousands hold commas of their own
 _RIDDLES = re.compile(
-    r"""(?<![a-z])(?:go(?:es|ing)?[ _]on | went[ _]on | dear(?:est) | numbers?\ that\ (?:are|is)\ n(?:one|o\ number) | bad\ days
-    | tak(?:e|es|en|ing)\ apart | ask(?:s|ed|ing)?\ (?:a\ (?:trained\ )?model\ )?a\ benchmark | called\ like\ no | another\ one\ than )(?![a-z])""",
+    r"""(?<![a-z])(?: go(?:es|ing)?[ _]on | went[ _]on | dear(?:est) | numbers?\ that\ (?:are|is)\ n(?:one|o\ number)
+    | bad\ days | tak(?:e|es|en|ing)\ apart | ask(?:s|ed|ing)?\ (?:a\ (?:trained\ )?model\ )?a\ benchmark
+    | called\ like\ no | another\ one\ than )(?![a-z])""",
     re.IGNORECASE | re.VERBOSE,
 )
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

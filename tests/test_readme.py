@@ -1,11 +1,8 @@
 """Commands and Python of the README, run as they stand there on data made as it says; CI runs `make demo` and `make test`."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,22 +67,13 @@ def test_a_command_runs(command: str, place: Path) -> None:
         assert len(result.output.splitlines()) > 5
 
 
-def test_the_python_trains_a_stage_and_answers(place: Path) -> None:
+def test_the_python_trains_a_stage_and_answers(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 10
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert (place / "runs/python/vision_encoder_adaptation/model.safetensors").is_file()
-    metrics = (place / "runs/python/vision_encoder_adaptation/metrics.csv").read_text()
-    assert len(metrics.splitlines()) == 1 + 3  # the header and the steps that the README names
+    exec(code, {})
+    trained = place / "runs/python/vision_encoder_adaptation"
+    assert len((trained / "metrics.csv").read_text().splitlines()) == 1 + 3  # the header and the steps that it names
+    assert len(capsys.readouterr().out.splitlines()[-1]) > 1  # some answer
 
 
 def test_a_mistyped_key_is_answered_as_the_page_of_recipes_shows() -> None:

@@ -77,7 +77,14 @@ def test_every_function_of_a_walk_is_in_its_file(title: str) -> None:
         assert [name for name in functions if name not in set(defined(places(file)))] == [], file
 
 
-@pytest.mark.parametrize("text", [SECTIONS[STEP].split("\n\n")[1], *(cells[1] for cells in table(PARTS))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        SECTIONS[ROW].strip().split("\n\n")[-1],
+        SECTIONS[STEP].split("\n\n")[1],
+        *(cells[1] for cells in table(PARTS)),
+    ],
+)
 def test_names_are_defined_in_the_files_beside_them(text: str) -> None:
     files = [path for span in spans(text) if "/" in span for path in places(span)]
     known = {word for name in defined(files) for word in (name, name.split(".")[-1])}

@@ -76,6 +76,14 @@ def test_the_python_trains_a_stage_and_answers(place: Path, capsys: pytest.Captu
     assert len(capsys.readouterr().out.splitlines()[-1]) > 1  # some answer
 
 
+def test_the_commands_of_the_walkthrough_are_those_that_its_test_runs() -> None:
+    (block,) = re.findall(r"```\n(lightning-apollo import .*?)```", README, flags=re.DOTALL)
+    walkthrough = (ROOT / "docs" / "walkthrough.md").read_text()
+    run = "".join(re.findall(r"```bash\n(.*?)```", walkthrough, flags=re.DOTALL)).splitlines()
+    assert len(block.splitlines()) > 4
+    assert [line for line in block.splitlines() if line not in run] == []
+
+
 def test_a_mistyped_key_is_answered_as_the_page_of_recipes_shows() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
     shown = re.search(r"```console\n\$ lightning-apollo (.*)\n(.*)\n```", page)

@@ -3,7 +3,7 @@
 One row of a CSV is one measurement: median (p50), 20th and 80th percentile over repeated rounds. In a round every provider runs
 once, A B A B, so that a slow minute of the machine hits all of them; ratios are taken round by round.
 
-    python benchmarks/harness.py table step        the README's table, from benchmarks/results/step.csv
+    python benchmarks/harness.py table step        a table of docs/benchmarks.md, from benchmarks/results/step.csv
 """
 
 from __future__ import annotations

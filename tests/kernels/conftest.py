@@ -13,7 +13,8 @@ assert torch.cuda.is_available() or is_interpreting(), (
 faithful_bfloat16.install()
 
 # What is about the interpreter itself has nothing to test where kernels are compiled.
-collect_ignore = [] if is_interpreting() else ["test_sanitizer.py", "test_faithful_bfloat16.py", "test_traffic.py"]
+NEED_INTERPRETER = ["sanitizer", "faithful_bfloat16", "traffic", "verification_example"]
+collect_ignore = [] if is_interpreting() else [f"test_{name}.py" for name in NEED_INTERPRETER]
 
 # Budgets are of one compiler's code; another Triton's is looked at with `python -m verification.codegen`.
 BUDGETS_TRITON = "3.8"

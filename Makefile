@@ -55,7 +55,8 @@ proof: $(VENV)/.installed-test $(REAL_CLIPS) $(SMALL_LLM) $(LMMS_EVAL) $(BROWSER
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 mutants: $(VENV)/.installed-test ## Plant faults in the kernels, one at a time: the tests must notice each
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kernels.mutants --csv benchmarks/results/kernels_mutants.csv
+	OMP_NUM_THREADS=1 PYTHONPATH=kernels $(BIN)/python -m verification.mutants \
+		--package kernels/apollo_kernels --tests tests/kernels --csv benchmarks/results/kernels_mutants.csv
 
 clean: ## Remove the environment and every cache, but no run
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -28,7 +28,7 @@ from kernel_cases import KernelCase, Result, as_tuple, make_cases, mixed_batch
 from torch.testing import assert_close
 
 ROOT = Path(__file__).parents[1]
-STATIC = ("codegen", "traffic")  # commands of tests/kernels
+STATIC = ("codegen", "traffic")  # commands of kernels/verification
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 COPY_BYTES = 1 << 30  # of the buffer whose copy is the bandwidth that kernels are held against
@@ -125,9 +125,11 @@ def run_compiled_tests() -> None:
 def write_static(folder: Path, names: Iterable[str]) -> None:
     """Runs the commands that look at the code without a GPU; each prints its table and writes a CSV."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT / "kernels")
     for name in names:
         print(f"\n## Static, {name}: facts of the compiled or interpreted code, not a speed\n", flush=True)
-        command = [sys.executable, "-m", f"tests.kernels.{name}", "--csv", str(folder / f"kernels_{name}.csv")]
+        command = [sys.executable, "-m", f"verification.{name}", "--cases", f"tests.kernels.{name}_cases"]
+        command += ["--csv", str(folder / f"kernels_{name}.csv")]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 

@@ -69,6 +69,7 @@ SOURCES = {
     if path.stat().st_size and path != ROOT / OURS / "__init__.py"
 }
 KERNELS = sorted((ROOT / "kernels" / "apollo_kernels").rglob("*.py"))
+VERIFICATION = sorted((ROOT / "kernels" / "verification").rglob("*.py"))
 
 
 def imported(path: Path, at_top: bool = False) -> set[str]:
@@ -146,6 +147,14 @@ def test_no_file_imports_itself_in_a_circle() -> None:
 def test_the_kernels_import_triton_and_torch_alone(path: Path) -> None:
     libraries = {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names
     assert libraries <= {"torch", "triton", "apollo_kernels"}
+
+
+@pytest.mark.parametrize("path", VERIFICATION, ids=lambda path: path.stem)
+def test_the_verification_tools_import_nothing_of_ours(path: Path) -> None:
+    """Anyone's kernels can be verified: hypothesis is for those whose tests have it, row_softmax is the example."""
+    libraries = {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names
+    allowed = {"torch", "triton", "numpy", "pytest", "hypothesis", "verification"}
+    assert libraries <= (allowed | {"row_softmax"} if "example" in path.parts else allowed)
 
 
 def test_the_root_is_kept_clear() -> None:

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import Layout
-from tests.kernels.gpu_launch import launches_on_gpu
-from tests.kernels.sanitizer import Sanitizer, is_interpreting
+from verification.gpu_launch import launches_on_gpu
+from verification.sanitizer import Sanitizer, is_interpreting
 
 Result = TypeVar("Result")
 

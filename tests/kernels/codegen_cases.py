@@ -1,27 +1,20 @@
 """Cases of `codegen`: each op at the widths of the 2B model, forward and backward."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import torch
+import triton
 from torch import Tensor
 
 from apollo_kernels import merge_compact, pack_patches, rope_2d, similarity_keep
+from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import Layout
 from apollo_kernels.merge_similar import merge_similar
+from verification.codegen import Case
 
-LENGTHS = (1, 17, 4096)  # Triton makes 1 a constant, and knows of 4096 that it is a multiple of 16, of 17 nothing
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 HEADS, HEAD_DIM, HIDDEN, PATCH = 16, 72, 1152, 14  # of VideoLLaMA 3's encoder, SigLIP so400m
-
-
-@dataclass(frozen=True)
-class Case:
-    """`run(n, dtype)` calls an op the way a model does. It reads no result, for nothing is computed."""
-
-    run: Callable[[int, torch.dtype], None]
-    dtypes: tuple[torch.dtype, ...] = FLOATS
 
 
 def _layout(num_frames: int, num_tokens: int, merge_size: int) -> Layout:
@@ -64,8 +57,13 @@ def _merge_similar(n: int, dtype: torch.dtype) -> None:
     _backward(merged)
 
 
+def _with_tiles_of_the_target(run: Callable[[int, torch.dtype], None], n: int, dtype: torch.dtype) -> None:
+    with triton_on_cpu(triton.runtime.driver.active.get_current_target().backend):
+        run(n, dtype)
+
+
 PIXELS = (torch.uint8,)
-CASES: Mapping[str, Case] = {
+OPS = {
     "rope_2d": Case(_rope_2d),
     "pack_patches": Case(_pack_patches),
     "merge_compact all": Case(partial(_merge_compact, reduced=False)),
@@ -80,4 +78,7 @@ CASES: Mapping[str, Case] = {
         partial(_similarity_keep, 2, threshold_grey_levels=0.05, arithmetic="bfloat16"), PIXELS
     ),
     "similarity_keep budget": Case(partial(_similarity_keep, 2, token_budget=1024), PIXELS),
+}
+CASES: Mapping[str, Case] = {
+    name: replace(case, run=partial(_with_tiles_of_the_target, case.run)) for name, case in OPS.items()
 }

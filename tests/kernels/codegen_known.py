@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tests.kernels.codegen_cases import Case
+from verification.codegen import Case
 
 
 @triton.jit

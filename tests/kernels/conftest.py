@@ -4,8 +4,8 @@ import pytest
 import torch
 import triton
 
-from tests.kernels import faithful_bfloat16
-from tests.kernels.sanitizer import is_interpreting
+from verification import faithful_bfloat16
+from verification.sanitizer import is_interpreting
 
 assert torch.cuda.is_available() or is_interpreting(), (
     "triton was imported before tests/conftest.py set TRITON_INTERPRET=1"
@@ -13,9 +13,10 @@ assert torch.cuda.is_available() or is_interpreting(), (
 faithful_bfloat16.install()
 
 # What is about the interpreter itself has nothing to test where kernels are compiled.
-collect_ignore = [] if is_interpreting() else ["test_sanitizer.py", "test_faithful_bfloat16.py", "test_traffic.py"]
+NEED_INTERPRETER = ["sanitizer", "faithful_bfloat16", "traffic", "verification_example"]
+collect_ignore = [] if is_interpreting() else [f"test_{name}.py" for name in NEED_INTERPRETER]
 
-# Budgets are of one compiler's code; another Triton's is looked at with `python -m tests.kernels.codegen`.
+# Budgets are of one compiler's code; another Triton's is looked at with `python -m verification.codegen`.
 BUDGETS_TRITON = "3.8"
 if not triton.__version__.startswith(f"{BUDGETS_TRITON}."):
     collect_ignore.append("test_codegen.py")

@@ -1,6 +1,6 @@
 """Faults planted in block_change.py, one at a time; its tests must notice each."""
 
-from tests.kernels.mutants import Mutant
+from verification.mutants import Mutant
 
 FAULTS = {
     "_word_distance": (

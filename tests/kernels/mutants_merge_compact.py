@@ -1,6 +1,6 @@
 """Faults planted in merge_compact.py, one at a time; its tests must notice each."""
 
-from tests.kernels.mutants import Mutant
+from verification.mutants import Mutant
 
 WIDE = "tl.float64 if {}.dtype.element_ty == tl.float64 else tl.float32"
 BLOCKS = "tl.program_id(1).to(tl.int64) * BLOCK_D"

@@ -1,6 +1,6 @@
 """Faults planted in pack_patches.py, one at a time; its tests must notice each."""
 
-from tests.kernels.mutants import Mutant
+from verification.mutants import Mutant
 
 KERNEL = "_pack_kernel"
 

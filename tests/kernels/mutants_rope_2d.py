@@ -1,6 +1,6 @@
 """Faults planted in rope_2d.py, one at a time; its tests must notice each."""
 
-from tests.kernels.mutants import Mutant
+from verification.mutants import Mutant
 
 KERNEL = "_rotate_kernel"
 

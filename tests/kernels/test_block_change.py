@@ -20,7 +20,7 @@ from tests.kernels.cases import (
     make_layout,
     watched,
 )
-from tests.kernels.far import far
+from verification.far import far
 
 MANY = "hundreds of items"  # goes through test_similarity_keep.py: the interpreter takes its time
 MODES = pytest.mark.parametrize(("last_kept", "bfloat16"), [(False, False), (True, False), (False, True), (True, True)])

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.codegen import CHIPS, Compilation, read_csv
-from tests.kernels.codegen_cases import CASES, LENGTHS
+from tests.kernels.codegen_cases import CASES
+from tests.places import KERNELS, ROOT
+from verification.codegen import CHIPS, LENGTHS, Compilation, read_csv
 
 BUDGETS_PATH = Path(__file__).with_name("codegen_budgets.csv")
 CHECKS = [
@@ -78,24 +79,25 @@ def complaints(row: Compilation, budgets: list[Budget]) -> list[str]:
     return found
 
 
-def run_codegen(path: Path, *arguments: str) -> list[Compilation]:
+def run_codegen(path: Path, cases: str, *arguments: str) -> list[Compilation]:
     """Rows of the command, run in a process of its own: this one has Triton in interpreter mode."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.codegen", "--csv", str(path), *arguments]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    environment["PYTHONPATH"] = str(KERNELS)
+    command = [sys.executable, "-m", "verification.codegen", "--cases", cases, "--csv", str(path), *arguments]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     return read_csv(path)
 
 
 @pytest.fixture(scope="module")
 def compilations(tmp_path_factory: pytest.TempPathFactory) -> list[Compilation]:
-    return run_codegen(tmp_path_factory.mktemp("codegen") / "facts.csv")
+    return run_codegen(tmp_path_factory.mktemp("codegen") / "facts.csv", "tests.kernels.codegen_cases")
 
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int], Compilation]:
     """The kernels of codegen_known by case, target and n."""
     path = tmp_path_factory.mktemp("codegen") / "known.csv"
-    rows = run_codegen(path, "--cases", "tests.kernels.codegen_known", "--target", "sm_90", "gfx942")
+    rows = run_codegen(path, "tests.kernels.codegen_known", "--target", "sm_90", "gfx942")
     return {(row.case, row.target, row.n): row for row in rows}
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from tests.kernels.gpu_launch import launches_on_gpu
+from verification.gpu_launch import launches_on_gpu
 
 
 def test_outputs_come_back_and_inputs_stay() -> None:

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from apollo_kernels.layout import TILE_COLUMNS, Layout
 from apollo_kernels.merge_compact import _bwd_kernel, _fwd_kernel, _merge, _merge_backward, merge_compact
 from tests.kernels.cases import AWKWARD, SETTINGS, Shape, batch_shapes, make_layout, opcheck, through_triton, watched
-from tests.kernels.far import far
 from tests.tolerances import SUMMATION
+from verification.far import far
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 CAPACITIES = ["counted", "known", "none", "half", "all"]  # rows of the output

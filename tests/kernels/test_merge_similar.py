@@ -25,8 +25,8 @@ from apollo_kernels.merge_similar import (
     similar_runs,
 )
 from tests.kernels.cases import AWKWARD, SETTINGS, Shape, batch_shapes, make_layout, opcheck, through_triton, watched
-from tests.kernels.far import far
 from tests.tolerances import SUMMATION
+from verification.far import far
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 CAPACITIES = ["counted", "known", "none", "half", "all"]  # rows of the output

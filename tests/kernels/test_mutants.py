@@ -1,6 +1,7 @@
 """The mutation run: killed, surviving and unusable trials."""
 
 import csv
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.mutants import REPOSITORY, Mutant, Op, Result, kernels_of, plant, report
+from tests.places import KERNELS, ROOT
+from verification.mutants import Mutant, Op, Result, kernels_of, plant, report
 
 OP = """
 def halve_kernel(x):
@@ -27,7 +29,7 @@ def test_halves():
 """
 
 MUTANTS = """
-from tests.kernels.mutants import Mutant
+from verification.mutants import Mutant
 
 MUTANTS = (
     Mutant("halve_kernel", "a third", "x / 2", "x / 3"),
@@ -39,7 +41,7 @@ MUTANTS = (
 RUN_ONE = """
 import sys
 from pathlib import Path
-from tests.kernels.trials import Trial, run_trials
+from verification.trials import Trial, run_trials
 
 package, test_file, source, limit_seconds = sys.argv[1:]
 for _, verdict in run_trials([Trial("toy", Path(package), "halve", source, Path(test_file), float(limit_seconds))], 1):
@@ -49,7 +51,7 @@ for _, verdict in run_trials([Trial("toy", Path(package), "halve", source, Path(
 RUN_MUTANTS = """
 import sys
 from pathlib import Path
-from tests.kernels.mutants import Op, run_mutants
+from verification.mutants import Op, run_mutants
 
 run_mutants([Op.find("halve", Path(sys.argv[1]), Path(sys.argv[2]))], 1)
 """
@@ -71,7 +73,8 @@ def toy(tmp_path: Path) -> Path:
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(KERNELS)}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def run_one(toy: Path, tests: str, source: str = OP, limit_seconds: int = 600) -> subprocess.CompletedProcess[str]:
@@ -82,7 +85,7 @@ def run_one(toy: Path, tests: str, source: str = OP, limit_seconds: int = 600) -
 def test_a_survivor_is_told_and_fails_the_run(toy: Path) -> None:
     results = toy / "results.csv"
     options = ["--op", "halve", "--package", str(toy / "source/toy"), "--tests", str(toy), "--csv", str(results)]
-    run = run_python("-m", "tests.kernels.mutants", *options)
+    run = run_python("-m", "verification.mutants", *options)
     assert run.returncode == 1, run.stderr
     with results.open() as file:
         rows = list(csv.DictReader(file))
@@ -111,8 +114,25 @@ def test_a_hang_is_a_timeout(toy: Path) -> None:
     assert run.stdout == "timeout||more than 3 s\n"
 
 
-def test_tests_of_another_copy_are_refused(toy: Path) -> None:
+def test_the_path_of_the_tests_does_not_hide_the_copy(toy: Path) -> None:
+    """As pytest's setting `pythonpath` and its folders of tests do."""
     tests = f"import sys\nsys.path.insert(0, {str(toy / 'source')!r})\n{TESTS}"
+    run = run_one(toy, tests, OP.replace("x / 2", "x / 3"))
+    assert run.stdout.startswith("killed|test_halves|"), run.stderr
+
+
+OTHER_COPY = """
+import importlib.util
+import sys
+
+spec = importlib.util.spec_from_file_location("toy.halve", {path!r})
+sys.modules["toy.halve"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["toy.halve"])
+"""
+
+
+def test_tests_of_another_copy_are_refused(toy: Path) -> None:
+    tests = OTHER_COPY.format(path=str(toy / "source/toy/halve.py")) + TESTS
     run = run_one(toy, tests, OP.replace("x / 2", "x / 3"))
     assert run.returncode == 1
     assert "not the changed copy in" in run.stderr
@@ -169,6 +189,6 @@ def test_ten_killed_pass(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_fault_in_rope_2d_is_noticed() -> None:
     """One op, so that a proof stays short; `make mutants` plants those of all."""
-    command = [sys.executable, "-m", "tests.kernels.mutants", "--op", "rope_2d"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    places = ["--package", str(KERNELS / "apollo_kernels"), "--tests", str(ROOT / "tests/kernels")]
+    done = run_python("-m", "verification.mutants", *places, "--op", "rope_2d")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,8 +26,8 @@ from tests.kernels.cases import (
     through_triton,
     watched,
 )
-from tests.kernels.far import far
 from tests.tolerances import SUMMATION
+from verification.far import far
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 Packed = tuple[Tensor, Tensor, Tensor]

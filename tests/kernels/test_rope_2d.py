@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from apollo_kernels import rope_2d, rope_2d_tables
 from apollo_kernels.rope_2d import _rotate, _rotate_kernel
 from tests.kernels.cases import SETTINGS, opcheck, through_triton, watched
-from tests.kernels.far import far
 from tests.tolerances import SUMMATION
+from verification.far import far
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 

@@ -9,8 +9,6 @@ import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.errors import InterpreterError
 
-from tests.kernels import sanitizer
-from tests.kernels.sanitizer import Sanitizer
 from tests.kernels.sanitizer_faults import (
     BLOCK,
     FAULTS,
@@ -24,7 +22,9 @@ from tests.kernels.sanitizer_faults import (
     overwrite,
     read_as_words,
 )
-from tests.kernels.shadow import KernelFault
+from verification import sanitizer
+from verification.sanitizer import Sanitizer
+from verification.shadow import KernelFault
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -36,7 +36,7 @@ from tests.kernels.cases import (
     opcheck,
     watched,
 )
-from tests.kernels.far import far
+from verification.far import far
 
 MANY = "hundreds of items"
 LIMITS = {1: 3, 2: 4, 3: 5}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.traffic import Row, as_markdown, main, measure, needs_note, write_csv
-from tests.kernels.traffic_cases import NOTES, TRAFFIC_CASES
-from tests.places import ROOT
+from tests.kernels.traffic_cases import CASES, NOTES
+from tests.places import KERNELS, ROOT
+from verification.traffic import Row, as_markdown, main, measure, needs_note, write_csv
+
+CASES_MODULE = ("--cases", "tests.kernels.traffic_cases")
 
 ROWS = [
     Row("copy", "_copy_kernel", "x", 9000, 9100, 1.011, 0.31, 1.0, ""),
@@ -19,9 +21,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("op", TRAFFIC_CASES)
+@pytest.mark.parametrize("op", CASES)
 def test_bulk_arguments_move_little_more_than_they_must_or_have_a_note(op: str) -> None:
-    rows = measure(op)
+    rows = measure(op, CASES[op], NOTES)
     above = {(op, row.kernel, row.argument) for row in rows if needs_note(row)}
     notes = {key for key in NOTES if key[0] == op}
     assert above - notes == set(), f"above the allowed ratio and without a note:\n{as_markdown(rows)}"
@@ -29,7 +31,7 @@ def test_bulk_arguments_move_little_more_than_they_must_or_have_a_note(op: str) 
 
 
 def test_every_note_belongs_to_a_case() -> None:
-    assert {op for op, _, _ in NOTES} <= set(TRAFFIC_CASES)
+    assert {op for op, _, _ in NOTES} <= set(CASES)
 
 
 def test_only_bulk_arguments_above_the_ratio_need_a_note() -> None:
@@ -58,7 +60,16 @@ def test_the_csv_holds_the_table(tmp_path: Path) -> None:
 def test_the_command_sets_the_interpreter_itself(tmp_path: Path) -> None:
     """In a process of its own, without the variable that tests set."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.kernels.traffic", "rope_2d", "--csv", str(tmp_path / "traffic.csv")]
+    environment["PYTHONPATH"] = str(KERNELS)
+    command = [
+        sys.executable,
+        "-m",
+        "verification.traffic",
+        *CASES_MODULE,
+        "rope_2d",
+        "--csv",
+        str(tmp_path / "traffic.csv"),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     with (tmp_path / "traffic.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -68,5 +79,5 @@ def test_the_command_sets_the_interpreter_itself(tmp_path: Path) -> None:
 
 def test_an_unknown_op_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["rope_3d"])
+        main([*CASES_MODULE, "rope_3d"])
     assert "no case for rope_3d: choose from" in capsys.readouterr().err

@@ -1,10 +1,11 @@
-"""Cases of `traffic.py`: every op at shapes of the 2B recipe, and reasons for extra bytes."""
+"""Cases of `verification.traffic`: every op at shapes of the 2B recipe, and reasons for extra bytes."""
 
 from collections.abc import Callable
 
 import torch
 
 from apollo_kernels import merge_compact, merge_similar, pack_patches, rope_2d, rope_2d_tables, similarity_keep
+from apollo_kernels.launch import triton_on_cpu
 from apollo_kernels.layout import Layout
 
 HEADS, HEAD_DIM = 16, 72  # of the vision encoder
@@ -55,7 +56,7 @@ def _merge_similar() -> None:
     merge_similar(tokens, layout, threshold=0.9, num_tokens=layout.num_tokens // 2)[0].sum().backward()
 
 
-TRAFFIC_CASES: dict[str, Callable[[], None]] = {
+OPS: dict[str, Callable[[], None]] = {
     "rope_2d": _rope_2d,
     "pack_patches": _pack_patches,
     "similarity_keep": _similarity_keep,
@@ -63,6 +64,7 @@ TRAFFIC_CASES: dict[str, Callable[[], None]] = {
     "merge_compact": _merge_compact,
     "merge_similar": _merge_similar,
 }
+CASES = {name: triton_on_cpu("cuda")(run) for name, run in OPS.items()}
 
 SHARED_SECTOR = (
     "a half head of 72 bytes ends inside a sector, which both halves ask for; the second time it is in the cache"

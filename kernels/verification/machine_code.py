@@ -87,6 +87,7 @@ def _read_cubins(kernels: Sequence[CompiledKernel]) -> list[dict[str, int | str]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "code"
         path.write_bytes(b"".join(sections))
+        assert chip is not None
         sass = _output("nvdisasm", "-b", f"SM{chip[1]}", "-ndf", str(path))
         usages = []
         for cubin in cubins:

@@ -1,9 +1,9 @@
 """Compile every kernel through its launcher for four GPUs without having one, and describe its code.
 
-    python -m tests.kernels.codegen [--op rope_2d] [--target sm_90] [--csv codegen.csv]
+    python -m verification.codegen --cases my_project.codegen_cases [--op softmax] [--target sm_90] [--csv codegen.csv]
 
-The launchers get real CPU tensors, so that Triton specialises as on a GPU (an integer 1 becomes a constant, a multiple of 16 is
-known to be one). These are static facts of the code, never a speed.
+The module has CASES, {"softmax": Case(run)}. Launchers get real CPU tensors, so that Triton specialises as on a GPU (an integer 1
+becomes a constant, a multiple of 16 is known to be one). These are static facts of the code, never a speed.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -21,28 +21,42 @@ from functools import partial
 from itertools import chain, product
 from pathlib import Path
 
-import triton
+import torch
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from apollo_kernels.launch import triton_on_cpu
-from tests.kernels.codegen_cases import LENGTHS, Case
-from tests.kernels.machine_code import MachineCode, read_machine_code
+from verification.machine_code import MachineCode, read_machine_code
+
+LENGTHS = (1, 17, 4096)  # Triton makes 1 a constant, and knows of 4096 that it is a multiple of 16, of 17 nothing
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`run(n, dtype)` launches kernels on CPU tensors of that length and dtype. It reads no result, for nothing is computed.
+
+    The target that code is made for is `triton.runtime.driver.active.get_current_target()`.
+    """
+
+    run: Callable[[int, torch.dtype], None]
+    dtypes: tuple[torch.dtype, ...] = FLOATS
+    lengths: tuple[int, ...] = LENGTHS
 
 
 @dataclass(frozen=True)
 class Chip:
     target: GPUTarget
-    tiles: str  # whose column of the ops' tile tables
     shared_bytes: int  # that one program may have
 
 
 CHIPS = {
-    "sm_80": Chip(GPUTarget("cuda", 80, 32), "cuda", 166_912),  # A100
-    "sm_90": Chip(GPUTarget("cuda", 90, 32), "cuda", 232_448),  # H100
-    "sm_100": Chip(GPUTarget("cuda", 100, 32), "cuda", 232_448),  # B200
-    "gfx942": Chip(GPUTarget("hip", "gfx942", 64), "hip", 65_536),  # MI300
+    "sm_80": Chip(GPUTarget("cuda", 80, 32), 166_912),  # A100
+    "sm_90": Chip(GPUTarget("cuda", 90, 32), 232_448),  # H100
+    "sm_100": Chip(GPUTarget("cuda", 100, 32), 232_448),  # B200
+    "gfx942": Chip(GPUTarget("hip", "gfx942", 64), 65_536),  # MI300
 }
 
 
@@ -83,11 +97,12 @@ def compile_only(target: str) -> Iterator[list[CompiledKernel]]:
 
     def compile_kernel(self: JITFunction, *args: object, warmup: bool, **kwargs: object) -> CompiledKernel:
         kernel = run(self, *args, warmup=True, **kwargs)
+        assert isinstance(kernel, CompiledKernel)
         if not any(kernel is other for other in compiled):
             compiled.append(kernel)
         return kernel
 
-    triton.runtime.driver.set_active(CompileOnlyDriver(target))
+    driver.set_active(CompileOnlyDriver(target))
     JITFunction.run = compile_kernel
     try:
         yield compiled
@@ -100,8 +115,8 @@ def compile_cases(cases: Mapping[str, Case], target: str) -> list[Compilation]:
     kernels: dict[str, CompiledKernel] = {}  # by what Triton tells them apart
     rows: list[tuple[str, str, int, str]] = []
     for name, case in cases.items():
-        for dtype, n in product(case.dtypes, LENGTHS):
-            with compile_only(target) as compiled, triton_on_cpu(CHIPS[target].tiles):
+        for dtype, n in product(case.dtypes, case.lengths):
+            with compile_only(target) as compiled:
                 case.run(n, dtype)
             kernels |= {kernel.hash: kernel for kernel in compiled}
             rows += [(name, str(dtype).removeprefix("torch."), n, kernel.hash) for kernel in compiled]
@@ -132,7 +147,9 @@ def write_csv(compilations: Sequence[Compilation], path: Path) -> None:
 
 def read_csv(path: Path) -> list[Compilation]:
     def typed(kind: type, record: Mapping[str, str]) -> dict[str, int | str]:
-        return {field.name: field.type(record[field.name]) for field in fields(kind) if field.name != "code"}
+        names = [field.name for field in fields(kind) if field.name != "code"]
+        numbers = {field.name for field in fields(kind) if field.type is int}
+        return {name: int(record[name]) if name in numbers else record[name] for name in names}
 
     with path.open(newline="") as file:
         return [
@@ -159,14 +176,14 @@ def markdown(compilations: Sequence[Compilation]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--op", help="only the cases of this op")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--op", help="only the cases whose name begins with this word")
     parser.add_argument("--target", nargs="+", choices=CHIPS, default=list(CHIPS), help="only these GPUs")
-    parser.add_argument("--cases", default="tests.kernels.codegen_cases", help="module with CASES")
+    parser.add_argument("--cases", required=True, metavar="MODULE", help="module with CASES")
     parser.add_argument("--jobs", type=int, default=2, help="how many GPUs to compile for at a time")
     parser.add_argument("--csv", type=Path, help="also write every fact here")
     arguments = parser.parse_args()
-    if triton.knobs.runtime.interpret:
+    if knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: kernels would run in the interpreter, unset it")
     cases = importlib.import_module(arguments.cases).CASES
     if arguments.op:

@@ -9,9 +9,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -91,6 +94,7 @@ class _Run:
             return Verdict("timeout", last_test, f"more than {self.trial.limit_seconds:.0f} s", seconds)
         self.process.join()
         code = self.process.exitcode
+        assert code is not None
         if code == 0:
             return Verdict(**json.loads(_read(self.folder / "verdict")), seconds=seconds)
         if code < 0:
@@ -106,6 +110,18 @@ class _Run:
 
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+class _CopyFinder(MetaPathFinder):
+    """Imports the package from the folder of its copy, whatever the tests and pytest's settings put on sys.path."""
+
+    def __init__(self, package: str, folder: Path) -> None:
+        self.package, self.folder = package, folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return PathFinder.find_spec(fullname, [str(self.folder)]) if fullname == self.package else None
 
 
 class _FirstFailure:
@@ -140,7 +156,7 @@ def _run_tests(trial: Trial, folder: Path) -> None:
     output = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.path.insert(0, str(folder))
+    sys.meta_path.insert(0, _CopyFinder(trial.package.name, folder))
     failure = _FirstFailure(folder / "running")
     code = pytest.main([*PYTEST_OPTIONS, str(trial.test_file)], plugins=[failure])
     module = sys.modules.get(f"{trial.package.name}.{trial.module}")

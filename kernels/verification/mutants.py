@@ -1,8 +1,9 @@
 """Plant faults in the kernels one at a time, and report the test that notices each.
 
-    python -m tests.kernels.mutants [--op rope_2d] [--jobs 2] [--csv mutants.csv]
+    python -m verification.mutants --package my_project/ops --tests tests/ops [--op softmax] [--jobs 2] [--csv mutants.csv]
 
-The faults of an op stand in mutants_<op>.py and meet the tests of test_<op>.py, but those marked slow. Each runs in a fork of this
+An op is a file of the package with Triton functions whose names end in _kernel. Its faults stand in MUTANTS of mutants_<op>.py and
+meet the tests of test_<op>.py, but those marked slow. Each runs in a fork of this
 process, which has torch and Triton loaded but not the package, over a copy of the package with that one fault. The exit status is 1
 where a fault survives or a kernel has fewer than ten.
 """
@@ -10,7 +11,7 @@ where a fault survives or a kernel has fewer than ten.
 import argparse
 import ast
 import csv
-import importlib
+import importlib.util
 import os
 import runpy
 import sys
@@ -18,13 +19,11 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from tests.kernels.trials import Trial, run_trials
-from tests.places import ROOT
+from verification.trials import Trial, run_trials
 
 LEAST_MUTANTS = 10  # of a kernel
 BASELINE_LIMIT_SECONDS = 600.0
-REPOSITORY = ROOT
-LOADED_ONCE = ("torch", "torch._dynamo.testing", "triton", "triton.runtime.interpreter", "hypothesis.strategies")
+LOADED_ONCE = ("torch", "torch._dynamo.testing", "triton", "triton.runtime.interpreter")
 
 
 @dataclass(frozen=True)
@@ -141,18 +140,17 @@ def _table_line(row: Result) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--op", help="only this op; all that have kernels otherwise")
     parser.add_argument("--jobs", type=int, default=2, help="how many run at a time")
     parser.add_argument("--csv", type=Path, help="also write the results here")
-    parser.add_argument("--package", type=Path, default=REPOSITORY / "kernels/apollo_kernels", help="where the ops are")
-    parser.add_argument(
-        "--tests", type=Path, default=REPOSITORY / "tests/kernels", help="where their tests and mutants are"
-    )
+    parser.add_argument("--package", type=Path, required=True, help="folder of the package with the ops")
+    parser.add_argument("--tests", type=Path, required=True, help="folder of their tests and mutants")
     arguments = parser.parse_args()
-    names = [p.stem for p in sorted(arguments.package.glob("*.py")) if kernels_of(p.read_text())]
-    ops = [Op.find(name, arguments.package, arguments.tests) for name in ([arguments.op] if arguments.op else names)]
-    _load_once(arguments.package.name)
+    package, tests = arguments.package.resolve(), arguments.tests.resolve()
+    names = [p.stem for p in sorted(package.glob("*.py")) if kernels_of(p.read_text())]
+    ops = [Op.find(name, package, tests) for name in ([arguments.op] if arguments.op else names)]
+    _load_once(package.name)
     results = run_mutants(ops, arguments.jobs)
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
@@ -169,10 +167,12 @@ def _load_once(package: str) -> None:
     os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     for name in LOADED_ONCE:
         importlib.import_module(name)
-    from hypothesis import Phase, settings
+    if importlib.util.find_spec("hypothesis"):  # tests may do without
+        importlib.import_module("hypothesis.strategies")
+        from hypothesis import Phase, settings
 
-    settings.register_profile("no shrinking", phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
-    settings.load_profile("no shrinking")  # a smaller example of a failure would only cost time
+        settings.register_profile("no shrinking", phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
+        settings.load_profile("no shrinking")  # a smaller example of a failure would only cost time
     assert package not in sys.modules
 
 

@@ -35,7 +35,7 @@ def install() -> None:
     builder = InterpreterBuilder
     builder.cast_impl = _cast(builder.cast_impl)
     builder.create_fp_to_fp = _float_to_float(builder.create_fp_to_fp)
-    builder.get_bf16 = lambda self, value: _rounded(self.get_fp32(value))
+    builder.get_bf16 = lambda self, value: _rounded(self.get_fp32(value))  # pyright: ignore[reportAttributeAccessIssue]
     for name in ("unary_op", "binary_op", "create_fma", "create_dot"):
         setattr(builder, name, _in_float32(getattr(builder, name)))
     ReduceScanOpInterface.check_tensor = _refusing_bfloat16(ReduceScanOpInterface.check_tensor)

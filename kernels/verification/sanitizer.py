@@ -30,7 +30,7 @@ from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 from triton.runtime.errors import InterpreterError
 
-from tests.kernels.shadow import Argument, KernelFault, Kind, Launch, Traffic, distinct
+from verification.shadow import Argument, KernelFault, Kind, Launch, Traffic, distinct
 
 WINDOW = 1 << 48  # bytes; a process has no addresses above 2⁴⁷
 

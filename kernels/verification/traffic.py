@@ -1,7 +1,12 @@
-"""Print the bytes that each kernel moves over the least possible: python -m tests.kernels.traffic [OP ...] [--csv PATH]
+"""Print the bytes that each kernel moves over the least possible.
 
-Counted in Triton's interpreter with the tiles of CUDA, in sectors of 32 bytes, each once within one access of one program. It says
-nothing of speed, and leaves out the caches between accesses, which serve some of it.
+    python -m verification.traffic --cases my_project.traffic_cases [CASE ...] [--csv PATH]
+
+The module has CASES, {"softmax": run}: each launches kernels on CPU tensors with the tiles of a GPU. Its NOTES, where it has them,
+are {("softmax", "_kernel", "x"): "why x moves more than it must"}.
+
+Counted in Triton's interpreter in sectors of 32 bytes, each once within one access of one program. It says nothing of speed, and
+leaves out the caches between accesses, which serve some of it.
 """
 
 import os
@@ -11,15 +16,14 @@ if __name__ == "__main__":
 
 import argparse
 import csv
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from apollo_kernels.launch import triton_on_cpu
-from tests.kernels import faithful_bfloat16
-from tests.kernels.sanitizer import Sanitizer
-from tests.kernels.traffic_cases import NOTES, TRAFFIC_CASES
+from verification import faithful_bfloat16
+from verification.sanitizer import Sanitizer
 
 ALLOWED_RATIO = 1.10
 BULK_SHARE = 0.05  # of the bytes of a case
@@ -27,9 +31,9 @@ BULK_SHARE = 0.05  # of the bytes of a case
 
 @dataclass(frozen=True)
 class Row:
-    """One argument of one kernel in the case of one op."""
+    """One argument of one kernel in one case."""
 
-    op: str
+    op: str  # the name of the case
     kernel: str
     argument: str
     minimum_bytes: int
@@ -40,10 +44,13 @@ class Row:
     note: str
 
 
-def measure(op: str) -> list[Row]:
-    """Runs the case of an op under the sanitizer; one row for each argument that its kernels touch."""
-    with triton_on_cpu("cuda"), Sanitizer() as watch:
-        TRAFFIC_CASES[op]()
+Notes = Mapping[tuple[str, str, str], str]  # (case, kernel, argument) -> why it moves more than it must
+
+
+def measure(op: str, run: Callable[[], None], notes: Notes) -> list[Row]:
+    """Runs a case under the sanitizer; one row for each argument that its kernels touch."""
+    with Sanitizer() as watch:
+        run()
     lines = watch.traffic()
     total = sum(line.sector_bytes for line in lines)
     return [
@@ -56,7 +63,7 @@ def measure(op: str) -> list[Row]:
             ratio=round(line.ratio, 3),
             share=round(line.sector_bytes / total, 3),
             active_lanes=round(line.active_share, 3),
-            note=NOTES.get((op, line.kernel, line.argument), ""),
+            note=notes.get((op, line.kernel, line.argument), ""),
         )
         for line in lines
     ]
@@ -92,15 +99,20 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.kernels.traffic", description=__doc__.partition("\n")[0])
-    parser.add_argument("ops", nargs="*", metavar="OP", help=f"of {', '.join(TRAFFIC_CASES)}; all where none is given")
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.traffic", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="CASE", help="of CASES; all where none is given")
+    parser.add_argument("--cases", required=True, metavar="MODULE", help="module with CASES and perhaps NOTES")
     parser.add_argument("--csv", type=Path, help="also write the table there")
     options = parser.parse_args(arguments)
-    unknown = set(options.ops) - set(TRAFFIC_CASES)
+    module = importlib.import_module(options.cases)
+    cases, notes = module.CASES, getattr(module, "NOTES", {})
+    unknown = set(options.names) - set(cases)
     if unknown:
-        parser.error(f"no case for {', '.join(sorted(unknown))}: choose from {', '.join(TRAFFIC_CASES)}")
+        parser.error(f"no case for {', '.join(sorted(unknown))}: choose from {', '.join(cases)}")
     faithful_bfloat16.install()
-    rows = [row for op in options.ops or TRAFFIC_CASES for row in measure(op)]
+    rows = [row for name in options.names or cases for row in measure(name, cases[name], notes)]
     sys.stdout.write(as_markdown(rows))
     if options.csv:
         write_csv(options.csv, rows)

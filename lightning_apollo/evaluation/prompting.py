@@ -94,7 +94,7 @@ def _middle(subtitle: Subtitle) -> float:
 
 
 def _begins_of_runs(item: VisualItem) -> Tensor:
-    """Begin of each frame, or of each clip where the encoder takes clips: seconds from the start of the video."""
+    """Start of each frame, or of each clip where the encoder takes clips: seconds from the start of the video."""
     return (item.frames.pts_seconds if item.spans_seconds is None else item.spans_seconds[:, 0]) - item.zero_seconds
 
 

@@ -119,7 +119,7 @@ def _container(source: Source, decoder: VideoDecoder | None) -> ContainerMetadat
 
 
 def _starts(container: ContainerMetadata) -> list[float]:
-    """Begin of every stream of pictures or sound, in seconds, where that is known."""
+    """Start of every stream of pictures or sound, in seconds, where that is known."""
     streams = [stream for stream in container.streams if stream.media_type in ("video", "audio")]
     starts = [stream.begin_stream_seconds_from_header for stream in streams]
     return [seconds for seconds in starts if seconds is not None and is_time(seconds)]

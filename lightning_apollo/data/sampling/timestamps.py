@@ -182,7 +182,7 @@ def _fps_offsets(duration: float, fps: float, max_frames: int) -> Tensor:
 def _whole_ticks(
     info: MediaInfo, config: SamplingConfig, begin: float, end: float, is_from_start: bool
 ) -> tuple[float, Tensor]:
-    """Begin of tick 0, and (F,) float64 numbers of the whole ticks up to `end`; tick 0 where there is none.
+    """Start of tick 0, and (F,) float64 numbers of the whole ticks up to `end`; tick 0 where there is none.
 
     FFmpeg's filter `fps` with round=down, which the released loader is made of: ticks count from where a player does, or
     from a cut, the first is the one in which the first frame begins, and what is left after the last whole tick goes.

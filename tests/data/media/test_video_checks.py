@@ -158,7 +158,7 @@ def test_a_players_clock_begins_with_the_sound(plain, tmp_path, ending, start):
 
 
 def box(content: bytearray, kind: bytes) -> int:
-    """Begin of the content of a box."""
+    """Start of the content of a box."""
     return content.index(kind) + 4
 
 

@@ -105,7 +105,7 @@ def with_pixels_of(shown: Sample, prompt: Sample) -> Sample:
 def run_command(*words: str) -> Cost:
     """Runs `lightning-apollo` in a process of its own; a failure ends the benchmark."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lightning_apollo.cli.main", *words])
+    process = subprocess.Popen([sys.executable, "-m", "lightning_apollo", *words])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -57,7 +57,7 @@ def _ask_in_all_modes() -> list[QuestionResult]:
 
 
 def _command(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "lightning_apollo.cli.main", *words], check=True)
+    subprocess.run([sys.executable, "-m", "lightning_apollo", *words], check=True)
 
 
 def _copy(source: Path, target: Path) -> None:

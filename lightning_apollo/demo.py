@@ -165,7 +165,7 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     path = log.with_name("recipe.yaml")
     save_recipe(recipe, path)
-    command = [sys.executable, "-m", "lightning_apollo.cli.main", "fit", str(path), "--resume"]
+    command = [sys.executable, "-m", "lightning_apollo", "fit", str(path), "--resume"]
     with log.open("w") as file:
         if again_by_itself(recipe, "the demo", lambda line: print(line, file=file, flush=True)) is not None:
             command.append("--again")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -61,6 +59,8 @@ class Judge:
 
     def ask(self, prompt: str) -> str:
         """The reply; JudgeError where the endpoint gives none."""
+        import urllib.error  # late: `--help` shows at once
+
         for attempt in range(_TRIES):
             try:
                 return self._ask_once(prompt)
@@ -74,6 +74,8 @@ class Judge:
         raise AssertionError("the last try returns or raises")
 
     def _ask_once(self, prompt: str) -> str:
+        import urllib.request
+
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -100,12 +102,16 @@ def _content(body: bytes, url: str) -> str:
 
 
 def _reason(error: OSError) -> str:
+    import urllib.error
+
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     return str(error.reason if isinstance(error, urllib.error.URLError) else error or type(error).__name__)
 
 
 def _advice(error: OSError) -> str:
+    import urllib.error
+
     if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
         return f"set {KEY_VARIABLE} to the endpoint's key"
     if isinstance(error, urllib.error.HTTPError) and error.code in (400, 404, 422):

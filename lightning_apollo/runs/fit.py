@@ -139,7 +139,7 @@ def _run_in_process(recipe: Recipe, name: str, options: Sequence[str]) -> int:
         command = [
             sys.executable,
             "-m",
-            "lightning_apollo.cli.main",
+            "lightning_apollo",
             "fit",
             str(path),
             "--stage",

@@ -55,7 +55,7 @@ def program_name() -> str:
     """Command that started this program, for a shell."""
     started = Path(sys.argv[0])
     if started.suffix == ".py":
-        return f"{shlex.quote(sys.executable)} -m lightning_apollo.cli.main"
+        return f"{shlex.quote(sys.executable)} -m lightning_apollo"
     is_on_path = shutil.which(started.name) == str(started)
     return started.name if is_on_path else shlex.quote(str(started))
 

@@ -36,9 +36,7 @@ lightning-apollo study run {study} --only "$run" > "$folder/{log}" 2>&1
 def cli_command(study: str, threads: int | None) -> Command:
     """Command that starts one run of a study."""
     words = [] if threads is None else ["--threads", str(threads)]
-    return lambda run: [
-        *(sys.executable, "-m", "lightning_apollo.cli.main", "study", "run", study, "--only", run.name, *words)
-    ]
+    return lambda run: [*(sys.executable, "-m", "lightning_apollo", "study", "run", study, "--only", run.name, *words)]
 
 
 def run_all(runs: Sequence[Run], jobs: int, command: Command, threads: int | None, report: Report) -> list[Run]:

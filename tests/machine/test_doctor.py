@@ -16,7 +16,7 @@ def run_with_broken(module: str, error: str, folder: Path) -> subprocess.Complet
     (folder / module).mkdir()
     (folder / module / "__init__.py").write_text(f"raise {error}\n")
     environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "300", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "lightning_apollo.cli.main", "doctor"]
+    command = [sys.executable, "-m", "lightning_apollo", "doctor"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -147,7 +147,7 @@ def test_two_processes_equal_one(trained: Recipe, tmp_path: Path) -> None:
     assert read_origin(one, "videos") == read_origin(two, "videos")
     save_recipe(two, tmp_path / "two.yaml")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "lightning_apollo.cli.main", "fit", str(tmp_path / "two.yaml"), "--stage", "videos"]
+    command = [*launch, "-m", "lightning_apollo", "fit", str(tmp_path / "two.yaml"), "--stage", "videos"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, timeout=240, env=environment, capture_output=True)
     a, b = (load_file(stage_folder(run, "videos") / "model.safetensors") for run in (one, two))

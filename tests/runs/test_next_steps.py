@@ -42,4 +42,4 @@ def test_the_program_is_named_as_it_was_started(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PATH", str(program.parent))
     assert program_name() == "lightning-apollo"
     monkeypatch.setattr("sys.argv", ["/somewhere/lightning_apollo/cli.py"])
-    assert program_name().endswith("-m lightning_apollo.cli.main")
+    assert program_name().endswith("-m lightning_apollo")

@@ -330,7 +330,7 @@ def test_a_second_fit_is_refused_and_what_a_killed_one_held_is_taken_over(run: P
     words = ["stages.adapt.max_steps=100000", "data.num_workers=1", "data.supervision={}", f"output={run / 'new'}"]
     one = small(run, *words)
     save_recipe(one, run / "long.yaml")
-    command = [sys.executable, "-m", "lightning_apollo.cli.main", "fit", str(run / "long.yaml"), "--stage", "adapt"]
+    command = [sys.executable, "-m", "lightning_apollo", "fit", str(run / "long.yaml"), "--stage", "adapt"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             metrics = run / "new" / "adapt" / "metrics.csv"

@@ -117,7 +117,7 @@ def test_runs_get_their_threads(tmp_path: Path) -> None:
     run_all([run], 1, lambda run: words, 3, lambda run, score: None)
     assert last_line(run) == "3"
     assert cli_command("mine.yaml", 3)(run)[2:] == [
-        *("lightning_apollo.cli.main", "study", "run", "mine.yaml", "--only", "run0", "--threads", "3")
+        *("lightning_apollo", "study", "run", "mine.yaml", "--only", "run0", "--threads", "3")
     ]
 
 

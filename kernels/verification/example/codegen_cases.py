@@ -1,4 +1,4 @@
-"""What `verification.codegen` compiles."""
+"""Cases of `verification.codegen`."""
 
 import torch
 from row_softmax import softmax

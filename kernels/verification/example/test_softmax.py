@@ -1,4 +1,4 @@
-"""The kernel against float64, under the sanitizer, in two orders of its programs."""
+"""The kernel against float64 and under the sanitizer in two orders of its programs."""
 
 import pytest
 import torch

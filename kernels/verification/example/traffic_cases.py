@@ -1,4 +1,4 @@
-"""What `verification.traffic` counts."""
+"""Cases of `verification.traffic`."""
 
 import torch
 from row_softmax import softmax

@@ -1,4 +1,4 @@
-"""Cases of `verification.codegen`."""
+"""Softmax cases for `verification.codegen`, in float32 and bfloat16."""
 
 import torch
 from row_softmax import softmax

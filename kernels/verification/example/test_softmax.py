@@ -30,7 +30,7 @@ def test_rows_add_up_to_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
 
 
 def test_large_numbers_do_not_overflow() -> None:
-    """In one row far above those of the other, so that each needs its own maximum."""
+    """Rows far above and far below zero: each needs its own maximum."""
     x = torch.tensor([[1000.0, 1000.0, -1000.0], [-1000.0, -1000.0, -3000.0]])
     with Sanitizer():
         assert softmax(x).tolist() == [[0.5, 0.5, 0.0]] * 2

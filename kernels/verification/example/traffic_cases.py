@@ -1,4 +1,4 @@
-"""Cases of `verification.traffic`."""
+"""Softmax case for `verification.traffic`, 16 rows of bfloat16."""
 
 import torch
 from row_softmax import softmax

@@ -1,4 +1,4 @@
-"""The softmax of each row, by a Triton kernel: an example of a project that verifies its kernels with these tools."""
+"""Row softmax as a Triton kernel: an example of a project that verifies its kernels with these tools."""
 
 from row_softmax.softmax import softmax
 

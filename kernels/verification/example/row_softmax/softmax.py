@@ -1,4 +1,4 @@
-"""The softmax of each row of a matrix: a Triton kernel and its launcher."""
+"""Softmax of each row of a matrix: a Triton kernel and its launcher."""
 
 import torch
 import triton

@@ -41,7 +41,7 @@ def tiny_recipe(folder: Path) -> Recipe:
             *(f"output={folder}", f"data.root={folder / 'shapes'}", "data.shapes.num_clips=16"),
             *("data.shapes.num_images=8", "data.shapes.num_held_out=1", "trainer.progress_bar=false"),
             *(
-                "trainer.sight=false",
+                "trainer.blank_media_check=false",
                 "trainer.checkpoint.every_n_steps=100",
                 f"{stage}.mixture={{video_qa: 1.0}}",
                 f"{stage}.max_steps=3",

@@ -52,6 +52,7 @@ class Listener:
         self.is_working = False  # and has something to close; until then it imports
         self._is_training = False
         self._handlers_before: dict[int, Any] = {}
+        self._saving_said = threading.Lock()
         self._end_begun = threading.Lock()  # held for good by the thread that ends this process
         self._end_said = threading.Event()
         self._is_watched = False
@@ -82,6 +83,7 @@ class Listener:
         """From now on signals are noted."""
         self.noted = None
         self._counts.clear()
+        self._saving_said = threading.Lock()
         self._is_training = True
         self._handlers_before = {number: signal.getsignal(number) for number in (*SIGNALS, FROM_PARENT)}
         self.start()
@@ -101,7 +103,8 @@ class Listener:
                     os._exit(_exit_code(came))
                 raise Preempted(_exit_code(came))
             return
-        if came == signal.SIGINT != self.noted and own_rank() == 0:
+        is_first = came == signal.SIGINT and self._saving_said.acquire(blocking=False)  # another may come between lines
+        if is_first and own_rank() == 0:
             _write(_SAVING)
         self.noted = max(self.noted or came, came, key=SIGNALS.index)
 

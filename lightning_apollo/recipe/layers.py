@@ -18,13 +18,16 @@ from lightning_apollo.errors import RecipeError, suggestion
 from lightning_apollo.recipe.trees import Tree, assign, merge
 from lightning_apollo.recipe.yaml_text import entry_hint, read_word, read_yaml, settle
 
+# Section -> key in the recipe.yaml of a stage that an earlier version trained -> its name now: what was trained stays readable
+EARLIER_NAMES = {"trainer": {"sight": "blank_media_check"}}
+
 
 def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
     """Returns one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`."""
     label = short_path(path)
     if path.resolve() in seen:
         raise RecipeError(f"{label}: base: the files name each other in a circle")
-    own = _read_yaml(path)
+    own = _with_present_names(path, _read_yaml(path))
     bases = settle(own.pop("base", []), list[str])
     own = settle(own, kind)
     if not isinstance(bases, list) or not all(isinstance(entry, str) for entry in bases):
@@ -34,6 +37,16 @@ def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ())
     for entry in bases:
         tree = merge(tree, read_layers(_find_base(entry, path, conf), kind, conf, (*seen, path.resolve())))
     return merge(tree, own)
+
+
+def _with_present_names(path: Path, own: Tree) -> Tree:
+    """The tree of a stage's recipe.yaml by an earlier version under the keys of today; any other file as it is."""
+    if path.name != "recipe.yaml":
+        return own
+    for section, names in EARLIER_NAMES.items():
+        if isinstance(written := own.get(section), dict):
+            own = {**own, section: {names.get(key, key): value for key, value in written.items()}}
+    return own
 
 
 def with_defaults(tree: Tree, kind: type) -> Tree:

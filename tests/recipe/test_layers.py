@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lightning_apollo.recipe.layers import RecipeError, apply_word, build, read_layers, with_defaults
+from lightning_apollo.recipe.schema import load_recipe
 from lightning_apollo.recipe.yaml_text import read_yaml, settle
 
 
@@ -206,3 +207,12 @@ def test_a_mistake_in_a_word_is_one_line(word: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         load("name: x\nparts: {a: {width: 1}}\nmixture: {new: 1}\n", word)
     assert str(error.value) == message
+
+
+def test_the_recipe_of_a_stage_of_an_earlier_version_is_read_and_no_other_file_has_its_names(tmp_path: Path) -> None:
+    text = "base: [recipe/videollama3-tiny]\nname: old\ntrainer: {sight: false}\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_recipe(tmp_path / "recipe.yaml").trainer.blank_media_check is False
+    with pytest.raises(RecipeError, match=r"trainer\.sight: unknown key"):
+        load_recipe(tmp_path / "mine.yaml")

@@ -17,7 +17,6 @@ PACKAGE = ROOT / "lightning_apollo"
 # Class -> the built-in kind that callers catch it as besides
 KINDS = {
     "errors.RecipeError": Exception,
-    "layers.RecipeError": Exception,
     "errors.MediaError": Exception,
     "structures.MediaError": Exception,
     "structures.WeightsError": ValueError,

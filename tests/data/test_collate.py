@@ -59,7 +59,7 @@ def test_a_prompt_without_labels_packs() -> None:
 
 
 def test_nothing_and_another_patch_size_are_errors() -> None:
-    with pytest.raises(ValueError, match="a batch needs at least one"):
+    with pytest.raises(ValueError, match="batch"):
         collate([], patch_size=2)
-    with pytest.raises(ValueError, match=r"a:1:.*2.*14 pixels"):
+    with pytest.raises(ValueError, match=r"a:1: .*\b2\b.*\b14 pixels"):
         collate([_sample("a:1", [9, 8], [-100, 8])], patch_size=14)

@@ -65,7 +65,7 @@ def test_manifests_of_a_source_follow_each_other(tmp_path: Path) -> None:
         "b.jsonl:2",
         "b.jsonl:3",
     ]
-    with pytest.raises(IndexError, match="source text has no such row"):
+    with pytest.raises(IndexError, match=r"source text.*row"):
         source[5]
 
 
@@ -121,7 +121,7 @@ def test_a_malformed_row_is_never_skipped(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "text.jsonl", [{"conversations": []}, {"conversations": turns("Tell.", "red")}])
     sources = open_sources({"text": SourceConfig([str(path)], str(tmp_path))}, [])
     prepared = ConversationDataset(sources, preparer(), seed=0, skips_bad=True)[request((0, 0))]
-    with pytest.raises(ManifestError, match=r"text\.jsonl, line 1"):
+    with pytest.raises(ManifestError, match=r"text\.jsonl, line 1\b"):
         Quarantine(tmp_path / "quarantine.jsonl", max_share=1.0).admit(prepared)
 
 
@@ -149,10 +149,10 @@ def test_too_many_bad_samples_of_one_source_end_the_run(tmp_path: Path) -> None:
     rows = dataset(tmp_path, good=set(), mixed={3})
     for _ in range(MIN_BAD_SAMPLES - 1):
         quarantine.admit(rows[request((1, 3), (0, 1), (0, 2))])
-    with pytest.raises(RuntimeError, match=r"10 of 20 samples.*max_error_share 0\.2"):
+    with pytest.raises(RuntimeError, match=r"\b10 of 20 samples.*max_error_share.*\b0\.2\b"):
         quarantine.admit(rows[request((1, 3), (0, 1), (0, 2))])
 
 
 def test_a_source_without_manifests_is_refused() -> None:
-    with pytest.raises(ValueError, match="a source needs at least one manifest"):
+    with pytest.raises(ValueError, match=r"source.*manifest"):
         SourceConfig([])

@@ -105,7 +105,7 @@ def test_old_turns_go_where_the_text_alone_is_too_long(folder: Path, preparer: P
 
 def test_an_answer_that_cannot_fit_is_an_error(folder: Path, preparer: Preparer) -> None:
     tight = replace(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=80))
-    with pytest.raises(ValueError, match="max_length is 80"):
+    with pytest.raises(ValueError, match=r"max_length.*\b80\b"):
         tight.sample(conversation(folder, conversations=turns("Tell me.", "red " * 200)), folder)
 
 

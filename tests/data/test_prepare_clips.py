@@ -217,7 +217,7 @@ def test_clips_go_until_text_and_media_fit(
         sample = with_budget(preparer, 6, max_length=limit).sample(asked, folder)
         assert num_clips(sample) == [sum(length <= limit for length in lengths)]
         assert sample.input_ids.numel() <= limit
-    with pytest.raises(ValueError, match=f"{lengths[5]} tokens that must stay, but max_length is {lengths[0] - 1}"):
+    with pytest.raises(ValueError, match=rf"\b{lengths[5]} tokens.*max_length.*\b{lengths[0] - 1}\b"):
         with_budget(preparer, 6, max_length=lengths[0] - 1).sample(asked, folder)
 
 
@@ -251,7 +251,7 @@ def test_the_blind_baseline_shows_nothing(folder: Path, preparer: Preparer) -> N
 def test_a_stream_is_an_error(visuals: str, folder: Path, preparer: Preparer) -> None:
     talk = [{"role": "user", "content": "Watch.", "time": 0.0}, {"role": "assistant", "content": "red", "time": 1.0}]
     row = conversation(folder, stream=True, video=["four.mp4"], conversation=talk)
-    with pytest.raises(ValueError, match="a stream is shown frame by frame, but the model takes clips"):
+    with pytest.raises(ValueError, match=r"stream.*clips"):
         replace(preparer, visuals=visuals).sample(row, folder)
 
 
@@ -307,7 +307,7 @@ def test_a_stage_says_how_many_clips(max_clips: int | None, expected: int, folde
 
 
 def test_a_model_of_frames_refuses_clips(preparer: Preparer) -> None:
-    with pytest.raises(ValueError, match='kind is "clips", but the model takes frames'):
+    with pytest.raises(ValueError, match=r'kind.*"clips".*frames'):
         replace(preparer, clip=None)
-    with pytest.raises(ValueError, match="the model takes clips of 8 frames"):
+    with pytest.raises(ValueError, match=r"clips of 8 frames"):
         replace(preparer, clip=replace(CLIP, num_frames=8))

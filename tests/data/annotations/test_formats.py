@@ -44,7 +44,7 @@ def test_sharegpt4video_learns_the_caption_of_the_whole_video() -> None:
     question = f"<video panda/j5JqNXjGufw.mp4>{VIDEO_QUESTION}"
     assert _said(row) == [("user", question), ("assistant", "A cook fries an onion.")]
     assert normalise(row).keys() == {"video", "messages"}
-    with pytest.raises(RowError, match="0 captions with 'idx' \"-1\""):
+    with pytest.raises(RowError, match=r"0.*'idx' \"-1\""):
         parse_row(row | {"captions": row["captions"][:1]})
 
 
@@ -115,7 +115,7 @@ def test_alpaca_has_a_system_turn_earlier_rounds_and_an_input() -> None:
     # tatsu-lab/stanford_alpaca, alpaca_data.json; `text` is the same again, as tatsu-lab/alpaca adds it
     plain = {"instruction": "Add two and two.", "input": "", "output": "Four.", "text": "Below is an instruction"}
     assert _said(plain) == [("user", "Add two and two."), ("assistant", "Four.")]
-    with pytest.raises(RowError, match="'history' is no list of"):
+    with pytest.raises(RowError, match=r"'history'.*list"):
         parse_row(row | {"history": ["Is it?"]})
 
 
@@ -140,7 +140,7 @@ def test_pixmo_cap_is_a_question_of_ours_and_its_caption() -> None:
     row = {"image": "ab.jpg", "image_url": "https://example.org/17.jpg", "caption": "A cat.", "transcripts": ["So."]}
     assert _said(row) == [("user", f"<image ab.jpg>{IMAGE_QUESTION}"), ("assistant", "A cat.")]
     assert normalise(row).keys() == {"image", "messages"}
-    with pytest.raises(RowError, match="a caption without its media"):
+    with pytest.raises(RowError, match=r"caption.*'image' or"):
         parse_row({"image_url": "https://example.org/17.jpg", "caption": "A cat.", "transcripts": []})
 
 
@@ -163,7 +163,7 @@ def test_downloads_are_found_by_their_key() -> None:
 
 
 def test_a_download_that_failed_is_refused() -> None:
-    with pytest.raises(RowError, match="status 'failed_to_download': nothing was downloaded for this row, remove it"):
+    with pytest.raises(RowError, match="status 'failed_to_download'"):
         parse_row({**IMG2DATASET, "caption": "A cat.", "status": "failed_to_download"})
 
 

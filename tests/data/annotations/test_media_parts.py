@@ -111,9 +111,9 @@ def test_image_stands_for_the_videos_of_a_row_without_images() -> None:
         MediaPart("video", "a.mp4"),
         MediaPart("video", "b.mp4"),
     )
-    with pytest.raises(RowError, match="the text shows 3 <image> but the row lists 1 videos"):
+    with pytest.raises(RowError, match=r"\b3 <image>.*\b1 videos"):
         parse_row(_row("<image><image><image>Q", video="a.mp4"))
-    with pytest.raises(RowError, match="the text shows <image> and <video> but the row lists no image"):
+    with pytest.raises(RowError, match=r"<image> and <video>.* image:"):
         parse_row(_row("<image><video>Q", video=["a.mp4", "b.mp4"]))
 
 
@@ -138,13 +138,13 @@ def test_file_urls_are_paths_that_stay_inside_the_root(tmp_path: Path) -> None:
     rows = [_row(image=(root / "a b.jpg").as_uri()), _row(image=(tmp_path / "a.jpg").as_uri())]
     manifest = read_manifest(write_rows(root / "rows.jsonl", rows), "s", root)
     assert manifest[0].media == (MediaPart("image", str(root / "a b.jpg")),)
-    with pytest.raises(ManifestError, match="leaves the data root"):
+    with pytest.raises(ManifestError, match=r"media path '.*' .*root"):
         manifest[1]
 
 
 def test_every_frame_of_a_list_stays_inside_the_root(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [_row(video=["a.jpg", "../b.jpg"], fps=1)])
-    with pytest.raises(ManifestError, match=r"'\.\./b\.jpg' leaves the data root"):
+    with pytest.raises(ManifestError, match=r"media path '\.\./b\.jpg' .*root"):
         read_manifest(path, "s", tmp_path)[0]
 
 
@@ -157,30 +157,30 @@ def test_media_that_lie_inside_a_row_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (_row(video="a.mp4", start=2, start_time=3), "start 2 and start_time 3 disagree: keep one of them"),
-        (_chat({**VIDEO, "start": 2}, start=3), "the begin is 2 for a video and 3 in its row: keep one of them"),
-        (_chat({**VIDEO, "start": 4}, end=3), "the end 3 is not after the begin 4: correct one of them"),
-        (_row(video="a.mp4", segment=[3, 2]), "segment 2 is not after segment 3: correct one of them"),
-        (_row(video="a.mp4", segment="0:10"), r"segment is '0:10': give it as \[begin, end\] in seconds"),
-        (_row(video="a.mp4", start="00:01:05"), "start is '00:01:05': give it in seconds from the start of the video"),
-        (_row(video="a.mp4", start=2, duration=5), "'duration' beside a begin without an end: give 'end_time'"),
-        (_row(video=["a.mp4", "b.mp4"], segment=[1, 2]), "segment of 2 videos: give a list with one entry for each"),
-        (_row(video=["a.mp4", "b.mp4"], start=[1, 2, 3]), "start has 3 entries for 2 videos: give one for each"),
-        (_row(image="a.jpg", start=2), "'start' without a video: name the video in 'video', or remove the key"),
-        (_row(fps=2), "'fps' without a video"),
-        (_row(video="a.mp4", fps=0), "fps is 0: give frames a second, above 0"),
-        (_row(video="a.mp4", fps=float("inf")), "fps is inf"),
-        (_row(video="a.mp4", max_frames=2.5), "max_frames is 2.5: give a whole number of frames"),
-        (_row(video=["0.jpg", "1.jpg"]), "a video of 2 frame pictures without their rate: give 'fps'"),
-        (_row(video=["0.jpg", "1.mp4"]), "a list of videos and pictures: list pictures in 'images'"),
-        (_row(video="a.mp4", sample_fps=2), "'sample_fps' or 'raw_fps' of a video that is one file: give 'fps'"),
-        (_row(images=[["0.jpg", "1.jpg"]]), "a list of pictures in the place of one image"),
-        (_row(video=[[]]), "an empty list in the place of a video"),
-        (_row(image={"path": None}), "the image {'path': None} without a file: give its 'path'"),
-        (_row(image="a.jpg", images=["b.jpg"]), "'image' and 'images' list different files: keep one of them"),
-        (_chat({"type": "video", "video": "a.mp4", "path": "b.mp4"}), "a part of type 'video' names different files"),
-        (_row(image="file://server/a.jpg"), "media 'file://server/a.jpg' names no file of this machine"),
-        ({**_row(), "stream": "false"}, "stream is 'false': write true or false"),
+        (_row(video="a.mp4", start=2, start_time=3), "start 2 and start_time 3 "),
+        (_chat({**VIDEO, "start": 2}, start=3), r".*begin .*\b2\b.*\b3\b"),
+        (_chat({**VIDEO, "start": 4}, end=3), r".*end 3 .*begin 4\b"),
+        (_row(video="a.mp4", segment=[3, 2]), r"segment 2 .*segment 3\b"),
+        (_row(video="a.mp4", segment="0:10"), r"segment .*'0:10': .*\[begin, end\]"),
+        (_row(video="a.mp4", start="00:01:05"), r"start .*'00:01:05': .*seconds"),
+        (_row(video="a.mp4", start=2, duration=5), r"'duration' .*'end_time'"),
+        (_row(video=["a.mp4", "b.mp4"], segment=[1, 2]), r"segment .*2 videos"),
+        (_row(video=["a.mp4", "b.mp4"], start=[1, 2, 3]), r"start .*3 entries.*2 videos"),
+        (_row(image="a.jpg", start=2), r"'start' .*'video'"),
+        (_row(fps=2), r"'fps' .*video"),
+        (_row(video="a.mp4", fps=0), r"fps .*\b0\b"),
+        (_row(video="a.mp4", fps=float("inf")), r"fps .*\binf\b"),
+        (_row(video="a.mp4", max_frames=2.5), r"max_frames .*\b2\.5\b"),
+        (_row(video=["0.jpg", "1.jpg"]), r".*2 frame pictures .*'fps'"),
+        (_row(video=["0.jpg", "1.mp4"]), r".*videos.*pictures.*'images'"),
+        (_row(video="a.mp4", sample_fps=2), r"'sample_fps' .*'raw_fps' .*'fps'"),
+        (_row(images=[["0.jpg", "1.jpg"]]), r".*list.* image:"),
+        (_row(video=[[]]), r".*empty list.* video:"),
+        (_row(image={"path": None}), r".*\{'path': None\}.*'path'$"),
+        (_row(image="a.jpg", images=["b.jpg"]), "'image' and 'images' "),
+        (_chat({"type": "video", "video": "a.mp4", "path": "b.mp4"}), r".*'video' .*files"),
+        (_row(image="file://server/a.jpg"), r".*'file://server/a\.jpg' "),
+        ({**_row(), "stream": "false"}, r"stream .*'false'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(row: dict[str, object], reason: str) -> None:

@@ -69,13 +69,13 @@ def test_metadata_passes(name: str) -> None:
 
 
 REFUSED: list[tuple[dict[str, object], str, str]] = [  # row, key, part of the fix
-    (_row(tools='[{"name": "zoom"}]'), "tools", "text of turns"),
-    (_row(functions=[{}]), "functions", "text of turns"),
+    (_row(tools='[{"name": "zoom"}]'), "tools", "text"),
+    (_row(functions=[{}]), "functions", "text"),
     (_row(audios=["a.wav"]), "audios", "sound"),
     (_row(audio="a.wav"), "audio", "sound"),
-    (_row(objects={"bbox": [[1, 2, 3, 4]]}), "objects", "into the text"),
-    (_row(bbox=[1, 2, 3, 4]), "bbox", "into the text"),
-    (_row(image="a.jpg", masks=["m.png"]), "masks", "into the text"),
+    (_row(objects={"bbox": [[1, 2, 3, 4]]}), "objects", "text"),
+    (_row(bbox=[1, 2, 3, 4]), "bbox", "text"),
+    (_row(image="a.jpg", masks=["m.png"]), "masks", "text"),
     (_row(image="a.jpg", depth="d.png"), "depth", "'image' or 'video'"),
     (_row(video_path="a.mp4"), "video_path", "'image' or 'video'"),
     (_row(image_file="a.jpg"), "image_file", "'image' or 'video'"),
@@ -90,27 +90,27 @@ REFUSED: list[tuple[dict[str, object], str, str]] = [  # row, key, part of the f
     (_row(video="a.mp4", num_frames=8), "num_frames", "'fps' or 'max_frames'"),
     (_row(image="a.jpg", max_pixels=100), "max_pixels", "data.budget"),
     (_row(video="a.mp4", timestamps=[[1, 2]]), "timestamps", "'start_time' and 'end_time'"),
-    (_row(video="a.mp4", start_frame=3), "start_frame", "in seconds"),
-    (_row(rejected="B"), "rejected", "as a turn"),
-    (_row(response="B"), "response", "a turn"),
-    ({**_row(), "answer": "B", "question": "C"}, "answer", "a turn"),
-    (_row(caption="B"), "caption", "a turn"),
+    (_row(video="a.mp4", start_frame=3), "start_frame", "seconds"),
+    (_row(rejected="B"), "rejected", "turn"),
+    (_row(response="B"), "response", "turn"),
+    ({**_row(), "answer": "B", "question": "C"}, "answer", "turn"),
+    (_row(caption="B"), "caption", "turn"),
     (_row(weight=0.5), "weight", '"loss"'),
     (_row(train_on_input=True), "train_on_input", '"loss"'),
-    (_row(messages=[QUESTION, ANSWER]), "messages", "one list of turns"),
-    (_row(vidoe="a.mp4"), "vidoe", "did you mean 'video'?"),
-    (_row(video="a.mp4", strat_time=3), "strat_time", "did you mean 'start_time'?"),
-    (_row(Image="a.jpg"), "Image", "did you mean 'image'?"),
-    (_row(frobnicate=1), "frobnicate", "rename or remove it"),
-    ({"messages": [QUESTION, {**ANSWER, "tool_calls": [{}]}]}, "tool_calls", "text of turns"),
-    ({"messages": [{**QUESTION, "images": ["a.jpg"]}, ANSWER]}, "images", "in the row"),
-    ({"messages": [{**QUESTION, "start": 3}, ANSWER]}, "start", "beside the video"),
+    (_row(messages=[QUESTION, ANSWER]), "messages", "turns"),
+    (_row(vidoe="a.mp4"), "vidoe", "'video'"),
+    (_row(video="a.mp4", strat_time=3), "strat_time", "'start_time'"),
+    (_row(Image="a.jpg"), "Image", "'image'"),
+    (_row(frobnicate=1), "frobnicate", "remove"),
+    ({"messages": [QUESTION, {**ANSWER, "tool_calls": [{}]}]}, "tool_calls", "text"),
+    ({"messages": [{**QUESTION, "images": ["a.jpg"]}, ANSWER]}, "images", "row"),
+    ({"messages": [{**QUESTION, "start": 3}, ANSWER]}, "start", "video"),
     ({"messages": [{**QUESTION, "time": 3}, ANSWER]}, "time", '"stream": true'),
-    ({"messages": [QUESTION, {**ANSWER, "reasoning_content": "x"}]}, "reasoning_content", "text of a turn"),
+    ({"messages": [QUESTION, {**ANSWER, "reasoning_content": "x"}]}, "reasoning_content", "text"),
     (_chat({"type": "image", "image": "a.jpg", "min_pixels": 9}), "min_pixels", "data.budget"),
     (_chat({"type": "image_url", "image_url": {"url": "a.jpg", "detail": "low"}}), "detail", "data.budget"),
     (_chat({"type": "video", "video": "a.mp4", "nframes": 8}), "nframes", "'max_frames'"),
-    (_chat({"type": "video", "video": {"path": "a.mp4", "fpps": 8}}), "fpps", "did you mean 'fps'?"),
+    (_chat({"type": "video", "video": {"path": "a.mp4", "fpps": 8}}), "fpps", "'fps'"),
 ]  # fmt: skip
 
 
@@ -156,15 +156,15 @@ def test_markers_of_other_tools_are_refused_in_every_turn(marker: str) -> None:
         _chat({"type": "text", "text": f"{marker} Q"}),
     ]
     for row in rows:
-        with pytest.raises(RowError, match="backticks"):
+        with pytest.raises(RowError, match="`backticks`"):
             parse_row(row)
-        with pytest.raises(RowError, match="backticks"):  # an unknown key is a choice, a wrong marker is not
+        with pytest.raises(RowError, match="`backticks`"):  # an unknown key is a choice, a wrong marker is not
             read_row(row, IGNORE)
 
 
 def test_a_marker_of_our_own_is_refused_where_no_media_are_shown() -> None:
     for row in (_row(answer="See <image>."), _row(system="<video>"), _chat({"type": "text", "text": "<image>"})):
-        with pytest.raises(RowError, match=r"in (a turn|the row|a part).*backticks"):
+        with pytest.raises(RowError, match=r"(turn|row|part).*`backticks`"):
             parse_row(row)
 
 
@@ -184,7 +184,7 @@ LOOSE = [
 
 @pytest.mark.parametrize("marker", LOOSE)
 def test_words_of_html_are_markers_beside_media_alone(marker: str) -> None:
-    with pytest.raises(RowError, match="is no marker here"):
+    with pytest.raises(RowError, match=r"<image>.*<video>.*`backticks`"):
         parse_row(_row(f"{marker}\nQ", image="a.jpg"))
     assert parse_row(_row(f"{marker}\nQ")) == (Message("user", (TextPart(f"{marker}\nQ"),)), A)
 
@@ -211,9 +211,9 @@ def test_the_system_text_of_a_row_is_a_turn(key: str) -> None:
     assert parse_row({"conversations": said, key: "Be brief."}) == (system, Q, A)
     stream = {"stream": True, "video": "v.mp4", "conversation": [{**QUESTION, "time": 0}, {**ANSWER, "time": 1}]}
     assert [message.role for message in parse_row({**stream, key: "S"})] == ["stream", "system", "user", "assistant"]
-    with pytest.raises(RowError, match="different system texts"):
+    with pytest.raises(RowError, match="'system'"):
         parse_row({"conversations": said, key: "Sing."})
-    with pytest.raises(RowError, match=f"give '{key}' as a string"):
+    with pytest.raises(RowError, match=rf"text.*'{key}'"):
         parse_row({**_row(), key: ["Sing."]})
 
 
@@ -227,17 +227,17 @@ def test_a_turn_says_whether_it_is_learnt(key: str, off: object, on: object) -> 
 @pytest.mark.parametrize(
     ("turn", "reason"),
     [
-        ({**ANSWER, "weight": 0.5}, "weight is 0.5 in a turn: write true to learn it, or false"),
-        ({**ANSWER, "loss": "false"}, "loss is 'false' in a turn"),
-        ({**ANSWER, "loss": True, "train": False}, "loss and train of a turn disagree"),
-        ({**ANSWER, "loss": False}, "no answer is learnt: switch the loss of one on, or remove the row"),
-        ({**ANSWER, "mask": True}, "'mask' in a turn is not read"),
+        ({**ANSWER, "weight": 0.5}, r"^weight\b.*\b0\.5\b"),
+        ({**ANSWER, "loss": "false"}, r"^loss .*'false'"),
+        ({**ANSWER, "loss": True, "train": False}, r"^loss and train "),
+        ({**ANSWER, "loss": False}, r"answer.*loss"),
+        ({**ANSWER, "mask": True}, r"^'mask' "),
     ],
 )
 def test_a_loss_switch_that_cannot_be_obeyed_is_refused(turn: dict[str, object], reason: str) -> None:
     with pytest.raises(RowError, match=reason):
         parse_row({"messages": [QUESTION, turn]})
-    with pytest.raises(RowError, match="loss is on in a turn of the user"):
+    with pytest.raises(RowError, match=r"loss.*user"):
         parse_row({"messages": [{**QUESTION, "loss": True}, ANSWER]})
 
 
@@ -245,7 +245,7 @@ def test_roles_in_other_spellings_are_read_and_those_of_tools_refused() -> None:
     assert parse_row({"messages": [{"role": "Human", "content": "Q"}, {"role": "model", "content": "A"}]}) == (Q, A)
     assert parse_row({"conversations": [QUESTION, ANSWER]}) == (Q, A)  # MiniCPM-V's rows
     for role in ("tool", "function_call", "observation", "function"):
-        with pytest.raises(RowError, match=f"a turn with 'role' '{role}': use human"):
+        with pytest.raises(RowError, match=rf"'role' '{role}'.*human"):
             parse_row({"messages": [QUESTION, {"role": role, "content": "x"}, ANSWER]})
 
 

@@ -73,7 +73,7 @@ def test_rows_and_columns(index: Index, folder: Path) -> None:
 def test_media_are_what_a_probe_says(index: Index, folder: Path) -> None:
     assert index.media_info(0) == media.probe(folder / "late.mkv", "video")
     assert index.media_info(1) == media.probe(folder / "000.png", "image")
-    with pytest.raises(MediaError, match=r"001\.png: not a picture"):
+    with pytest.raises(MediaError, match=r"001\.png.*picture"):
         index.media_info(2)
     assert index.media_column("modality").tolist() == [1, 0, 0, 0]
     assert index.media_column("file_bytes")[0] == (folder / "late.mkv").stat().st_size
@@ -116,10 +116,10 @@ def test_what_is_no_index_is_refused_in_one_line(index: Index, tmp_path: Path) -
     for name in ("media.parquet", "samples.parquet"):
         table = pq.read_table(index.folder / name)
         pq.write_table(table.replace_schema_metadata({"format_version": "0"}), tmp_path / name)
-    with pytest.raises(IndexFileError, match="another version"):
+    with pytest.raises(IndexFileError, match="version"):
         Index(tmp_path)
     (tmp_path / "media.parquet").write_text("text")
-    with pytest.raises(IndexFileError, match="no Parquet file"):
+    with pytest.raises(IndexFileError, match=r"\bParquet\b"):
         Index(tmp_path)
 
 

@@ -96,7 +96,7 @@ def test_a_file_that_changes_after_the_probe_is_a_media_error(corpus, tmp_path):
     path.write_bytes((corpus / "whole.png").read_bytes())
     info = probe(path)
     path.write_text("gone")
-    with pytest.raises(MediaError, match="changed after it was probed"):
+    with pytest.raises(MediaError, match=r"picture.*probed"):
         decode(info, torch.zeros(1), NATIVE)
 
 
@@ -110,5 +110,5 @@ def test_errors_travel_between_processes(corpus):
 
 def test_without_torchcodec_the_error_says_what_to_install(corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    with pytest.raises(VideoLibrariesError, match=r"torchcodec.*: pip install 'torch"):
+    with pytest.raises(VideoLibrariesError, match=r"torchcodec.*pip install 'torch"):
         probe(corpus / "one_frame.mp4")

@@ -195,7 +195,7 @@ def test_errors_are_those_of_the_inner_reader_and_are_not_kept(
     reader: CachedReader, clip: Path, tmp_path: Path
 ) -> None:
     info = reader.probe(str(clip), "video")
-    with pytest.raises(ValueError, match="timestamps must rise"):
+    with pytest.raises(ValueError, match=r"timestamps.*\[\d"):
         reader.decode(info, torch.tensor([2.0, 1.0]), SIZE)
     missing = tmp_path / "missing.mp4"
     with pytest.raises(MediaError, match="no such file"):

@@ -107,10 +107,10 @@ def test_a_list_is_read_from_shards(folder: Path, tmp_path: Path, monkeypatch) -
 
 
 def test_every_picture_of_a_list_must_be_there_and_of_one_size(folder: Path) -> None:
-    with pytest.raises(MediaError, match=r"3\.png \(first.*8 frames\):.*/77\.png:"):
+    with pytest.raises(MediaError, match=r"3\.png \(first.*8 frames\).*/77\.png\b"):
         probe(address_in(folder, (*NAMES, "frames/77.png")))
     (folder / "text.png").write_text("no picture")
-    with pytest.raises(MediaError, match=r"text\.png: not a picture"):
+    with pytest.raises(MediaError, match=r"text\.png.*picture"):
         probe(address_in(folder, ("text.png",)))
     Image.new("RGB", (32, 16)).save(folder / "small.png")
     with pytest.raises(MediaError, match=rf"small\.png: 32×16.*/3\.png.*{WIDTH}×{HEIGHT}"):
@@ -121,7 +121,7 @@ def test_a_broken_picture_costs_only_who_looks_at_it(folder: Path) -> None:
     cut(folder / NAMES[1], folder / "half.png", 0.5).rename(folder / NAMES[1])
     address = address_in(folder)
     assert numbers_at(address, [0.0, 1.0]) == [3, 4]
-    with pytest.raises(MediaError, match=r"its frame .*/1\.png: truncated or corrupt picture"):
+    with pytest.raises(MediaError, match=r"/1\.png: .*corrupt"):
         numbers_at(address, [0.0, 0.5])
 
 
@@ -181,5 +181,5 @@ def test_an_index_knows_lists_and_names_what_is_broken_in_them(folder: Path, tmp
 def test_no_path_of_a_row_is_taken_for_a_list() -> None:
     address = frames_address(FrameList(2.0, ("a.png",)))
     assert frame_list("a.png (first of a list of 1 frames) 2.0 a.png") is None
-    with pytest.raises(RowError, match="give it as a string"):
+    with pytest.raises(RowError, match=r"media path.*string"):
         parse_row({"video": address, "conversations": turns("?", "!")})

@@ -134,12 +134,12 @@ def test_relative_paths_start_where_the_process_is_now(tmp_path: Path, monkeypat
 
 def test_a_broken_installation_is_not_taken_for_broken_data(folder: Path) -> None:
     reader = SupervisedReader(WithoutTorchcodec(), LIMITS)
-    with pytest.raises(FFmpegMissing, match="libraries are missing: install ffmpeg"):
+    with pytest.raises(FFmpegMissing, match="ffmpeg"):
         reader.probe(str(folder / "clip.mp4"), "video")
 
 
 def test_a_process_that_cannot_start_ends_the_run(folder: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"the decoding process did not start \(exit code 1\)"):
+    with pytest.raises(RuntimeError, match=r"process.*\(exit code 1\)"):
         SupervisedReader(NotToBeLoaded(), LIMITS).probe(str(folder / "000.png"), None)
 
 
@@ -312,9 +312,9 @@ def load(folder: Path, output: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        ({"deadline_seconds": 0.0}, r"data\.supervision\.deadline_seconds must be above 0 s, it is 0"),
-        ({"deadline_seconds": float("nan")}, "deadline_seconds must be above 0 s, it is nan"),
-        ({"max_memory_mb": 0}, r"data\.supervision\.max_memory_mb must be 1 MiB or more, it is 0"),
+        ({"deadline_seconds": 0.0}, r"^data\.supervision\.deadline_seconds .*\b0 s\b.*\b0$"),
+        ({"deadline_seconds": float("nan")}, r"deadline_seconds .*\b0 s\b.*\bnan$"),
+        ({"max_memory_mb": 0}, r"^data\.supervision\.max_memory_mb .*\b1 MiB\b.*\b0$"),
     ],
 )
 def test_limits_that_no_file_could_keep_are_refused(limits: dict[str, float], reason: str) -> None:

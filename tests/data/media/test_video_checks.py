@@ -54,7 +54,7 @@ def test_turns_and_mirrors_are_ffmpegs(plain, tmp_path, matrix):
 
 def test_a_turn_that_is_no_quarter_is_refused(plain, tmp_path):
     half = 0.5**0.5
-    with pytest.raises(MediaError, match="turns it by 315°, no quarter turn"):
+    with pytest.raises(MediaError, match="315°"):
         probe(with_matrix(plain, tmp_path / "tilted.mp4", (half, half, -half, half)))
 
 
@@ -256,7 +256,7 @@ def test_a_playlist_is_refused_and_nothing_leaves_the_machine(plain, tmp_path, k
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for url in (f"http://127.0.0.1:{server.server_port}/a.mp4", plain):
             (tmp_path / "clip.mp4").write_text(PLAYLISTS[kind].format(url=url))
-            with pytest.raises(MediaError, match=r"a playlist, which names other files|broken header"):
+            with pytest.raises(MediaError, match=r"playlist|header"):
                 probe(tmp_path / "clip.mp4", "video")
         server.shutdown()
     assert not asked
@@ -264,8 +264,8 @@ def test_a_playlist_is_refused_and_nothing_leaves_the_machine(plain, tmp_path, k
 
 def test_a_codec_that_is_unknown_is_told_from_no_video(plain, tmp_path):
     (tmp_path / "odd.mp4").write_bytes(plain.read_bytes().replace(b"avc1", b"zzzz"))
-    with pytest.raises(MediaError, match="a video stream of a codec that FFmpeg does not know"):
+    with pytest.raises(MediaError, match="codec"):
         probe(tmp_path / "odd.mp4")
     (tmp_path / "unset.mp4").write_bytes(plain.read_bytes().replace(b"avcC", b"avcX"))
-    with pytest.raises(MediaError, match="FFmpeg cannot read it: "):
+    with pytest.raises(MediaError, match=r"FFmpeg cannot.*: "):
         probe(tmp_path / "unset.mp4")

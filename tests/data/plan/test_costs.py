@@ -57,12 +57,12 @@ def test_a_sample_is_named_by_its_source_and_number() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patches": np.zeros(2, dtype=np.int32)}, r"patches: \(3,\) int32 is expected, not \(2,\) int32"),
-        ({"llm_tokens": np.ones(3)}, r"llm_tokens: \(3,\) int32 is expected, not \(3,\) float64"),
-        ({"source": np.array([0, 1, 0], dtype=np.int16)}, "ascending numbers below 2"),
-        ({"source": np.array([0, 1, 2], dtype=np.int16)}, "ascending numbers below 2"),
-        ({"llm_tokens": np.array([1, 0, 1], dtype=np.int32)}, "llm_tokens are 1 or more"),
-        ({"patches": np.array([1, -1, 1], dtype=np.int32)}, "patches and vision_squares 0 or more"),
+        ({"patches": np.zeros(2, dtype=np.int32)}, r"^patches: \(3,\) int32 .*\(2,\) int32"),
+        ({"llm_tokens": np.ones(3)}, r"^llm_tokens: \(3,\) int32 .*\(3,\) float64"),
+        ({"source": np.array([0, 1, 0], dtype=np.int16)}, r"ascending.*\b2\b"),
+        ({"source": np.array([0, 1, 2], dtype=np.int16)}, r"ascending.*\b2\b"),
+        ({"llm_tokens": np.array([1, 0, 1], dtype=np.int32)}, r"llm_tokens .*\b1\b"),
+        ({"patches": np.array([1, -1, 1], dtype=np.int32)}, r"patches and vision_squares .*\b0\b"),
     ],
 )
 def test_arrays_that_do_not_fit_together(change: dict[str, np.ndarray], message: str) -> None:
@@ -73,5 +73,5 @@ def test_arrays_that_do_not_fit_together(change: dict[str, np.ndarray], message:
 
 @pytest.mark.parametrize("values", [(-1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0), (1.0, float("nan"), 1.0, 1.0)])
 def test_constants_that_cannot_be_costs(values: tuple[float, ...]) -> None:
-    with pytest.raises(PlanError, match="finite, not negative and not all zero"):
+    with pytest.raises(PlanError, match=r"^cost: .*constants"):
         CostConfig(*values)

@@ -74,7 +74,7 @@ def test_shares_of_ten_thousand_draws_are_within_half_a_percent(unit: str) -> No
 
 
 def test_an_epoch_without_a_sample_says_so() -> None:
-    with pytest.raises(PlanError, match="an epoch draws no sample: raise the weights"):
+    with pytest.raises(PlanError, match=r"epoch.*weights"):
         draw_epoch(COSTS, {"text": 0.001, "videos": 0.01}, "passes", seed=0, epoch=0)
 
 
@@ -96,11 +96,11 @@ def test_repetitions_of_a_sample_are_far_apart() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"clips": 1.0}, "weights names clips; the index has text, images, none"),
-        ({"text": -1.0}, r"weights\.text: -1 is not a weight; give 0 or more"),
-        ({"text": float("nan")}, r"weights\.text: nan is not a weight"),
-        ({"none": 1.0}, "weights: source none has no samples"),
-        ({"text": 0.0}, "weights: no source has a weight above 0"),
+        ({"clips": 1.0}, r"^weights .*\bclips; .*text, images, none"),
+        ({"text": -1.0}, r"^weights\.text: -1 .*\b0\b"),
+        ({"text": float("nan")}, r"^weights\.text: nan "),
+        ({"none": 1.0}, r"^weights: source none\b.*samples"),
+        ({"text": 0.0}, r"^weights: .*\b0\b"),
     ],
 )
 def test_a_mixture_that_cannot_be_drawn(weights: dict[str, float], message: str) -> None:

@@ -93,7 +93,7 @@ def test_the_summary_counts_what_is_cut_off_and_what_is_used() -> None:
     ranks = tokens.reshape(2, 2).sum(axis=0)  # positions 0 and 2 are rank 0's
     assert summary.imbalance == pytest.approx((ranks.max() / ranks.mean(),) * 2)
     assert summary.shares["videos"] == pytest.approx(tokens[dealt >= 3].sum() / tokens.sum())
-    with pytest.raises(ValueError, match="3 ranks do not divide a step of 4 micro-batches"):
+    with pytest.raises(ValueError, match=r"\b3 ranks.*\b4 micro-batches"):
         plan.summary(costs, world_size=3)
 
 
@@ -156,17 +156,17 @@ def test_positions_outside_the_plan_are_refused() -> None:
     plan = make_plan(samples({"a": [30, 30, 30, 30, 30]}), replace(SMALL, step_size=2), epoch=0)
     assert len(plan) == 4
     for position in (-1, 5):
-        with pytest.raises(IndexError, match="5 micro-batches"):
+        with pytest.raises(IndexError, match=r"\b5 micro-batches"):
             plan.micro_batch(position)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("max_llm_tokens", 0, "max_llm_tokens is 0: give 1 or more"),
-        ("step_size", 0, "step_size is 0"),
-        ("target_fill", 1.5, "target_fill is 1.5: give a share above 0, at most 1"),
-        ("unit", "hours", 'unit is "hours": choose passes, samples, tokens'),
+        ("max_llm_tokens", 0, r"max_llm_tokens .*\b0\b.*\b1\b"),
+        ("step_size", 0, r"step_size .*\b0\b"),
+        ("target_fill", 1.5, r"target_fill .*\b1\.5\b.*\b0\b.*\b1\b"),
+        ("unit", "hours", r'unit .*"hours".*passes, samples, tokens'),
     ],
 )
 def test_a_config_that_cannot_be_planned(key: str, value: object, message: str) -> None:

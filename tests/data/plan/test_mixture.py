@@ -53,9 +53,9 @@ def test_an_epoch_has_the_shares(weights: list[int], sizes: list[int]) -> None:
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ({"texts": 1.0}, "shares names texts; it takes text, image, multi_image, video"),
-        ({"text": 0.5, "video": 0.4}, "add up to 1, not 0.9"),
-        ({"text": -0.5, "video": 1.5}, "not negative"),
+        ({"texts": 1.0}, r"^shares .*\btexts; .*text, image, multi_image, video"),
+        ({"text": 0.5, "video": 0.4}, r"^shares .*\b1\b.*\b0\.9$"),
+        ({"text": -0.5, "video": 1.5}, r"^shares .*negative.*\b1$"),
     ],
 )
 def test_bad_shares(shares: dict[str, float], message: str) -> None:
@@ -64,11 +64,11 @@ def test_bad_shares(shares: dict[str, float], message: str) -> None:
 
 
 def test_a_share_without_a_source_and_a_source_without_a_modality() -> None:
-    with pytest.raises(ValueError, match="shares wants multi_image, but no source"):
+    with pytest.raises(ValueError, match=r"shares.*\bmulti_image\b"):
         share_out(ONCE, SIZES, MODALITIES, {"multi_image": 0.5, "video": 0.5})
-    with pytest.raises(ValueError, match=r"data\.sources\.chat\.modality is not given"):
+    with pytest.raises(ValueError, match=r"data\.sources\.chat\.modality"):
         share_out(ONCE, SIZES, {**MODALITIES, "chat": None}, {"video": 1.0})
-    with pytest.raises(RecipeError, match=r"stages\.instruction_tuning: .*add up to 1"):
+    with pytest.raises(RecipeError, match=r"stages\.instruction_tuning: .*shares.*\b1\b"):
         load_recipe("apollo-3b", ["stages.instruction_tuning.shares={text: 0.3, video: 0.3}"])
 
 

@@ -52,7 +52,7 @@ def test_sources_are_spread_over_the_epoch() -> None:
 
 
 def test_an_unknown_source_is_named() -> None:
-    with pytest.raises(ValueError, match=r"mixture names clips; data\.sources has images, text, videos"):
+    with pytest.raises(ValueError, match=r"mixture.*\bclips;.*data\.sources.*images, text, videos"):
         epoch_order(SIZES, {"clips": 1.0}, seed=0, epoch=0)
 
 
@@ -65,7 +65,7 @@ def test_what_does_not_fill_a_global_batch_is_dropped() -> None:
 
 
 def test_an_epoch_below_one_global_batch_says_so() -> None:
-    with pytest.raises(ValueError, match="an epoch has 7 samples, fewer than one global batch of 8"):
+    with pytest.raises(ValueError, match=r"\b7 samples.*\b8:"):
         micro_batches(torch.zeros(7, 2), micro_batch_size=2, global_batch_size=8)
 
 

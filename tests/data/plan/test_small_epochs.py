@@ -34,7 +34,7 @@ def test_a_step_is_as_small_as_the_epoch(
 
 
 def test_every_rank_needs_a_sample() -> None:
-    with pytest.raises(TooFewSamples, match=r"1 samples for 2 ranks: .*stages\.tuning\.mixture"):
+    with pytest.raises(TooFewSamples, match=r"\b1 samples.*\b2 ranks.*stages\.tuning\.mixture"):
         counted_sizes(1, 1, 32, 2, "tuning")
 
 
@@ -55,7 +55,7 @@ def test_a_packed_step_is_as_small_as_the_epoch() -> None:
     assert packed_step(nine, config, 2, "tuning") == 4
     few = PlanConfig(max_llm_tokens=8, max_patches=100, step_size=packed_step(nine, config, 2, "tuning"))
     assert all(len(make_plan(nine, few, epoch)) == 4 for epoch in range(20))
-    with pytest.raises(TooFewSamples, match=r"5 micro-batches.*6 ranks: .*tuning\.packing"):
+    with pytest.raises(TooFewSamples, match=r"\b5 micro-batches.*\b6 ranks.*tuning\.packing"):
         packed_step(nine, config, 6, "tuning")
 
 
@@ -91,8 +91,8 @@ def test_no_rows_and_none_drawn_are_errors(tmp_path: Path) -> None:
         data.setup("fit")
         data.train_dataloader()
 
-    with pytest.raises(TooFewSamples, match=r"4 rows:.*stages\.tuning\.mixture"):
+    with pytest.raises(TooFewSamples, match=r"\b4 rows.*stages\.tuning\.mixture"):
         open_loader(mixture={"pictures": 0.01})
     (tmp_path / "pictures.jsonl").write_text("")
-    with pytest.raises(TooFewSamples, match=r"pictures\.jsonl: no rows"):
+    with pytest.raises(TooFewSamples, match=r"pictures\.jsonl: .*rows"):
         open_loader()

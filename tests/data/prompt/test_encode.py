@@ -168,7 +168,7 @@ def test_a_stream_without_frames_keeps_its_turns_and_one_beside_other_media_is_r
     mixed = _conversation(
         _message("stream", CLIP), _message("user", PICTURE, time=1), _message("assistant", "A", time=1)
     )
-    with pytest.raises(ValueError, match=r"rows.jsonl:7: a stream beside 1 other media"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl:7: .*stream.*\b1 other"):
         render(mixed, [_video(0.0), _image()], TOKENIZER, PATCH)
 
 
@@ -186,9 +186,9 @@ def test_a_prompt_is_the_beginning_of_the_training_sample() -> None:
 
 
 def test_a_sample_without_a_label_and_a_wrong_number_of_visuals_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"rows.jsonl:7: no token carries a label: a training sample needs an answer"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl:7: .*label"):
         render(_conversation(_message("user", "Q")), [], TOKENIZER, PATCH)
-    with pytest.raises(ValueError, match=r"rows.jsonl:7: 1 visuals for 0 media parts"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl:7: 1 visuals.*\b0 media"):
         render(_conversation(_message("user", "Q"), _message("assistant", "A")), [_image()], TOKENIZER, PATCH)
 
 
@@ -210,16 +210,14 @@ def test_old_exchanges_go_first_and_media_system_and_last_answer_stay() -> None:
     assert _learnt(least) == ["A1<|im_end|>", "A3<|im_end|>"]
     assert _text(least).startswith("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<image>\nQ1")
     size = len(least.input_ids)
-    with pytest.raises(
-        ValueError, match=rf"rows.jsonl:7: {size} tokens that must stay, but max_length is {size - 1}: raise"
-    ):
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:7: {size} tokens.*max_length.*\b{size - 1}\b"):
         render(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=size - 1)
 
 
 def test_a_stream_is_never_shortened() -> None:
     item = _video(0.0, 1.0, 2.0)
     length = len(render(STREAM, [item], TOKENIZER, PATCH).input_ids)
-    with pytest.raises(ValueError, match=rf"{length} tokens that must stay, but max_length is {length - 1}"):
+    with pytest.raises(ValueError, match=rf"\b{length} tokens.*max_length.*\b{length - 1}\b"):
         render(STREAM, [item], TOKENIZER, PATCH, max_length=length - 1)
 
 

@@ -79,7 +79,7 @@ def test_never_over_budget_never_under_the_minimum(items, token_budget, min_toke
     num_frames = sum(frames for frames, _, _ in sizes)
     merge_sizes = [item[3] for item in items]
     if num_frames > max_frames_in_budget(budget):
-        with pytest.raises(ValueError, match=f"at most {max_frames_in_budget(budget)} frames fit"):
+        with pytest.raises(ValueError, match=rf"\b{max_frames_in_budget(budget)} frames"):
             target_sizes(sizes, merge_sizes, PATCH, budget)
         return
     targets = target_sizes(sizes, merge_sizes, PATCH, budget)
@@ -99,9 +99,9 @@ def test_no_item_needs_no_budget():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"min_tokens": 0}, "at least one token"),
-        ({"token_budget": 8}, "not one frame would fit"),
-        ({"max_length": 10240}, "no room for text"),
+        ({"min_tokens": 0}, r"min_tokens .*\b0\b"),
+        ({"token_budget": 8}, r"token_budget .*\b8\b"),
+        ({"max_length": 10240}, r"max_length .*\b10240\b"),
     ],
 )
 def test_wrong_budgets_are_refused(values, message):

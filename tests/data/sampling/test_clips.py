@@ -228,10 +228,10 @@ def test_spans(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"placement": "even"}, 'placement is "even": choose "paper" or "released"'),
-        ({"max_clips": 0}, "at least 1"),
-        ({"clip_frames": 0}, "at least 1"),
-        ({"context_tokens": 0}, "at least 1"),
+        ({"placement": "even"}, r'placement .*"even".*"paper".*"released"'),
+        ({"max_clips": 0}, r"max_clips.*\b1\b"),
+        ({"clip_frames": 0}, r"clip_frames.*\b1\b"),
+        ({"context_tokens": 0}, r"context_tokens.*\b1\b"),
     ],
 )
 def test_wrong_settings_are_refused(values: dict[str, int | str], message: str) -> None:
@@ -242,9 +242,9 @@ def test_wrong_settings_are_refused(values: dict[str, int | str], message: str) 
 def test_settings_that_the_model_cannot_take_are_refused() -> None:
     APOLLO.check_clip(ClipShape(4, TOKENS, 384))
     SamplingConfig().check_clip(None)
-    with pytest.raises(ValueError, match='kind is "clips", but the model takes frames'):
+    with pytest.raises(ValueError, match=r'kind.*"clips".*frames'):
         APOLLO.check_clip(None)
     with pytest.raises(ValueError, match=r"clip_frames.*4.*8 frames"):
         APOLLO.check_clip(ClipShape(8, TOKENS, 384))
-    with pytest.raises(ValueError, match="how many tokens a clip becomes"):
+    with pytest.raises(ValueError, match=r'kind.*"clips".*tokens'):
         sample_timestamps(video(5.0), APOLLO)

@@ -124,5 +124,5 @@ def test_no_time_is_minus_zero() -> None:
     clip = replace(item, clip=ClipShape(1, 1, 16), spans_seconds=spans, duration_seconds=2.0)
     assert run_texts(clip, ClipTextConfig(times="released"))[0].endswith("0.0-2.0 seconds: ")
     info = MediaInfo("v", "video", 16, 16, -1e-17, 2.0, 20, 10.0, "h264")
-    with pytest.raises(MediaError, match=r"from 0\.00 to 2\.00 s"):
+    with pytest.raises(MediaError, match=r"\b0\.00.*\b2\.00\b"):
         sample_timestamps(info, SamplingConfig(), 5.0)

@@ -95,10 +95,10 @@ def test_single_frame_is_a_function_of_seed_and_sample():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "random"}, 'choose "fps" or "uniform"'),
-        ({"fps": 0.0}, "above 0"),
-        ({"fps": float("nan")}, "above 0"),
-        ({"max_frames": 0}, "at least one frame"),
+        ({"kind": "random"}, r'kind .*"random".*"fps".*"uniform"'),
+        ({"fps": 0.0}, r"fps .*\b0\b"),
+        ({"fps": float("nan")}, r"fps .*\bnan\b"),
+        ({"max_frames": 0}, r"max_frames .*\b0\b"),
     ],
 )
 def test_wrong_settings_are_refused(values, message):

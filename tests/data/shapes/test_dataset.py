@@ -82,7 +82,7 @@ def test_every_story_is_told_once(stories: list[Scene]) -> None:
     assert len(scenes) == len(set(scenes)) == 36480
     assert scenes[:20] == [describe(7, index) for index in range(20)]
     assert scenes[:20] != [describe(8, index) for index in range(20)]
-    with pytest.raises(ValueError, match="clip 36480 does not exist: a set has 36480 different clips"):
+    with pytest.raises(ValueError, match=r"^clip 36480\b.*\b36480 different"):
         describe(7, NUM_STORIES)
 
 
@@ -263,9 +263,9 @@ def test_held_out_questions_ask_everything_about_clips_that_are_not_trained_on(f
 def test_more_training_clips_leave_the_held_out_ones_alone() -> None:
     more = replace(SMALL, num_clips=500)
     assert more.held_out_indices == SMALL.held_out_indices
-    with pytest.raises(ValueError, match="but there are only 36480 different clips"):
+    with pytest.raises(ValueError, match=r"only 36480\b"):
         replace(SMALL, num_clips=NUM_STORIES)
-    with pytest.raises(ValueError, match="at least 1 clip"):
+    with pytest.raises(ValueError, match=r"\b1 clip"):
         replace(SMALL, num_held_out=0)
 
 
@@ -297,9 +297,9 @@ def test_an_interrupted_render_is_redone(tmp_path: Path) -> None:
 
 def test_a_finished_folder_is_used_as_it_is_and_another_configuration_refused(folder: Path, tmp_path: Path) -> None:
     assert render(SMALL, folder, progress=lambda done, total: pytest.fail("rendered again")) == render(SMALL, folder)
-    with pytest.raises(ValueError, match="holds shapes of another configuration: remove it or name another folder"):
+    with pytest.raises(ValueError, match=r"configuration.*data\.root"):
         render(replace(SMALL, seed=4), folder)
-    with pytest.raises(ValueError, match="is no rendered shapes set: name another folder"):
+    with pytest.raises(ValueError, match=r"exists.*data\.root"):
         render(SMALL, tmp_path)
 
 

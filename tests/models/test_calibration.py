@@ -73,7 +73,7 @@ def test_an_unknown_start_is_refused_in_one_line() -> None:
 
 
 def test_calibrating_what_the_first_stage_does_not_train_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"stages\.adapt: model\.connector\.init calibrated .* this stage does not"):
+    with pytest.raises(RecipeError, match=r"stages\.adapt: model\.connector\.init calibrated"):
         recipe(
             tmp_path, "model.connector.init=calibrated", "stages.adapt.kind=Stage", "stages.adapt.trains={vision: 1e-3}"
         )

@@ -176,10 +176,10 @@ def test_every_connector_of_clips_fits(kind: str) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"vision": MODEL.vision}, r"model has one encoder: vision \(of frames\) or fused \(of clips\)"),
-        ({"fused": None}, r"model has one encoder: vision \(of frames\) or fused \(of clips\)"),
-        ({"connector": ConnectorConfig("mlp")}, "connector.kind mlp does not go with the encoder `fused`"),
-        ({"fused": None, "vision": MODEL.vision}, "connector.kind perceiver does not go with the encoder `vision`"),
+        ({"vision": MODEL.vision}, r"encoder: vision .*fused"),
+        ({"fused": None}, r"encoder: vision .*fused"),
+        ({"connector": ConnectorConfig("mlp")}, r"connector\.kind mlp .*`fused`"),
+        ({"fused": None, "vision": MODEL.vision}, r"connector\.kind perceiver .*`vision`"),
     ],
 )
 def test_parts_that_do_not_go_together_are_an_error(values: dict, said: str) -> None:
@@ -188,5 +188,5 @@ def test_parts_that_do_not_go_together_are_an_error(values: dict, said: str) -> 
 
 
 def test_an_encoder_of_clips_takes_no_reducer() -> None:
-    with pytest.raises(ValueError, match=r"reducer.kind diff_fp: an encoder of clips has no tokens"):
+    with pytest.raises(ValueError, match=r"reducer\.kind diff_fp\b"):
         build_model(CLIP_MODEL, ReducerConfig(kind="diff_fp"))

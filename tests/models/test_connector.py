@@ -200,9 +200,9 @@ def test_the_convolutions_see_one_frame_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"kind": "qformer"}, "connector.kind is one of mlp, perceiver, mlp_pool, conv_pool, not 'qformer'"),
-        ({"num_heads": 6}, "num_heads 6 is no multiple of num_kv_heads 4"),
-        ({"num_tokens": 0}, "the numbers of a connector are at least 1"),
+        ({"kind": "qformer"}, r"connector\.kind .*mlp, perceiver, mlp_pool, conv_pool.*'qformer'"),
+        ({"num_heads": 6}, r"num_heads 6 .*num_kv_heads 4$"),
+        ({"num_tokens": 0}, r"connector.*\b1$"),
     ],
 )
 def test_a_connector_that_cannot_be_is_an_error(values: dict, said: str) -> None:

@@ -139,17 +139,17 @@ def test_modules_choose_linear_layers_by_their_last_name() -> None:
     model = adapted({"llm": replace(QUIET, modules=["q_proj", "v_proj"])})
     wrapped = {name.split(".lora_A")[0] for name in model.state_dict() if ".lora_A." in name}
     assert wrapped == {f"llm.model.layers.{n}.self_attn.{m}_proj" for n in range(2) for m in "qv"}
-    with pytest.raises(ValueError, match=r"lora\.vision\.modules:.*o_proj:.*fc1.*fc2.*k_proj"):
+    with pytest.raises(ValueError, match=r"lora\.vision\.modules.*o_proj.*fc1.*fc2.*k_proj"):
         adapted({"vision": replace(QUIET, modules=["o_proj"])})
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"rank": 0}, "rank is 0"),
-        ({"alpha": 0}, "alpha is 0"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"quantize": "int4"}, "quantize is one of none, nf4, not 'int4'"),
+        ({"rank": 0}, r"\brank .*\b0\b"),
+        ({"alpha": 0}, r"\balpha .*\b0\b"),
+        ({"dropout": 1.0}, r"\bdropout .*\b1\.0\b"),
+        ({"quantize": "int4"}, r"quantize .*none, nf4.*'int4'"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, Any], said: str) -> None:
@@ -207,5 +207,5 @@ def test_without_the_extra_four_bits_say_what_to_install(monkeypatch: pytest.Mon
         return of_python(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"nf4 needs bitsandbytes: pip install 'bitsandbytes>=[\d.]+'$"):
+    with pytest.raises(ValueError, match=r"nf4.*pip install 'bitsandbytes>=[\d.]+'$"):
         adapted({"llm": replace(QUIET, quantize="nf4")})

@@ -111,5 +111,5 @@ def test_keep_mask_equals_the_ports_on_clips_that_change_a_little(port) -> None:
 def test_names_survive_the_round_trip(port) -> None:
     state = port.state_dict()
     assert to_port_names(from_port_names(state)).keys() == state.keys()
-    with pytest.raises(ValueError, match="no counterpart is known for visual"):
+    with pytest.raises(ValueError, match=r"\bvisual\b"):
         from_port_names({"visual.weight": torch.zeros(1)})

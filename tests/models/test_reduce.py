@@ -97,14 +97,14 @@ def test_gradients_pass_through_merged_tokens(model: VideoLMM) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kind": "pool"}, "reducer.kind is one of none, diff_fp, merge_similar, not 'pool'"),
-        ({"reference": "next"}, "reducer.reference is one of previous, last_kept"),
-        ({"arithmetic": "float8"}, "reducer.arithmetic is one of exact, bfloat16"),
-        ({"threshold_grey_levels": -1.0}, "at least 0"),
-        ({"min_tokens": 0}, "min_tokens at least 1"),
-        ({"token_budget": 9, "reference": "last_kept"}, "reducer.token_budget needs reducer.reference=previous"),
-        ({"token_budget": 0}, "reducer.token_budget is at least 1"),
-        ({"min_cosine": 1.5}, "at most 1, not 1.5"),
+        ({"kind": "pool"}, r"reducer\.kind .*none, diff_fp, merge_similar.*'pool'"),
+        ({"reference": "next"}, r"reducer\.reference .*previous, last_kept"),
+        ({"arithmetic": "float8"}, r"reducer\.arithmetic .*exact, bfloat16"),
+        ({"threshold_grey_levels": -1.0}, r"threshold_grey_levels .*\b0\b"),
+        ({"min_tokens": 0}, r"min_tokens .*\b1\b"),
+        ({"token_budget": 9, "reference": "last_kept"}, r"reducer\.token_budget .*reducer\.reference=previous"),
+        ({"token_budget": 0}, r"reducer\.token_budget .*\b1\b"),
+        ({"min_cosine": 1.5}, r"\b1, .*\b1\.5$"),
     ],
 )
 def test_what_the_configuration_refuses(wrong: dict[str, object], message: str) -> None:

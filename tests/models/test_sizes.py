@@ -22,7 +22,7 @@ def llm() -> LLMConfig:
 
 def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(llm: LLMConfig) -> None:
     assert len(load_tokenizer_of(replace(llm, vocab_size=NUM_TOKENS))) == NUM_TOKENS
-    with pytest.raises(WeightsError, match=rf"{NUM_TOKENS} tokens.*model\.llm\.vocab_size.*501:.*502"):
+    with pytest.raises(WeightsError, match=rf"{NUM_TOKENS} tokens.*model\.llm\.vocab_size.*501.*502"):
         load_tokenizer_of(replace(llm, vocab_size=NUM_TOKENS - 1))
 
 
@@ -48,7 +48,7 @@ def test_weights_of_fewer_positions_than_a_sample_may_have_are_refused(llm: LLMC
     build_llm(replace(llm, max_position_embeddings=256)).save_pretrained(tmp_path)
     loaded = load_llm(replace(llm, weights=str(tmp_path)))
     check_positions(loaded, 256)
-    with pytest.raises(WeightsError, match=r"256 positions .*data\.budget\.max_length.*257:"):
+    with pytest.raises(WeightsError, match=r"\b256 positions .*data\.budget\.max_length.*\b257\b"):
         check_positions(loaded, 257)
 
 

@@ -156,9 +156,9 @@ def test_no_clip_gives_no_features_and_gradients_of_zero(config: TowerConfig) ->
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"image": None, "video": None}, "fused names no tower: give image, video or both"),
-        ({"num_frames": 0}, "num_frames and encode_batch_size are at least 1"),
-        ({"video": VIDEOMAE, "num_frames": 3}, "video: num_frames 3 is no multiple of tubelet_size 2"),
+        ({"image": None, "video": None}, r"^fused .*image, video"),
+        ({"num_frames": 0}, r"num_frames.*encode_batch_size.*\b1$"),
+        ({"video": VIDEOMAE, "num_frames": 3}, r"video: num_frames 3 .*tubelet_size 2$"),
     ],
 )
 def test_an_encoder_that_cannot_be_is_an_error(values: dict, said: str) -> None:

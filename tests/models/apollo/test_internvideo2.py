@@ -141,7 +141,7 @@ def test_positions_over_space_are_bicubic() -> None:
 
 
 def test_positions_that_are_no_square_are_an_error() -> None:
-    with pytest.raises(ValueError, match="21 positions are no 2 frames of a square grid"):
+    with pytest.raises(ValueError, match=r"^21 positions.*\b2 frames"):
         resize_positions(torch.zeros(1, 22, 4), (2, 3, 3), 2)
 
 

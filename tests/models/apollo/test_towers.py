@@ -147,11 +147,11 @@ def test_a_number_that_is_no_multiple_keeps_its_size() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"kind": "clip"}, "tower kind is one of siglip, internvideo2, vjepa2, videomae, not 'clip'"),
-        ({"select_layer": 0}, "select_layer counts from the end, -1 to -3, not 0"),
-        ({"select_layer": -4}, "select_layer counts from the end, -1 to -3, not -4"),
-        ({"num_heads": 5}, "hidden_size 24 is no multiple of num_heads 5"),
-        ({"kind": "internvideo2"}, "hidden_size 24 is no multiple of 16"),
+        ({"kind": "clip"}, r"kind .*siglip, internvideo2, vjepa2, videomae.*'clip'"),
+        ({"select_layer": 0}, r"select_layer .*-1 to -3.*\b0$"),
+        ({"select_layer": -4}, r"select_layer .*-1 to -3.*-4$"),
+        ({"num_heads": 5}, r"hidden_size 24 .*num_heads 5$"),
+        ({"kind": "internvideo2"}, r"hidden_size 24 .*\b16\b"),
     ],
 )
 def test_a_tower_that_cannot_be_is_an_error(values: dict, said: str) -> None:

@@ -72,7 +72,7 @@ def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_one_name_in_two_files_is_an_error(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
     save_file({"w": torch.ones(2).half()}, tmp_path / "model.fp16.safetensors")
-    with pytest.raises(WeightsError, match="w is in another file of the folder too"):
+    with pytest.raises(WeightsError, match=r"\bw .*another file"):
         open_weights(str(tmp_path))
 
 
@@ -80,11 +80,11 @@ def test_a_file_cut_short_is_said(tmp_path: Path) -> None:
     save_file({"w": torch.ones(100)}, tmp_path / "w.safetensors")
     whole = (tmp_path / "w.safetensors").read_bytes()
     (tmp_path / "w.safetensors").write_bytes(whole[:-7])
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match=r"safetensors file \("):
         open_weights(str(tmp_path))
     torch.save({"w": torch.ones(100)}, tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:200])
-    with pytest.raises(WeightsError, match="no checkpoint that torch can read"):
+    with pytest.raises(WeightsError, match=r"torch can"):
         open_weights(str(tmp_path / "w.pt"))
 
 
@@ -103,7 +103,7 @@ def test_a_pickle_that_would_run_code_is_refused(is_zip: bool, tmp_path: Path) -
     proof, checkpoint = tmp_path / "ran", tmp_path / "pytorch_model.bin"
     content = {"state_dict": {"w": torch.ones(2)}, "note": Malicious(proof)}
     torch.save(content, checkpoint, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(WeightsError, match=r"pytorch_model.bin: refused: .*pickle"):
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin: refused.*pickle"):
         open_weights(str(tmp_path))
     assert not proof.exists()
     if not is_zip:

@@ -73,7 +73,7 @@ def test_positions_of_other_sizes_are_an_error(tmp_path: Path) -> None:
 def test_what_the_weights_lack_is_named(lost: str, tmp_path: Path) -> None:
     state = release(FRAMES, tmp_path / "whole.pt")
     torch.save({name: tensor for name, tensor in state.items() if name != lost}, tmp_path / "part.pt")
-    with pytest.raises(WeightsError, match=f"part.pt: no {lost}$"):
+    with pytest.raises(WeightsError, match=rf"part\.pt: .*{lost}$"):
         internvideo2(tmp_path / "part.pt")
 
 
@@ -102,7 +102,7 @@ def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["google/not-there", "no/such/file.pt"])
 def test_a_name_that_is_nowhere_is_said_in_one_line(name: str) -> None:
-    with pytest.raises(WeightsError, match=f"^{name}: no such file or folder, and the hub says: .+$"):
+    with pytest.raises(WeightsError, match=rf"^{name}: .*hub.*: .+$"):
         internvideo2(Path(name))
 
 
@@ -140,5 +140,5 @@ def test_a_language_model_of_another_size_is_named(tmp_path: Path) -> None:
     assert load_llm(config).config.hidden_size == config.hidden_size
     with pytest.raises(WeightsError, match=r"model.llm.num_layers.*3.*2"):
         load_llm(replace(config, num_layers=3))
-    with pytest.raises(WeightsError, match=r"rope_theta.*1e\+06:.*model\.llm\.rope_theta.*10000"):
+    with pytest.raises(WeightsError, match=r"rope_theta.*1e\+06.*model\.llm\.rope_theta.*10000"):
         load_llm(replace(config, rope_theta=10_000.0))

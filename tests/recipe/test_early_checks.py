@@ -133,7 +133,7 @@ def test_a_manifest_lies_here_or_below_the_root(tmp_path: Path, monkeypatch: pyt
     require_manifests(["here.jsonl", "below.json", str(tmp_path / "here.jsonl")], "root")
     require_manifests(["s3://bucket/rows.jsonl"], "root")
     require_manifests(["in-a-shard.jsonl"], "shards/{000..012}.tar")
-    with pytest.raises(UserError, match=r"^away.jsonl: no such file, here or in root: correct"):
+    with pytest.raises(UserError, match=r"^away\.jsonl: .*\broot\b"):
         require_manifests(["here.jsonl", "away.jsonl"], "root")
 
 
@@ -144,7 +144,7 @@ def test_what_no_stage_still_reads_need_not_be_there(tmp_path: Path, monkeypatch
         "data: {shapes: null, sources: {video_qa: {manifests: [gone.jsonl], root: .}}}\n"
         "stages: {multi_task_fine_tuning: {mixture: {video_qa: 1.0, text: 0.0}}}\n"
     )
-    with pytest.raises(UserError, match=r"gone\.jsonl: no such file"):
+    with pytest.raises(UserError, match=r"gone\.jsonl: .*file"):
         require_data("two.yaml", stage="multi_task_fine_tuning", begins=True)
     require_data("two.yaml", ["stages.multi_task_fine_tuning.mixture={text: 0}"], "multi_task_fine_tuning")
     require_data(
@@ -155,7 +155,7 @@ def test_what_no_stage_still_reads_need_not_be_there(tmp_path: Path, monkeypatch
     finished.write_bytes(b"")
     require_data("two.yaml", stage="multi_task_fine_tuning", begins=True)
     require_trained(str(tmp_path / "two.yaml"), stage="multi_task_fine_tuning")
-    with pytest.raises(UserError, match=r"^out/video_centric_fine_tuning/model\.safetensors is not there"):
+    with pytest.raises(UserError, match=r"^out/video_centric_fine_tuning/model\.safetensors "):
         require_trained("two.yaml")
     (tmp_path / "two").mkdir()
     require_trained("two.yaml", ["output=${name}/../out"], "multi_task_fine_tuning")

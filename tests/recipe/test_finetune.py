@@ -120,7 +120,7 @@ def test_start_weights_and_adapter_make_the_same_file(tuned: dict[str, Recipe], 
     output = tmp_path / "new" / "merged.safetensors"
     assert merge_files(str(root / "start.safetensors"), folder / ADAPTER, output) == len(load_file(output))
     assert output.read_bytes() == (folder / WEIGHTS).read_bytes()
-    with pytest.raises(WeightsError, match=r"not the weights that .* was trained on: .* stage fine_tuning of tuned"):
+    with pytest.raises(WeightsError, match=r"weights.*stage fine_tuning of tuned\b"):
         merge_files(str(folder / WEIGHTS), folder / ADAPTER, tmp_path / "twice.safetensors")
     assert not (tmp_path / "twice.safetensors").exists()
 
@@ -161,9 +161,9 @@ def test_adapters_are_part_of_the_fingerprint(root: Path, tmp_path: Path) -> Non
     ("word", "said"),
     [
         ("lora={connector: {}}", r"lora\.connector: .*vision.*llm"),
-        ("trains={connector: 1e-4, llm: 1e-4}", r"lora\.vision: trains gives no rate for its adapters"),
-        ("lora.llm.rank=0", r"stages\.fine_tuning\.lora\.llm: lora rank is 0"),
-        ("lora.llm.modules=[qkv]", r"lora\.llm\.modules: no linear layer is called qkv: name down_proj, gate_proj"),
+        ("trains={connector: 1e-4, llm: 1e-4}", r"lora\.vision: trains "),
+        ("lora.llm.rank=0", r"stages\.fine_tuning\.lora\.llm: .*rank .*\b0\b"),
+        ("lora.llm.modules=[qkv]", r"lora\.llm\.modules: .*\bqkv: .*down_proj, gate_proj"),
     ],
 )
 def test_what_lora_gets_wrong_is_one_line(word: str, said: str, root: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_lora_gets_wrong_is_one_line(word: str, said: str, root: Path, tmp_
 
 def test_four_bits_go_with_neither_slices_nor_float64(root: Path, tmp_path: Path) -> None:
     for setting in ("strategy=fsdp", "precision=64-true"):
-        with pytest.raises(RecipeError, match="quantize goes with neither strategy fsdp nor precision 64-true"):
+        with pytest.raises(RecipeError, match=r"quantize.*strategy fsdp.*precision 64-true"):
             recipe("lora", tmp_path, root, f"stages.{STAGE}.lora.llm.quantize=nf4", f"trainer.{setting}")
 
 

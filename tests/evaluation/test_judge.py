@@ -76,12 +76,12 @@ def test_a_busy_judge_is_asked_again(endpoint: Endpoint, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("code", "num_requests", "message"),
     [
-        (401, 1, rf"/v1: HTTP 401 Unauthorized: set {KEY_VARIABLE} to the endpoint's key$"),
-        (404, 1, r"/v1: HTTP 404 Not Found: check --judge-url and --judge-model$"),
+        (401, 1, rf"/v1: HTTP 401 Unauthorized: .*{KEY_VARIABLE}\b"),
+        (404, 1, r"/v1: HTTP 404 Not Found: .*--judge-url.*--judge-model$"),
         (
             500,
             4,
-            r"/v1: HTTP 500 Internal Server Error: start the same command again: what is answered and judged is kept$",
+            r"/v1: HTTP 500 Internal Server Error: .*command",
         ),
     ],
 )
@@ -111,18 +111,18 @@ def test_an_endpoint_of_another_kind_is_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("gpt", "chartqa", None, None), r"there is no rule gpt: take one of organisers, paper$"),
-        (("organisers", "chartqa", "http://x/v1", None), r"a judge is for --rule paper"),
-        (("paper", None, "http://x/v1", "m"), r"--rule paper is for benchmarks: name one with --benchmark"),
+        (("gpt", "chartqa", None, None), r"rule gpt: .*organisers, paper$"),
+        (("organisers", "chartqa", "http://x/v1", None), r"judge .*--rule paper:"),
+        (("paper", None, "http://x/v1", "m"), r"--rule paper .*--benchmark"),
         (
             ("paper", "chartqa", None, None),
-            r"the paper's rule for chartqa asks a judge: add --judge-url and --judge-model$",
+            r"chartqa.*--judge-url.*--judge-model$",
         ),
-        (("paper", "chartqa", "http://x/v1", None), r"add --judge-model$"),
-        (("paper", "chartqa", None, "m"), r"--judge-url is no address: ''"),
+        (("paper", "chartqa", "http://x/v1", None), r"--judge-model$"),
+        (("paper", "chartqa", None, "m"), r"--judge-url .*: ''"),
         (
             ("paper", "chartqa", "localhost:8000", "m"),
-            r"--judge-url is no address: 'localhost:8000': write it as https://host/v1$",
+            r"--judge-url .*: 'localhost:8000': .*https://host/v1$",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_options_that_do_not_go_together(options: tuple[str, str | None, str | N
 def test_rules_that_ask_nobody_need_no_judge() -> None:
     assert require_judge("paper", "mme", None, None) is None
     assert require_judge("organisers", None, None, None) is None
-    with pytest.raises(JudgeError, match="--compare scores as the organisers do"):
+    with pytest.raises(JudgeError, match="--compare"):
         require_judge("paper", "mme", None, None, compares=True)
 
 
@@ -181,5 +181,5 @@ def test_a_verdict_that_cannot_be_read_counts_for_nothing(endpoint: Endpoint, tm
 def test_no_verdict_at_all_is_an_error(endpoint: Endpoint, tmp_path: Path) -> None:
     published.chartqa(tmp_path / "chartqa")
     paper = run_of(tmp_path / "chartqa", tmp_path / "out", "paper", judge_at(endpoint))
-    with pytest.raises(JudgeError, match=r"the judge decided on no answer of ChartQA.*verdicts.jsonl"):
+    with pytest.raises(JudgeError, match=r"judge.*ChartQA.*verdicts\.jsonl"):
         evaluate(paper, lambda prompts: ["hm"] * len(prompts))

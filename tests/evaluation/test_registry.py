@@ -74,7 +74,7 @@ def test_guessing_scores_chance(name: str, read) -> None:
 
 
 def test_an_unknown_benchmark_names_its_neighbour() -> None:
-    with pytest.raises(BenchmarkError, match=r"^there is no benchmark mvbnch, did you mean mvbench\?$"):
+    with pytest.raises(BenchmarkError, match=r"\bmvbnch\b.*\bmvbench\b"):
         find_benchmark("mvbnch")
     assert find_benchmark("gqa") is BENCHMARKS["gqa"]
 
@@ -97,23 +97,23 @@ def test_the_limit_takes_the_first(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     benchmark = BENCHMARKS["egoschema"]
-    with pytest.raises(BenchmarkError, match="is no folder: name the one with the published files of EgoSchema"):
+    with pytest.raises(BenchmarkError, match=r"folder:.*EgoSchema"):
         benchmark.questions(tmp_path / "nowhere")
-    with pytest.raises(BenchmarkError, match=r"subset_answers.json.*\*/subset_answers.json:"):
+    with pytest.raises(BenchmarkError, match=r"subset_answers\.json.*\*/subset_answers\.json"):
         benchmark.questions(tmp_path)
     write_json(tmp_path / "subset_answers.json", {"u": 0})
     write_json(tmp_path / "questions.json", [])
-    with pytest.raises(BenchmarkError, match="has no question of EgoSchema"):
+    with pytest.raises(BenchmarkError, match="question of EgoSchema"):
         benchmark.questions(tmp_path)
     row = {"q_uid": "u", "question": "?"} | {f"option {n}": "x" for n in range(4)}
     write_json(tmp_path / "questions.json", [row])
     with pytest.raises(BenchmarkError, match=r"EgoSchema.*'option 4'"):
         benchmark.questions(tmp_path)
     write_json(tmp_path / "questions.json", [row | {"option 4": "y"}] * 2)
-    with pytest.raises(BenchmarkError, match="two questions are called u"):
+    with pytest.raises(BenchmarkError, match=r"two questions.*\bu\b"):
         benchmark.questions(tmp_path)
     (tmp_path / "questions.json").write_text("[{")
-    with pytest.raises(BenchmarkError, match=r"questions.json: Expecting .*: fetch the file again"):
+    with pytest.raises(BenchmarkError, match=r"questions\.json: Expecting"):
         benchmark.questions(tmp_path)
 
 
@@ -122,5 +122,5 @@ def test_media_stay_in_the_folder(path: str, tmp_path: Path) -> None:
     mlvu(tmp_path)
     row = {"video": path, "question": "?", "candidates": ["a", "b"], "answer": "a"}
     write_json(tmp_path / "json" / "1_plotQA.json", [row])
-    with pytest.raises(BenchmarkError, match="which leads out of the folder"):
+    with pytest.raises(BenchmarkError, match=r"shows.*folder"):
         BENCHMARKS["mlvu"].questions(tmp_path)

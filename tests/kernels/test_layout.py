@@ -32,7 +32,7 @@ def test_no_items() -> None:
 @pytest.mark.parametrize(("height", "width", "merge_size"), [(4, 6, 2), (6, 4, 2), (3, 4, 1), (4, 3, 1)])
 def test_a_size_that_is_no_multiple_is_refused(height: int, width: int, merge_size: int) -> None:
     sizes = torch.tensor([[1, 4, 4], [1, height, width]])
-    with pytest.raises(ValueError, match=rf"sizes .*{height}, {width}.* must be multiples of 2 × the merge size"):
+    with pytest.raises(ValueError, match=rf"sizes .*{height}, {width}.*\b2 × "):
         Layout.of(sizes, torch.tensor([1, merge_size]), 2)
 
 
@@ -43,7 +43,7 @@ def test_pixels_that_are_not_the_layouts_are_refused() -> None:
     for wrong in (pixels.float(), pixels.view(2, 12), pixels.repeat(2)[::2]):
         with pytest.raises(ValueError, match="pixels are contiguous"):
             layout.require_pixels(wrong)
-    with pytest.raises(ValueError, match="23 bytes of pixels for a layout of 24"):
+    with pytest.raises(ValueError, match=r"\b23 bytes.*\b24\b"):
         layout.require_pixels(pixels[1:])
 
 

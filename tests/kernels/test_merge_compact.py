@@ -220,18 +220,18 @@ def test_compiles_at_most_twice_over_fifty_batches(by_triton: bool) -> None:
 def test_what_it_refuses() -> None:
     layout = make_layout([(1, 1, 2, 2)])
     features, keep_mask = torch.randn(8, 3), torch.tensor([True, False])
-    with pytest.raises(ValueError, match=r"features \(8, 3\) is not contiguous"):
+    with pytest.raises(ValueError, match=r"features \(8, 3\) .*contiguous"):
         merge_compact(torch.randn(3, 8).T, layout)
-    with pytest.raises(ValueError, match=r"keep_mask \(2,\) is not contiguous"):
+    with pytest.raises(ValueError, match=r"keep_mask \(2,\) .*contiguous"):
         merge_compact(features, layout, torch.ones(2, 2, dtype=torch.bool)[:, 0])
     for wrong in (features[:7], features.flatten(), features.int()):
-        with pytest.raises(ValueError, match=r"features are \(8, D\) floats"):
+        with pytest.raises(ValueError, match=r"features .*\(8, D\)"):
             merge_compact(wrong.contiguous(), layout)
     for wrong in (keep_mask[:1], keep_mask.int(), keep_mask[:, None]):
-        with pytest.raises(ValueError, match=r"keep_mask is \(2,\) bool"):
+        with pytest.raises(ValueError, match=r"keep_mask .*\(2,\) bool"):
             merge_compact(features, layout, wrong)
     for number in (-1, 3):
-        with pytest.raises(ValueError, match=f"0 to 2, the tokens of the layout, not {number}"):
+        with pytest.raises(ValueError, match=rf"num_tokens .*\b0 to 2\b.* {number}$"):
             merge_compact(features, layout, keep_mask, number)
 
 

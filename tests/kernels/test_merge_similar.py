@@ -313,25 +313,25 @@ def test_what_it_refuses() -> None:
     layout = make_layout([(2, 1, 2, 1)])
     tokens = torch.randn(4, 3)
     runs = similar_runs(tokens, layout, threshold=0.9)
-    with pytest.raises(ValueError, match=r"tokens \(4, 3\) is not contiguous"):
+    with pytest.raises(ValueError, match=r"tokens \(4, 3\) .*contiguous"):
         similar_runs(torch.randn(3, 4).T, layout, threshold=0.9)
     for wrong in (tokens[:3], tokens.flatten(), tokens.int()):
-        with pytest.raises(ValueError, match=r"tokens are \(4, D\) floats"):
+        with pytest.raises(ValueError, match=r"tokens .*\(4, D\)"):
             similar_runs(wrong, layout, threshold=0.9)
-        with pytest.raises(ValueError, match=r"tokens are \(4, D\) floats"):
+        with pytest.raises(ValueError, match=r"tokens .*\(4, D\)"):
             merge_runs(wrong, layout, runs)
     for threshold in (-1.0, 1.1, math.nan):
-        with pytest.raises(ValueError, match="cosine above -1 and at most 1"):
+        with pytest.raises(ValueError, match=r"cosine.* -1\b.*\b1\b"):
             similar_runs(tokens, layout, threshold=threshold)
-    with pytest.raises(ValueError, match=r"runs of \(3,\) and \(4,\) tokens in a layout of 4"):
+    with pytest.raises(ValueError, match=r"runs .*\(3,\).*\(4,\).*\b4;"):
         merge_runs(tokens, layout, runs._replace(head_frame=runs.head_frame[:3]))
-    with pytest.raises(ValueError, match=r"keep_mask \(4,\) is not contiguous"):
+    with pytest.raises(ValueError, match=r"keep_mask \(4,\) .*contiguous"):
         merge_runs(tokens, layout, runs._replace(keep_mask=torch.ones(4, 2, dtype=torch.bool)[:, 0]))
     for wrong in (runs._replace(head_frame=runs.head_frame.long()), runs._replace(keep_mask=runs.keep_mask.int())):
-        with pytest.raises(ValueError, match="int32 and bool"):
+        with pytest.raises(ValueError, match=r"int32.*bool"):
             merge_runs(tokens, layout, wrong)
     for number in (-1, 5):
-        with pytest.raises(ValueError, match=f"0 to 4, the tokens of the layout, not {number}"):
+        with pytest.raises(ValueError, match=rf"num_tokens .*\b0 to 4\b.* {number}$"):
             merge_runs(tokens, layout, runs, number)
 
 

@@ -156,11 +156,11 @@ def test_what_it_refuses() -> None:
     shapes = [(2, 1, 2, 2), (1, 1, 3, 1)]
     pixels, layout = flatten(make_clips(shapes)), make_layout(shapes)
     for wrong in (pixels.float(), pixels[None], pixels.repeat(2)[::2]):
-        with pytest.raises(ValueError, match=r"pixels are contiguous \(B,\) uint8"):
+        with pytest.raises(ValueError, match=r"pixels .*\(B,\) uint8"):
             pack_patches(wrong, layout)
-    with pytest.raises(ValueError, match="227 bytes of pixels for a layout of 228"):
+    with pytest.raises(ValueError, match=r"\b227 bytes.*\b228\b"):
         pack_patches(pixels[1:], layout)
-    with pytest.raises(ValueError, match=r"float32, bfloat16 or float16, not torch\.float64"):
+    with pytest.raises(ValueError, match=r"float32, bfloat16.*float16.*torch\.float64"):
         pack_patches(pixels, layout, dtype=torch.float64)
 
 

@@ -140,9 +140,9 @@ def test_compiles_at_most_twice_over_fifty_lengths(by_triton: bool) -> None:
 
 def test_what_it_refuses() -> None:
     q, k, cos, sin = make_inputs(6, 2, 8, torch.float32)
-    with pytest.raises(ValueError, match=r"q \(6, 2, 8\) is not contiguous"):
+    with pytest.raises(ValueError, match=r"\bq \(6, 2, 8\) .*contiguous"):
         rope_2d(q.transpose(0, 1).contiguous().transpose(0, 1), k, cos, sin)
-    with pytest.raises(ValueError, match=r"sin .* is not contiguous"):
+    with pytest.raises(ValueError, match=r"\bsin .*contiguous"):
         rope_2d(q, k, cos, sin.T.contiguous().T)
     for wrong in [
         (q, k[:5], cos, sin),
@@ -150,7 +150,7 @@ def test_what_it_refuses() -> None:
         (q, k, cos[:5], sin),
         (q, k, cos, sin[:, :3].clone()),
     ]:
-        with pytest.raises(ValueError, match="must agree"):
+        with pytest.raises(ValueError, match=r"\bq .*\bk \("):
             rope_2d(*wrong)
     with pytest.raises(ValueError, match="multiple of 4"):
         rope_2d(q[..., :6].clone(), k[..., :6].clone(), cos[:, :3].clone(), sin[:, :3].clone())

@@ -327,26 +327,26 @@ def test_programs_behind_two_billion_elements() -> None:
 def test_what_it_refuses() -> None:
     layout, pixels = make_layout([(2, 1, 1, 1)]), torch.zeros(24, dtype=torch.uint8)
     for wrong in (torch.zeros(48, dtype=torch.uint8)[::2], pixels.float(), pixels.view(2, 12)):
-        with pytest.raises(ValueError, match=r"pixels are contiguous \(B,\) uint8"):
+        with pytest.raises(ValueError, match=r"pixels .*\(B,\) uint8"):
             similarity_keep(wrong, layout, threshold_grey_levels=1.0)
-    with pytest.raises(ValueError, match="23 bytes of pixels for a layout of 24"):
+    with pytest.raises(ValueError, match=r"\b23 bytes.*\b24\b"):
         similarity_keep(pixels[:23], layout, threshold_grey_levels=1.0)
     for options, message in [
-        ({"threshold_grey_levels": 1.0, "reference": "next"}, "previous, last_kept, not 'next'"),
-        ({"threshold_grey_levels": 1.0, "arithmetic": "float16"}, "exact, bfloat16, not 'float16'"),
-        ({}, "give threshold_grey_levels or token_budget: they are None and None"),
-        ({"threshold_grey_levels": 1.0, "token_budget": 3}, "they are 1.0 and 3"),
-        ({"threshold_grey_levels": -1.0}, "at least 0, not -1.0"),
-        ({"threshold_grey_levels": float("nan")}, "at least 0, not nan"),
-        ({"token_budget": 0}, "at least 1, .* not 0 with"),
-        ({"token_budget": 3, "reference": "last_kept"}, "not 3 with 'last_kept' and 'exact'"),
-        ({"token_budget": 3, "arithmetic": "bfloat16"}, "not 3 with 'previous' and 'bfloat16'"),
-        ({"threshold_grey_levels": 1.0, "min_tokens": -1}, "min_tokens is at least 0, not -1"),
+        ({"threshold_grey_levels": 1.0, "reference": "next"}, r"previous, last_kept, .*'next'"),
+        ({"threshold_grey_levels": 1.0, "arithmetic": "float16"}, r"exact, bfloat16, .*'float16'"),
+        ({}, r"threshold_grey_levels.*token_budget.* None and None"),
+        ({"threshold_grey_levels": 1.0, "token_budget": 3}, r"\b1\.0 and 3$"),
+        ({"threshold_grey_levels": -1.0}, r"\b0, .*-1\.0\b"),
+        ({"threshold_grey_levels": float("nan")}, r"\b0, .*\bnan\b"),
+        ({"token_budget": 0}, r"\b1, .*\b0 "),
+        ({"token_budget": 3, "reference": "last_kept"}, r"\b3 .*'last_kept'.*'exact'"),
+        ({"token_budget": 3, "arithmetic": "bfloat16"}, r"\b3 .*'previous'.*'bfloat16'"),
+        ({"threshold_grey_levels": 1.0, "min_tokens": -1}, r"min_tokens .*\b0, .*-1$"),
     ]:
         with pytest.raises(ValueError, match=message):
             similarity_keep(pixels, layout, **options)
     big = make_layout([(1, 1, 1, 1)], patch_size=105)
-    with pytest.raises(ValueError, match="105×105 pixels can be 2167603200"):
+    with pytest.raises(ValueError, match=r"105×105 pixels.*\b2167603200\b"):
         similarity_keep(
             torch.zeros(big.num_bytes, dtype=torch.uint8), big, threshold_grey_levels=1.0, arithmetic="bfloat16"
         )

@@ -77,10 +77,10 @@ def run_python(project: Path, *arguments: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("programs overlap by a row", r"store at y_out\[15.*a race between programs"),
-        ("one row past the end", r"load at x\[35.*out of bounds: it has 35 elements"),
-        ("a masked load without other", "masked load of x without other="),
-        ("a store without its mask", r"store at y_out\[5.*more than once in one store"),
+        ("programs overlap by a row", r"store at y_out\[15.*race"),
+        ("one row past the end", r"load at x\[35.*bounds.*\b35 elements"),
+        ("a masked load without other", r"\bx .*other="),
+        ("a store without its mask", r"store at y_out\[5.*once"),
     ],
 )
 def test_the_sanitizer_names_the_fault(planted: Plant, fault: str, message: str) -> None:
@@ -99,14 +99,14 @@ def test_rows_of_32_bits_do_not_reach_far(planted: Plant) -> None:
         return y.tolist()
 
     assert last_program(planted(None)) == [[0.5, 0.5]] * 4
-    with pytest.raises(Exception, match="lie outside every tensor"):
+    with pytest.raises(Exception, match=r"\d+ of \d+ addresses"):
         last_program(planted(FAULTS["32-bit rows"]))
 
 
 def test_a_sum_of_bfloat16_is_refused(planted: Plant) -> None:
     x = torch.zeros(4, 8, dtype=torch.bfloat16)
     assert planted(None).softmax(x).tolist() == [[0.125] * 8] * 4
-    with pytest.raises(Exception, match="a reduction or scan of bfloat16"):
+    with pytest.raises(Exception, match=r"reduction.*bfloat16"):
         planted(FAULTS["sums in the dtype of y"]).softmax(x)
 
 

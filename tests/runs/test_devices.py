@@ -1,5 +1,6 @@
 """Devices that a recipe asks for and a machine lacks: one line before anything is written."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,16 @@ def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("trainer.accelerator=tpu", "accelerator is one of auto, cpu, gpu, cuda, mps, not 'tpu'"),
-        ("trainer.devices=0", "devices is a number from 1 on or auto, not '0'"),
-        ("output=", "output is empty: write output=..., which names a folder"),
-        ("name=", "name is empty: write name=..., which names a folder"),
+        ("trainer.accelerator=tpu", r"accelerator .*auto, cpu, gpu, cuda, mps.*'tpu'$"),
+        ("trainer.devices=0", r"devices .*\b1\b.*auto.*'0'$"),
+        ("output=", r"output .*output=.*folder$"),
+        ("name=", r"name .*name=.*folder$"),
     ],
 )
 def test_what_no_machine_has_is_refused_with_the_recipe(word: str, line: str) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe("videollama3-tiny", [word])
-    assert str(error.value).endswith(line)
+    assert re.search(line, str(error.value))
 
 
 def test_an_output_that_cannot_be_made_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -155,13 +155,13 @@ def test_error_policy_of_rows_counts_only_where_rows_are_left_out(tmp_path: Path
 
 
 def test_what_is_not_there_is_one_line(tmp_path: Path, data: Path) -> None:
-    with pytest.raises(ManifestError, match=r"none\.jsonl: no such file: correct the path"):
+    with pytest.raises(ManifestError, match=r"none\.jsonl: .*file"):
         read_origin(one_stage(tmp_path, "data.manifests=[none.jsonl]", f"data.root={data}"), STAGE)
-    with pytest.raises(RecipeError, match=r"/dat: no such folder for the media of source custom: correct the root"):
+    with pytest.raises(RecipeError, match=r"/dat: .*source custom\b"):
         origin(tmp_path, data, f"data.root={tmp_path / 'dat'}")
-    with pytest.raises(RecipeError, match=r"stage videos starts from .*model\.safetensors, which is not there"):
+    with pytest.raises(RecipeError, match=r"stage videos .*model\.safetensors\b"):
         read_origin(recipe(tmp_path), STAGE)
-    with pytest.raises(RecipeError, match=r"stages\.videos\.init: none\.safetensors:"):
+    with pytest.raises(RecipeError, match=r"stages\.videos\.init: none\.safetensors"):
         read_origin(one_stage(tmp_path, f"stages.{STAGE}.init=none.safetensors"), STAGE)
 
 
@@ -177,7 +177,7 @@ def test_the_built_in_set_counts_rendered_or_not(tmp_path: Path) -> None:
     manifest = Path(one.data.root) / "video_qa.jsonl"
     manifest.write_text(manifest.read_text().replace("red", "blue", 1))
     assert differences(first, read_origin(one, STAGE)) == ["data of source videos changed"]
-    with pytest.raises(shapes.ShapesError, match="holds shapes of another configuration"):
+    with pytest.raises(shapes.ShapesError, match=r"configuration.*data\.root"):
         read_origin(one_stage(tmp_path, *words, "data.shapes.seed=1"), STAGE)
 
 

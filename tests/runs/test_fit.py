@@ -160,15 +160,15 @@ def test_two_processes_equal_one(trained: Recipe, tmp_path: Path) -> None:
 
 def test_torchrun_takes_one_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="add --stage NAME, one of adapt, videos"):
+    with pytest.raises(RecipeError, match=r"--stage NAME.*adapt, videos"):
         run_recipe(recipe(tmp_path))
 
 
 def test_what_a_recipe_gets_wrong_is_one_line(tmp_path: Path) -> None:
     one = recipe(tmp_path)
-    with pytest.raises(RecipeError, match="test has no stage video; it has adapt, videos"):
+    with pytest.raises(RecipeError, match=r"\btest .*stage video\b.*adapt, videos"):
         run_recipe(one, "video")
-    with pytest.raises(RecipeError, match=r"stage videos starts from .*adapt/model\.safetensors, which is not there"):
+    with pytest.raises(RecipeError, match=r"stage videos .*adapt/model\.safetensors\b"):
         run_stage(one, "videos")
     three_ranks = replace(one, trainer=replace(one.trainer, devices="3"))
     with pytest.raises(RecipeError, match=r"stages\.adapt: global_batch_size 8.*12"):

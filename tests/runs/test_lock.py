@@ -146,7 +146,7 @@ def test_without_locks_a_file_keeps_others_out_and_that_is_said(tmp_path: Path) 
         pass
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     folder.with_name("stage.owner").write_text(f"{socket.gethostname()} {alive.pid}\n")
-    with pytest.raises(RecipeError, match=f"by process {alive.pid} on "), sole_writer(folder, lines.append):
+    with pytest.raises(RecipeError, match=rf"\bprocess {alive.pid} on "), sole_writer(folder, lines.append):
         pass
     alive.kill()
     alive.communicate()
@@ -160,6 +160,6 @@ def test_of_two_that_take_over_one_holds_the_folder(tmp_path: Path, monkeypatch:
     owner = tmp_path / "stage.owner"
     owner.write_text(f"{socket.gethostname()} {os.getpid()}\n")  # a process before this one had its number
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: owner.write_text("elsewhere 17\n"))
-    with pytest.raises(RecipeError, match="by process 17 on elsewhere"), sole_writer(tmp_path / "stage", pytest.fail):
+    with pytest.raises(RecipeError, match=r"\bprocess 17 on elsewhere\b"), sole_writer(tmp_path / "stage", pytest.fail):
         pass
     assert owner.read_text() == "elsewhere 17\n"

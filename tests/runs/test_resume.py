@@ -136,7 +136,7 @@ def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_a_stopped_stage_is_not_begun_again_by_mistake(stopped: Recipe) -> None:
-    with pytest.raises(RecipeError, match=rf"checkpoints .*step 2\b.*--resume.*--again={STAGE}"):
+    with pytest.raises(RecipeError, match=rf"2\b.*--resume.*--again={STAGE}"):
         run_stage(stopped, STAGE)
 
 
@@ -155,12 +155,10 @@ def test_other_start_weights_are_refused(stopped: Recipe) -> None:
     begun = json.loads(before)
     path.write_text(json.dumps({**begun, "origin": {**begun["origin"], "start": "another"}}))
     try:
-        with pytest.raises(RecipeError, match=f"{STAGE} was begun with other settings: the start weights changed"):
+        with pytest.raises(RecipeError, match=rf"\b{STAGE}\b.*start weights"):
             run_stage(stopped, STAGE, resume=True)
         path.write_text(json.dumps({"settings": {}, "started_from": None}))  # what an earlier version wrote
-        with pytest.raises(
-            RecipeError, match="did not note what the stage was begun with: resume it with that version"
-        ):
+        with pytest.raises(RecipeError, match=r"checkpoints.*version"):
             run_stage(stopped, STAGE, resume=True)
     finally:
         path.write_text(before)
@@ -173,7 +171,7 @@ def test_other_data_are_refused(stopped: Recipe, shapes: Path, tmp_path: Path) -
     before = manifest.read_text()
     manifest.write_text(before.replace("red", "blue", 1))
     try:
-        with pytest.raises(RecipeError, match="was begun with other settings: data of source videos changed"):
+        with pytest.raises(RecipeError, match=r"data of source videos\b"):
             run_stage(small(tmp_path, f"data.root={shapes}", f"output={output}"), STAGE, resume=True)
     finally:
         manifest.write_text(before)

@@ -319,7 +319,7 @@ def test_run_stage_alone_keeps_what_is_finished(run: Path) -> None:
     lines: list[str] = []
     run_stage(one, "adapt", say=lines.append)
     assert lines == [f"stage adapt is finished and not trained again: {run / 'out' / 'adapt' / 'model.safetensors'}"]
-    with pytest.raises(RecipeError, match="seed was 1 and is 2"):
+    with pytest.raises(RecipeError, match=r"\bseed was 1\b.*\b2\b"):
         run_stage(replace(one, seed=2), "adapt")
     assert tree(run / "out") == before
 
@@ -337,7 +337,7 @@ def test_a_second_fit_is_refused_and_what_a_killed_one_held_is_taken_over(run: P
             deadline = time.monotonic() + 200
             while not metrics.is_file() and time.monotonic() < deadline:
                 time.sleep(0.2)
-            with pytest.raises(RecipeError, match=rf"adapt is being written by process {process.pid} on "):
+            with pytest.raises(RecipeError, match=rf"\badapt\b.*\bprocess {process.pid} on "):
                 run_stage(one, "adapt")
         finally:
             process.kill()

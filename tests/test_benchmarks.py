@@ -190,7 +190,7 @@ def test_a_loop_with_another_result_stops_the_kernels(monkeypatch: pytest.Monkey
     kernel_cases = _import_script("kernel_cases", monkeypatch)
     case = next(kernel_cases.make_cases(kernel_cases.mixed_batch(2, 1, 2), torch.float32, "cpu"))
     bench_kernels.require_equal(case, torch.float32, {"loop": case.loop})
-    with pytest.raises(SystemExit, match="pack_patches, forward: loop gives another result"):
+    with pytest.raises(SystemExit, match=r"pack_patches, forward: loop "):
         bench_kernels.require_equal(case, torch.float32, {"loop": lambda: tuple(part + 1 for part in case.loop())})
 
 

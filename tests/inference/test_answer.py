@@ -91,11 +91,11 @@ def test_markers_say_where_media_go() -> None:
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
-    with pytest.raises(RowError, match="a time range without a video"):
+    with pytest.raises(RowError, match=r"time range.*video"):
         question("What?", images=["a.png"], begin_seconds=1.0)
-    with pytest.raises(RowError, match="of 2 videos"):
+    with pytest.raises(RowError, match=r"\b2 videos"):
         question("What?", ["a.mp4", "b.mp4"], end_seconds=1.0)
-    with pytest.raises(RowError, match="shows 2 <video>"):
+    with pytest.raises(RowError, match=r"\b2 <video>"):
         question("<video> or <video>?", ["a.mp4"])
 
 

@@ -30,7 +30,7 @@ def test_an_export_answers_as_its_stage_does(tmp_path: Path) -> None:
         for folder in (stage, tmp_path / "exported")
     ]
     assert said[0] == said[1] != ""
-    with pytest.raises(RecipeError, match="leave seed=1 out"):
+    with pytest.raises(RecipeError, match=r"\bseed=1\b"):
         load_checkpoint(str(tmp_path / "exported"), ["seed=1"])
 
 
@@ -43,7 +43,7 @@ def test_a_stage_is_found_by_its_folder_or_its_recipe(tmp_path: Path) -> None:
     assert trained_weights(*find_stage_of(file, stage="adapt")) == stage_folder(recipe, "adapt") / WEIGHTS
     assert trained_weights(*find_stage_of(str(folder), stage="adapt")) == stage_folder(recipe, "adapt") / WEIGHTS
     assert find_stage_of(file)[1] == "videos"
-    with pytest.raises(RecipeError, match="no stage adap: name one of adapt, videos"):
+    with pytest.raises(RecipeError, match=r"\badap\b.*adapt, videos"):
         find_stage_of(file, stage="adap")
     (moved / WEIGHTS).unlink()
     with pytest.raises(RecipeError, match=r"model\.safetensors is not there: train it first"):

@@ -88,13 +88,13 @@ def test_an_id_of_the_second_manifest_of_a_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [-1, 10_000])
 def test_a_number_outside_is_one_line_with_the_range(number: int, small: Recipe) -> None:
     last = inspect_sample(small, STAGE).place.num_samples - 1
-    with pytest.raises(RecipeError, match=f"{number}:.*0 to {last}$"):
+    with pytest.raises(RecipeError, match=rf"{number}\b.*\b0 to {last}$"):
         inspect_sample(small, STAGE, number)
     assert inspect_sample(small, STAGE, last).place.number == last
 
 
 def test_ids_and_stages_that_are_not_there(small: Recipe) -> None:
-    with pytest.raises(RecipeError, match="no sample is called nobody:1"):
+    with pytest.raises(RecipeError, match="nobody:1"):
         inspect_sample(small, STAGE, sample_id="nobody:1")
     few = replace(small.stages[STAGE], mixture={"images": 0.5, "videos": 1.0})  # half of the captions, one epoch
     sources = {name: source for name, source in small.data.sources.items() if name != "text"}
@@ -102,7 +102,7 @@ def test_ids_and_stages_that_are_not_there(small: Recipe) -> None:
     rows = [f"image_captions.jsonl:{row}" for row in range(1, 17)]
     refused = [row for row in rows if _is_refused(some, row)]
     assert 8 <= len(refused) < 16
-    with pytest.raises(RecipeError, match="test has no stage video; it has videos"):
+    with pytest.raises(RecipeError, match=r"test.*stage video\b.*videos"):
         inspect_sample(small, "video")
 
 

@@ -86,7 +86,7 @@ def test_a_recipe_for_rows_with_keys_that_are_not_read_ignores_them_where_that_i
 ) -> None:
     data = str(write_rows(tmp_path / "rows.jsonl", [video_row(objects={"bbox": [1]})] * 2))
     path = tmp_path / "task.yaml"
-    with pytest.raises(RecipeError, match=r"none of the 2 rows can be used.*'objects' is not read"):
+    with pytest.raises(RecipeError, match=r"\b2 rows.*'objects'"):
         write_recipe(Task("task", (data,), str(media)), path, lambda: nullcontext(lambda *_: None), jobs=0)
     task = Task("task", (data,), str(media), unknown_keys="ignore")
     written = write_recipe(task, path, lambda: nullcontext(lambda *_: None), jobs=0)
@@ -173,7 +173,7 @@ def test_imported_weights_tell_their_model(tmp_path: Path, media: Path) -> None:
     assert written.recipe.model.llm.hidden_size == tiny.llm.hidden_size
     narrow = load_recipe("videollama3-tiny", ["model.vision.intermediate_size=48"]).model
     save_weights(build_model(narrow, ReducerConfig()), tmp_path / "tiny.safetensors")
-    with pytest.raises(RecipeError, match=r"tiny.safetensors:.*conf/model"):
+    with pytest.raises(RecipeError, match=r"tiny.safetensors.*conf/model"):
         write_recipe(task, tmp_path / "other.yaml", lambda: nullcontext(lambda *_: None), jobs=0)
 
 
@@ -209,9 +209,9 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 
 
 def test_an_empty_file_and_a_name_that_leaves_its_folder_are_refused(tmp_path: Path, media: Path) -> None:
-    with pytest.raises(RecipeError, match="no rows: write one conversation on each line"):
+    with pytest.raises(RecipeError, match=r"rows.*docs/data\.md"):
         new(tmp_path, media, [])
-    with pytest.raises(RecipeError, match="names a folder: write letters"):
+    with pytest.raises(RecipeError, match=r"^'.*folder"):
         Task("../task", ("rows.jsonl",), ".")
 
 

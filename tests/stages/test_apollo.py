@@ -122,9 +122,9 @@ def test_the_conflict_about_the_towers_is_a_value() -> None:
     for trains in ({"connector": 1e-4, "llm": 2e-5}, {"vision": 1e-6, "connector": 1e-4, "llm": 2e-5}):
         words = [f"stages.instruction_tuning.trains={trains}".replace("'", "")]
         assert load_recipe("apollo-3b", words).stages["instruction_tuning"].trains == trains
-    with pytest.raises(ValueError, match=r"InstructionTuning trains connector, llm \(and vision where the recipe"):
+    with pytest.raises(ValueError, match=r"InstructionTuning .*connector, llm \(.*vision"):
         InstructionTuning.check(stage_config("InstructionTuning", "llm"))
-    with pytest.raises(ValueError, match="ConnectorAlignment trains connector, not vision, connector"):
+    with pytest.raises(ValueError, match=r"ConnectorAlignment .*connector, not vision, connector"):
         find_stage("ConnectorAlignment").check(stage_config("ConnectorAlignment", "vision", "connector"))
 
 

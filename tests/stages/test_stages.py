@@ -193,36 +193,34 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
 
 
 def test_the_papers_stages_train_what_they_say() -> None:
-    with pytest.raises(
-        ValueError, match="VisionEncoderAdaptation trains vision, connector, not vision, connector, llm"
-    ):
+    with pytest.raises(ValueError, match=r"VisionEncoderAdaptation .*vision, connector, not vision, connector, llm"):
         VisionEncoderAdaptation(model(), config())
     MultiTaskFineTuning.check(config())
-    with pytest.raises(ValueError, match="kind: Stage trains whatever"):
+    with pytest.raises(ValueError, match="kind: Stage "):
         MultiTaskFineTuning.check(config(trains={"llm": 1e-5}))
 
 
 def test_stages_are_found_by_name() -> None:
     assert [find_stage(name) for name in STAGES] == list(STAGES.values())
     assert all(issubclass(stage, Stage) and issubclass(stage, nn.Module) for stage in STAGES.values())
-    with pytest.raises(ValueError, match="did you mean MultiTaskFineTuning"):
+    with pytest.raises(ValueError, match=r"\bMultiTaskFineTuning\b"):
         find_stage("MultiTaskFinetuning")
-    with pytest.raises(ValueError, match="there are Stage, VisionEncoderAdaptation"):
+    with pytest.raises(ValueError, match="Stage, VisionEncoderAdaptation"):
         find_stage("xyz")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"trains": {}}, "trains names nothing"),
-        ({"trains": {"lmm": 1e-5}}, r"trains names \['lmm'\]"),
-        ({"trains": {"llm": 0.0}}, "leave the component out to freeze it"),
-        ({"mixture": {"any": 0.0}}, "mixture needs at least one source"),
-        ({"trains": {"llm": float("nan")}}, r"trains\.llm is nan: a rate is positive"),
-        ({"trains": {"llm": float("inf")}}, r"trains\.llm is inf: a rate is positive"),
-        ({"max_steps": 0}, "max_steps must be 1 or more, or -1"),
-        ({"max_steps": 1, "optimizer": OptimizerConfig()}, "max_steps is 1: the only step would have rate 0"),
-        ({"global_batch_size": 9, "micro_batch_size": 2}, "9 is no multiple of micro_batch_size 2"),
+        ({"trains": {}}, r"^trains "),
+        ({"trains": {"lmm": 1e-5}}, r"^trains .*\['lmm'\]"),
+        ({"trains": {"llm": 0.0}}, r"^trains\.llm .*\b0\.0: .*freeze"),
+        ({"mixture": {"any": 0.0}}, r"^mixture .*'any': 0\.0"),
+        ({"trains": {"llm": float("nan")}}, r"^trains\.llm .*\bnan\b"),
+        ({"trains": {"llm": float("inf")}}, r"^trains\.llm .*\binf\b"),
+        ({"max_steps": 0}, r"^max_steps .*\b1\b.*-1\b"),
+        ({"max_steps": 1, "optimizer": OptimizerConfig()}, r"^max_steps .*\b1: .*\b0\b"),
+        ({"global_batch_size": 9, "micro_batch_size": 2}, r"\b9 .*micro_batch_size 2$"),
     ],
 )
 def test_impossible_stages_are_refused(values: dict[str, Any], message: str) -> None:
@@ -232,5 +230,5 @@ def test_impossible_stages_are_refused(values: dict[str, Any], message: str) -> 
 
 def test_accumulation_must_divide_exactly() -> None:
     assert config(global_batch_size=128, micro_batch_size=2).accumulate(world_size=8) == 8
-    with pytest.raises(ValueError, match=r"128.*6.*micro_batch_size 2 on 3 ranks"):
+    with pytest.raises(ValueError, match=r"\b128\b.*\b6\b.*micro_batch_size 2.*\b3 ranks"):
         config(global_batch_size=128, micro_batch_size=2).accumulate(world_size=3)

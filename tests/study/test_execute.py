@@ -86,5 +86,5 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert (score.score, score.seconds) == (0.5, 1.2)
     assert read_score(run) == score
     (run.folder / "score.json").write_text("{}")
-    with pytest.raises(StudyError, match=r"score\.json: not a score of this version: remove it"):
+    with pytest.raises(StudyError, match=r"score\.json: .*version"):
         read_score(run)

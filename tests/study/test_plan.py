@@ -1,5 +1,6 @@
 """Study files: their runs, and one line for every mistake."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,34 +104,34 @@ def test_the_study_of_the_docs_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sede": [1]}, "sede: unknown key, did you mean seeds?"),
-        ({"variants": {"a": {"sett": []}}}, "variants.a.sett: unknown key, did you mean set?"),
-        ({"variants": {}}, "variants: at least one is needed"),
-        ({"seeds": []}, "seeds: at least one is needed"),
-        ({"seeds": [1, 1]}, "seeds are different numbers from 0 on, not [1, 1]"),
-        ({"seeds": ["one"]}, "seeds[0]"),
-        ({"variants": {"a.b": {}}}, "a.b: the name is part of a folder's: write letters, digits, - and _"),
-        ({"data": {"one": {}}}, "data.one.samples: required"),
-        ({"data": {"one": {"samples": 0}}}, "data.one: samples is a number above 0, not 0"),
-        ({"data": {"b": {"samples": 2}, "a": {"samples": 1}}}, "data: write the smallest first"),
-        ({"sizes": {"w": {"parameters": 0}}}, "sizes.w: parameters is a number above 0, not 0"),
-        ({"score": "ordre"}, "score: ordre: no such kind of question, did you mean order?"),
-        ({"threshold": 2}, "threshold is a Kendall's tau above -1 and up to 1, not 2"),
+        ({"sede": [1]}, r"sede: .*\bseeds\b"),
+        ({"variants": {"a": {"sett": []}}}, r"variants\.a\.sett: .*\bset\b"),
+        ({"variants": {}}, r"variants: .*one"),
+        ({"seeds": []}, r"seeds: .*one"),
+        ({"seeds": [1, 1]}, r"seeds .*\b0\b.*\[1, 1\]"),
+        ({"seeds": ["one"]}, r"seeds\[0\]"),
+        ({"variants": {"a.b": {}}}, r"a\.b: .*folder"),
+        ({"data": {"one": {}}}, r"data\.one\.samples: "),
+        ({"data": {"one": {"samples": 0}}}, r"data\.one: samples .*\b0\b.*\b0\b"),
+        ({"data": {"b": {"samples": 2}, "a": {"samples": 1}}}, r"data: .*smallest"),
+        ({"sizes": {"w": {"parameters": 0}}}, r"sizes\.w: parameters .*\b0\b.*\b0\b"),
+        ({"score": "ordre"}, r"score: ordre: .*\border\b"),
+        ({"threshold": 2}, r"threshold .*-1\b.*\b1\b.*\b2\b"),
         (
             {"variants": {"a": {"factors": {"x": "1"}}, "b": {"factors": {"y": "1"}}}},
-            "variants.b.factors: every variant names the same factors as a: x",
+            r"variants\.b\.factors: .*\ba: x\b",
         ),
-        ({"variants": {"a": {"set": ["seed=1"]}}}, "variants.a.set: seed: the study sets this itself"),
+        ({"variants": {"a": {"set": ["seed=1"]}}}, r"variants\.a\.set: seed: "),
         (
             {"variants": {"a": {"set": ["model.llm={hidden_size: 8}"]}}},
-            "variants.a.set: model.llm: sizes.w16 sets it too",
+            r"variants\.a\.set: model\.llm: sizes\.w16 ",
         ),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         study(tmp_path, **changes)
-    assert message in str(caught.value)
+    assert re.search(message, str(caught.value))
     assert "mine.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -138,18 +139,18 @@ def test_a_mistake_in_the_file_is_one_line(changes: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variants": {"a": {}, "b": {}}}, "b.w16.one.s0 and a.w16.one.s0 are the same recipe"),
-        ({"variants": {"a": {"set": ["models.llm=1"]}}}, "models: unknown key, did you mean model?"),
-        ({"variants": {"a": {"set": ["data.manifests=[x.json]"]}}}, "has no data.shapes"),
-        ({"variants": {"a": {}, "b": {"set": ["data.shapes.seed=5"]}}}, "b.w16.one.s0: data.shapes differs"),
-        ({"recipe": "videollama3-tyni"}, "did you mean videollama3-tiny?"),
+        ({"variants": {"a": {}, "b": {}}}, r"b\.w16\.one\.s0 and a\.w16\.one\.s0 "),
+        ({"variants": {"a": {"set": ["models.llm=1"]}}}, r"models: .*\bmodel\b"),
+        ({"variants": {"a": {"set": ["data.manifests=[x.json]"]}}}, r"data\.shapes"),
+        ({"variants": {"a": {}, "b": {"set": ["data.shapes.seed=5"]}}}, r"b\.w16\.one\.s0: data\.shapes "),
+        ({"recipe": "videollama3-tyni"}, r"\bvideollama3-tiny\b"),
     ],
 )
 def test_a_run_that_cannot_be_is_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     small = {"seeds": [0], "data": {"one": {"samples": 4}}, "sizes": {"w16": {}}}
     with pytest.raises(RecipeError) as caught:
         plan_runs(study(tmp_path, **small, **changes))
-    assert message in str(caught.value)
+    assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
 
 
@@ -161,9 +162,9 @@ def test_sizes_are_written_smallest_first(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"fast\.w16\.one\.s9:.*fast\.w16\.one\.s"):
+    with pytest.raises(RecipeError, match=r"fast\.w16\.one\.s9.*fast\.w16\.one\.s"):
         plan_run(study(tmp_path), "fast.w16.one.s9")
-    with pytest.raises(RecipeError, match=r"apollo-tiny-desing: .* did you mean apollo-tiny-design\?"):
+    with pytest.raises(RecipeError, match=r"apollo-tiny-desing: .*apollo-tiny-design\b"):
         load_study("apollo-tiny-desing")
-    with pytest.raises(RecipeError, match=r"none\.yaml: no such file"):
+    with pytest.raises(RecipeError, match=r"none\.yaml: .*file"):
         load_study("none.yaml")

@@ -1,5 +1,6 @@
 """Tables of scores: the paper's form, errors and missing cells."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +34,20 @@ def test_a_size_is_a_number(text: str, number: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mixture,design,llm\nA,1,7B\n", "the columns are design, llm, score and one or more factors"),
-        ("design,llm,score\n1,7B,1\n", "the columns are design, llm, score and one or more factors"),
-        ("", "the columns are design, llm, score and one or more factors such as mixture, not none"),
-        ("mixture,design,llm,score\n", "has no rows"),
-        ("mixture,design,llm,score\nA,1,7B,good\n", "line 2: score: 'good' is not a number"),
-        ("mixture,design,llm,score\nA,1,7B,nan\n", "line 2: score: 'nan' is not a number"),
-        ("mixture,design,llm,score\nA,1,7B\n", "line 2: every column needs one value"),
-        ("mixture,design,llm,score\nA,1,7B,1,2\n", "line 2: every column needs one value"),
+        ("mixture,design,llm\nA,1,7B\n", r"columns .*design, llm, score.*factors"),
+        ("design,llm,score\n1,7B,1\n", r"columns .*design, llm, score.*factors"),
+        ("", r"columns .*design, llm, score.*mixture.* none$"),
+        ("mixture,design,llm,score\n", "rows"),
+        ("mixture,design,llm,score\nA,1,7B,good\n", "line 2: score: 'good'"),
+        ("mixture,design,llm,score\nA,1,7B,nan\n", "line 2: score: 'nan'"),
+        ("mixture,design,llm,score\nA,1,7B\n", r"line 2: .*column"),
+        ("mixture,design,llm,score\nA,1,7B,1,2\n", r"line 2: .*column"),
         (
             "mixture,design,llm,score\nA,1,large,1\n",
-            "llm: 'large' is no number of parameters; write it like 0.5B or 64M",
+            r"llm: 'large' .*0\.5B.*64M",
         ),
-        ("mixture,design,llm,score\nA,1,7B,1\nA,1,7B,2\n", "line 3: A/1 with 7B stands in line 2 already"),
-        ("mixture,design,llm,score\nA,1,0.5B,1\nA,1,500M,2\n", "every size must be larger than the one before it"),
+        ("mixture,design,llm,score\nA,1,7B,1\nA,1,7B,2\n", r"line 3: A/1 .*7B .*line 2\b"),
+        ("mixture,design,llm,score\nA,1,0.5B,1\nA,1,500M,2\n", r"size .*\b0\.5B .*500M "),
     ],
 )
 def test_a_wrong_table_is_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -54,16 +55,16 @@ def test_a_wrong_table_is_one_line(text: str, message: str, tmp_path: Path) -> N
     path.write_text(text)
     with pytest.raises(StudyError) as caught:
         read_table(path)
-    assert message in str(caught.value)
+    assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"none\.csv: no such file"):
+    with pytest.raises(StudyError, match=r"none\.csv: .*file"):
         read_table(tmp_path / "none.csv")
 
 
 def test_sizes_ascend() -> None:
     table = score_table({"s": [1.0], "l": [2.0]})
-    with pytest.raises(StudyError, match="every size must be larger than the one before it, these are l 5, s 5"):
+    with pytest.raises(StudyError, match=r"size.*\bl 5, s 5\b"):
         ScoreTable(table.scores, table.variants, {"l": 5.0, "s": 5.0}, table.data, {})

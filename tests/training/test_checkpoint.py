@@ -168,7 +168,7 @@ def test_counts_of_one_rank_are_converted_and_kept_at_the_edge_of_a_step() -> No
     progress = {"total": dict(counts), "current": dict(counts), "is_last_batch": False}
     convert_batch_progress(progress, old_accumulated=2, new_accumulated=1)
     assert progress["current"] == progress["total"] == {"ready": 3, "started": 3, "processed": 3, "completed": 2}
-    with pytest.raises(ValueError, match="is not the edge of a step of 2 micro-batches"):
+    with pytest.raises(ValueError, match=r"edge.*\b2 micro-batches"):
         convert_batch_progress(progress, old_accumulated=2, new_accumulated=1)
 
 

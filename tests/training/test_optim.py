@@ -45,20 +45,20 @@ def test_every_trained_parameter_is_in_one_group_with_its_rate_and_decay() -> No
 
 
 def test_a_trained_component_without_a_rate_is_an_error() -> None:
-    with pytest.raises(ValueError, match="component llm has parameters that train, but its rate is None"):
+    with pytest.raises(ValueError, match=r"component llm\b.*\bNone$"):
         parameter_groups(components(), {"vision": 1e-5, "connector": 1e-3}, weight_decay=0.0)
 
 
 def test_a_rate_for_a_frozen_component_is_an_error() -> None:
     modules = components()
     modules["llm"].requires_grad_(False)
-    with pytest.raises(ValueError, match=r"component llm has no parameter that trains, but its rate is 0\.1"):
+    with pytest.raises(ValueError, match=r"component llm\b.*\b0\.1$"):
         parameter_groups(modules, {"vision": 1e-5, "connector": 1e-3, "llm": 0.1}, weight_decay=0.0)
 
 
 def test_a_parameter_of_two_components_is_an_error() -> None:
     shared = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="components vision and llm share a trained parameter"):
+    with pytest.raises(ValueError, match=r"components vision and llm\b"):
         parameter_groups({"vision": shared, "llm": shared}, {"vision": 0.1, "llm": 0.1}, weight_decay=0.0)
 
 
@@ -108,9 +108,9 @@ def test_a_stage_needs_a_step_with_a_rate(num_steps: int, warmup_ratio: float, t
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"betas": [0.9]}, "betas must be two numbers"),
-        ({"warmup_ratio": 1.0}, "warmup_ratio must be in"),
-        ({"gradient_clip": -1.0}, "gradient_clip must not be negative"),
+        ({"betas": [0.9]}, r"\bbetas "),
+        ({"warmup_ratio": 1.0}, r"\bwarmup_ratio "),
+        ({"gradient_clip": -1.0}, r"\bgradient_clip "),
     ],
 )
 def test_impossible_values_are_refused(values: dict, message: str) -> None:

@@ -157,7 +157,7 @@ def test_a_stop_that_could_not_be_saved_is_an_error(
 ) -> None:
     monkeypatch.setattr(StepCheckpoint, "save", lambda self, trainer: None)
     monkeypatch.setattr(fit, "stage_callbacks", with_strikes([Strike(0, 0, "SIGUSR1")]))
-    with pytest.raises(CheckpointError, match="stopped by SIGUSR1 without a checkpoint of step 1"):
+    with pytest.raises(CheckpointError, match=r"SIGUSR1.*checkpoint.*step 1\b"):
         run_stage(small(tmp_path, shapes), STAGE)
     assert not scontrol.exists()
 

@@ -118,13 +118,13 @@ def test_a_strategy_is_found_by_its_name() -> None:
 
 
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such checkpoint"):
+    with pytest.raises(WeightsError, match="such checkpoint"):
         consolidate(tmp_path / "none", tmp_path / WEIGHTS)
-    with pytest.raises(WeightsError, match=r"no meta\.pt in it"):
+    with pytest.raises(WeightsError, match=r"meta\.pt"):
         consolidate(tmp_path, tmp_path / WEIGHTS)
     torch.save({"state_dict": {"other.weight": torch.ones(1)}}, tmp_path / "other.ckpt")
-    with pytest.raises(WeightsError, match="holds no weights"):
+    with pytest.raises(WeightsError, match="weights"):
         consolidate(tmp_path / "other.ckpt", tmp_path / WEIGHTS)
     torch.save({"state_dict": {"model.llm.q_proj.lora_A.default.weight": torch.ones(1)}}, tmp_path / "adapted.ckpt")
-    with pytest.raises(WeightsError, match="has adapters"):
+    with pytest.raises(WeightsError, match=r"adapters.*`fit --resume`"):
         consolidate(tmp_path / "adapted.ckpt", tmp_path / WEIGHTS)

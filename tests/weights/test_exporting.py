@@ -125,7 +125,7 @@ def test_what_the_process_finds_or_dies_of_is_said_in_one_line(program: str, sai
     with pytest.raises(WeightsError, match=f"copy: {said}"):
         verify(copied)
     shutil.rmtree(copied / FOLDER)
-    with pytest.raises(WeightsError, match="no fixture/ in it"):
+    with pytest.raises(WeightsError, match="fixture/ in"):
         verify(copied)
 
 
@@ -233,7 +233,7 @@ def test_an_apollo_is_exported_for_our_own_loader(tmp_path: Path) -> None:
         verify(folder)
     del weights["connector.proj.bias"]
     save_file(weights, folder / WEIGHTS)
-    with pytest.raises(WeightsError, match=r"missing: connector.proj.bias"):
+    with pytest.raises(WeightsError, match=r"connector.proj.bias"):
         load_exported(folder)
 
 
@@ -289,7 +289,7 @@ def test_what_the_port_cannot_do_is_refused(recipe: Recipe, tmp_path: Path) -> N
     with pytest.raises(WeightsError, match=r"<\|image_pad\|>.*<\|video_pad\|>.*train.*504"):
         export(small, tmp_path / "refused")
     (tmp_path / "there").mkdir()
-    with pytest.raises(WeightsError, match="is there already"):
+    with pytest.raises(WeightsError, match="already"):
         export(recipe, tmp_path / "there")
 
 

@@ -139,7 +139,7 @@ def test_a_conversation_above_the_limit_is_refused(trained: TrainedModel, upload
     budget = replace(trained.preparer.budget, max_length=70)
     short = replace(trained, preparer=replace(trained.preparer, budget=budget))
     asked = read_question(short, QUESTION * 20, [clip], uploads)
-    with pytest.raises(ChatError, match="the limit is 70: clear it"):
+    with pytest.raises(ChatError, match=r"limit.*\b70\b"):
         list(stream_reply(short, Chat(), asked))
 
 

@@ -54,7 +54,7 @@ lightning-apollo data calibrate videollama3-2b --stage multi_task_fine_tuning
 """
 
 
-Stage = Annotated[
+StageOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False)
 ]
 Root = Annotated[
@@ -111,7 +111,7 @@ def index(
             require_manifests(words or (), root)
         else:
             require_data(recipe, words or ())
-        from lightning_apollo.cli.data_tables import Plain, one_line, open_recipe
+        from lightning_apollo.cli.data_tables import Plain, index_line, open_recipe
 
         if recipe is None:
             plain = Plain(words or [], root, unknown_keys)
@@ -120,7 +120,7 @@ def index(
             opened = open_recipe(recipe, words or [])
             folder = output or Path(opened.recipe.output) / "index"
             made = _build(opened.sources(), folder, jobs, deadline, opened.text())
-        Console().print(one_line(made), highlight=False, soft_wrap=True)
+        Console().print(index_line(made), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=SCAN_EPILOG)
@@ -182,7 +182,7 @@ def show(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.", show_default=False)],
     overrides: Overrides = None,
     recipe: RecipeOption = None,
-    stage: Stage = None,
+    stage: StageOption = None,
     debug: Debug = False,
 ) -> None:
     """Show what the sources hold; with a recipe, what their samples cost in one of its stages."""
@@ -224,7 +224,7 @@ def formats() -> None:
 def tune(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    stage: Stage = None,
+    stage: StageOption = None,
     seconds: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0.1, help="Reading of each setting, when its processes have started."),
@@ -257,12 +257,14 @@ def tune(
         tried = tuner.settings(num_cores)
         needed = None if step_seconds is None else tuner.needed_batches(opened, name, step_seconds)
         with _steps("settings") as report:
-            measured = tuner.measure(opened, name, tried, seconds, report)
+            measured = tuner.measure_settings(opened, name, tried, seconds, report)
         Console().print(tuning(measured, tuner.recommend(measured, needed), num_cores, needed))
 
 
 @app.command(epilog=CALIBRATE_EPILOG)
-def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage = None, debug: Debug = False) -> None:
+def calibrate(
+    recipe: RecipeArgument, overrides: Overrides = None, stage: StageOption = None, debug: Debug = False
+) -> None:
     """Measure what patches and tokens cost on this device: the constants of data.cost, which packing balances by.
 
     Times forward and backward of the stage's model with random weights, on the device that training would use. Nothing is

@@ -18,8 +18,8 @@ from lightning_apollo.recipe.early_checks import require_files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning_apollo.study.plan import Run, Study
-    from lightning_apollo.study.score import Score
+    from lightning_apollo.study.plan import Study, StudyRun
+    from lightning_apollo.study.score import StudyScore
 
 app = typer.Typer(
     help="Find the smallest LLM that ranks designs as a large one does, and what that ranking rests on.",
@@ -165,9 +165,9 @@ def reanalyse(
         analyse(scores, factor, drop, output, Console())
 
 
-def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, threads: int | None) -> bool:
+def _run_missing(name: str, study: Study, runs: Sequence[StudyRun], jobs: int, threads: int | None) -> bool:
     """True if a run failed, after running what is missing and writing the report."""
-    from lightning_apollo.study.execute import render
+    from lightning_apollo.study.execute import render_study_data
     from lightning_apollo.study.jobs import cli_command, run_all
     from lightning_apollo.study.plan import llm_parameters
     from lightning_apollo.study.report import report_study
@@ -180,11 +180,13 @@ def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, thread
     with Progress(*columns, console=console) as progress:
         for recipe in {run.recipe.data.root: run.recipe for run in missing}.values():
             rendering = progress.add_task("render videos", total=None)
-            render(recipe, lambda done, total, task=rendering: progress.update(task, completed=done, total=total))
+            render_study_data(
+                recipe, lambda done, total, task=rendering: progress.update(task, completed=done, total=total)
+            )
             progress.update(rendering, visible=False)
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(missing))
 
-        def tell(run: Run, score: Score | None) -> None:
+        def tell(run: StudyRun, score: StudyScore | None) -> None:
             shown = "failed" if score is None else f"{score.scores[study.score]:.3f}"
             console.print(f"{run.name}: {shown}", highlight=False, soft_wrap=True)
             progress.advance(task)
@@ -198,7 +200,7 @@ def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, thread
     return bool(failed)
 
 
-def _print_slurm(name: str, study: Study, runs: Sequence[Run]) -> None:
+def _print_slurm(name: str, study: Study, runs: Sequence[StudyRun]) -> None:
     from lightning_apollo.study.jobs import slurm_script
     from lightning_apollo.study.score import read_score
 

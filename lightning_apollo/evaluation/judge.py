@@ -33,7 +33,7 @@ class JudgeError(UserError):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeReply:
     """Reply of a judge to one prompt."""
 
     judge: str  # the model that was asked
@@ -149,7 +149,7 @@ def read_verdicts(output: Path) -> dict[tuple[str, str], str]:
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            verdict = Verdict(**json.loads(line))
+            verdict = JudgeReply(**json.loads(line))
         except (TypeError, ValueError) as error:
             raise JudgeError(f"{path}:{number}: no verdict: remove the line to have it asked again") from error
         replies[verdict.judge, verdict.prompt] = verdict.reply
@@ -190,7 +190,7 @@ def _ask_all(
                     errors.append(error)
                     continue
                 known[judge.model, prompt] = reply.result()
-                line = json.dumps(asdict(Verdict(judge.model, prompt, reply.result())))
+                line = json.dumps(asdict(JudgeReply(judge.model, prompt, reply.result())))
                 file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
 from lightning_apollo.data.index.build import Progress
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.errors import suggestion
-from lightning_apollo.new_task.choose import TEMPLATES, Chosen, choose, choose_template
+from lightning_apollo.new_task.choose import TEMPLATES, Chosen, choose_settings, choose_template
 from lightning_apollo.new_task.start import Start, find_start
 from lightning_apollo.new_task.survey import Survey, survey
 from lightning_apollo.recipe.conf import conf_folder
@@ -85,7 +85,7 @@ def write_recipe(
         with progress() as report:
             found = survey(task.manifests, task.root, Path(folder), num_jobs, text, report, task.unknown_keys)
         template, reason = (task.template, "as asked for") if task.template else choose_template(found)
-        chosen = choose(found, _compose([_file_of(template)], own), STAGE, text)
+        chosen = choose_settings(found, _compose([_file_of(template)], own), STAGE, text)
     written = _lines(task, f"base: [{_file_of(template)}]  # {reason}", start, own["model"], found, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x") as file:

@@ -76,7 +76,7 @@ from lightning_apollo.training.callbacks.room import FinalRoom
 from lightning_apollo.training.callbacks.same_plan import SamePlan
 from lightning_apollo.training.master_weights import cast
 from lightning_apollo.training.metrics_csv import StepLog
-from lightning_apollo.training.processes.agreement import agree
+from lightning_apollo.training.processes.agreement import agreed_facts
 from lightning_apollo.training.processes.signals import run_passing_signals_on
 from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.steady_logger import tensorboard
@@ -158,7 +158,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = Fal
     if again or not (stage_folder(recipe, name) / DONE).is_file():  # it will train, or be refused
         check_devices(recipe.trainer)
     with sole_writer(stage_folder(recipe, name), say):
-        seen = agree(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
+        seen = agreed_facts(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
         if seen["finished"] == "yes":
             say(finished_line(recipe, name, seen["remark"]))
             return

@@ -63,7 +63,7 @@ def settings(num_cores: int) -> list[Setting]:
     ]
 
 
-def measure(
+def measure_settings(
     recipe: Recipe, stage: str, tried: Sequence[Setting], seconds: float, progress: Callable[[int, int], None]
 ) -> list[Throughput]:
     """The throughput of every setting, each read for `seconds` once its processes run.

@@ -18,7 +18,6 @@ from statistics import fmean
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lightning_apollo.data.shapes.dataset import render_shapes
@@ -37,6 +36,7 @@ from lightning_apollo.pages.report import (
     view_clip,
     write_report,
 )
+from lightning_apollo.progress import bars
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe, save_recipe
 from lightning_apollo.runs.fit import run_recipe
 from lightning_apollo.runs.stage_folder import is_finished, stage_folder
@@ -113,20 +113,9 @@ def _recipe(name: str, output: Path, visuals: str) -> Recipe:
     )
 
 
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
-
-
 def _render(recipe: Recipe, console: Console) -> None:
     assert recipe.data.shapes is not None
-    with _progress(console) as progress:
+    with bars(console=console) as progress:
         task = progress.add_task("render videos", total=None)
         render_shapes(
             recipe.data.shapes,
@@ -177,7 +166,7 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
 
 def _wait(baselines: dict[str, Future[None]], recipes: dict[str, Recipe], console: Console) -> None:
     """A bar for each baseline, by the steps in its metrics, until all are trained; raises what went wrong with one."""
-    with _progress(console) as progress:
+    with bars(console=console) as progress:
         tasks = {
             name: progress.add_task(f"train {TITLES[name]} baseline", total=num_steps(recipes[name]))
             for name in baselines
@@ -206,7 +195,7 @@ def _metrics(recipe: Recipe) -> list[Path]:
 def _ask_all(recipes: dict[str, Recipe], console: Console) -> dict[str, list[Prediction]]:
     predictions: dict[str, list[Prediction]] = {}
     questions = list(shapes(Path(recipes["full"].data.root)))
-    with _progress(console) as progress:
+    with bars(console=console) as progress:
         for name, recipe in recipes.items():
             task = progress.add_task(f"ask the {TITLES[name]} model", total=len(questions))
             trained = load_trained(recipe)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ from rich.console import Console
 from lightning_apollo.cli.options import Overrides, RecipeArgument, RecipeOption
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
+from lightning_apollo.progress import progress_bar
 from lightning_apollo.recipe.conf import recipe_file
 from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests
 
@@ -256,7 +255,7 @@ def tune(
         name, num_cores = choose_stage(opened, stage), tuner.cores_of_a_rank(opened)
         tried = tuner.settings(num_cores)
         needed = None if step_seconds is None else tuner.needed_batches(opened, name, step_seconds)
-        with _steps("settings") as report:
+        with progress_bar("settings", Console(stderr=True), is_transient=True) as report:
             measured = tuner.measure_settings(opened, name, tried, seconds, report)
         Console().print(tuning(measured, tuner.recommend(measured, needed), num_cores, needed))
 
@@ -279,20 +278,9 @@ def calibrate(
 
         opened = open_recipe(recipe, overrides or []).recipe
         name = choose_stage(opened, stage)
-        with _steps("rounds") as report:
+        with progress_bar("rounds", Console(stderr=True), is_transient=True) as report:
             found = calibrator.calibrate(opened, name, progress=report)
         Console().print(calibration(found, name))
-
-
-@contextmanager
-def _steps(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, and what moves it: how many are done, of how many."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, all_of_them: progress.update(task, completed=done, total=all_of_them)
 
 
 def _build(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
+from lightning_apollo.progress import bars
 from lightning_apollo.recipe.conf import study_file, study_names
 from lightning_apollo.recipe.early_checks import require_files
 
@@ -176,8 +176,7 @@ def _run_missing(name: str, study: Study, runs: Sequence[StudyRun], jobs: int, t
     console = Console()
     llm_parameters(study, runs)  # their order is wrong now or never
     missing = [run for run in runs if read_score(run) is None]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with bars(console=console) as progress:
         for recipe in {run.recipe.data.root: run.recipe for run in missing}.values():
             rendering = progress.add_task("render videos", total=None)
             render_study_data(

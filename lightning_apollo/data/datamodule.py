@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from lightning_apollo.data.annotations.keys import IGNORE
 from lightning_apollo.data.config import DataConfig as DataConfig
 from lightning_apollo.data.dataset import ConversationDataset
-from lightning_apollo.data.index.build import Progress, build_index, fingerprint_of_manifests, is_current
+from lightning_apollo.data.index.build import build_index, fingerprint_of_manifests, is_current
 from lightning_apollo.data.index.ignored_keys import ignored_keys_line, ignored_keys_of_index, ignored_keys_of_sources
 from lightning_apollo.data.index.sample_costs import IndexedCosts, indexed_costs
 from lightning_apollo.data.index.tables import Index
@@ -35,6 +35,7 @@ from lightning_apollo.data.readiness import require_media, require_rows
 from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.errors import UserError
+from lightning_apollo.progress import CheckProgress
 from lightning_apollo.structures import ClipShape, PackedBatch
 
 
@@ -87,7 +88,7 @@ class VideoDataModule(LightningDataModule):
         patch_size: int,
         run_folder: Path,
         seed: int = 0,
-        progress: Callable[[], AbstractContextManager[Progress]] | None = None,
+        progress: Callable[[], AbstractContextManager[CheckProgress]] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         """progress: opens what is told how far the index is, where packing has one made; say: is told what of the rows is
@@ -253,7 +254,7 @@ class VideoDataModule(LightningDataModule):
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
         return open_sources(wanted, self.config.outside_root, self.config.unknown_keys)
 
-    def _prepare_packing(self, report: Progress) -> None:
+    def _prepare_packing(self, report: CheckProgress) -> None:
         """Makes the index, or brings it up to date, where it is this stage's own; then what its samples cost."""
         sources, folder, jobs = self._open(), self.index_folder, len(os.sched_getaffinity(0))
         if self.config.index is None:
@@ -346,5 +347,5 @@ class VideoDataModule(LightningDataModule):
 
 
 @contextmanager
-def _nobody() -> Iterator[Progress]:
+def _nobody() -> Iterator[CheckProgress]:
     yield lambda what, done, total, errors: None

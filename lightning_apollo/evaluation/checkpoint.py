@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lightning_apollo.evaluation.answer_files import Answer, read_answers
 from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.compare import Comparison, compare
 from lightning_apollo.evaluation.ranks import Ranks, join_ranks
 from lightning_apollo.evaluation.registry import Benchmark, find_benchmark
-from lightning_apollo.evaluation.run import Advance, EvaluationConfig, EvaluationRun, evaluate
+from lightning_apollo.evaluation.run import EvaluationConfig, EvaluationRun, evaluate
 from lightning_apollo.evaluation.table import ScoreTable
 from lightning_apollo.files import write_atomically
 from lightning_apollo.inference.exported import is_exported
 from lightning_apollo.inference.trained import Say, find_stage_of, load_checkpoint, load_trained, say_nothing
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoint.files import weight_files
+from lightning_apollo.progress import progress_bar
 from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.stage_folder import stage_folder
 
@@ -109,15 +108,6 @@ def model_names(runs: Sequence[EvaluationRun]) -> tuple[str, str]:
     return (first, second) if first != second else (first, f"{second} (compared)")
 
 
-@contextmanager
-def progress_bar(title: str, ranks: Ranks, console: Console) -> Iterator[Advance]:
-    """Yields what to tell how much is done; the first rank shows it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=ranks.rank > 0) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: Console) -> None:
     """Prints the comparisons of all modes and writes them to comparison.md."""
     lines: list[str] = []
@@ -146,7 +136,7 @@ def _ask(
         benchmark, data, place.output, place.model, trained.preparer, {"weights": place.digest()}, config
     )
     answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
-    with progress_bar(f"ask {benchmark.title}", ranks, console) as advance:
+    with progress_bar(f"ask {benchmark.title}", console, is_shown=ranks.rank == 0) as advance:
         return run, evaluate(run, answer, ranks, advance)
 
 

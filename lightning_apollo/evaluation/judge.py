@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.progress import Progress
 
 KEY_VARIABLE = "JUDGE_API_KEY"
 VERDICTS = "verdicts.jsonl"
@@ -157,7 +158,7 @@ def read_verdicts(output: Path) -> dict[tuple[str, str], str]:
 
 
 def ask_missing(
-    judge: Judge, prompts: Iterable[str], output: Path, advance: Callable[[int, int], None] = lambda done, total: None
+    judge: Judge, prompts: Iterable[str], output: Path, advance: Progress = lambda done, total: None
 ) -> dict[str, str]:
     """The reply to each prompt; only what no earlier run has asked this model is asked, each prompt once."""
     known = read_verdicts(output)
@@ -174,7 +175,7 @@ def _ask_all(
     missing: list[str],
     path: Path,
     known: dict[tuple[str, str], str],
-    advance: Callable[[int, int], None],
+    advance: Progress,
 ) -> None:
     """Asks some at a time and writes each reply down before more are asked; none is asked after a failure."""
     with path.open("ab+") as file, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:

@@ -33,10 +33,10 @@ from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, QuestionResult, write_results
 from lightning_apollo.evaluation.table import ScoreTable, tabulate_scores
+from lightning_apollo.progress import Progress
 from lightning_apollo.structures import Sample
 
 Answerer = Callable[[Sequence[Sample]], list[str]]  # the answers to some prompts
-Advance = Callable[[int, int], None]  # told how many of this rank's questions are done, and of how many
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def evaluate(
     run: EvaluationRun,
     answer: Answerer,
     ranks: Ranks = ONE_PROCESS,
-    advance: Advance = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
 ) -> list[ScoreTable]:
     """The table of each mode that has answers, once every rank has asked its share of what no earlier run has asked.
 
@@ -125,7 +125,7 @@ def evaluate(
     return _finish(run, questions, is_writer=ranks.rank == 0, score=score)
 
 
-def _paper_score(run: EvaluationRun, questions: Sequence[Question], advance: Advance) -> MaybeScore:
+def _paper_score(run: EvaluationRun, questions: Sequence[Question], advance: Progress) -> MaybeScore:
     """The score by the paper's rule; the first rank asks the judge, the others find its replies."""
     answers = read_answers(run.output)
     asked = {question.question_id: question for question in questions}
@@ -139,7 +139,7 @@ def collect(
     prepare: Callable[[Question, Preparer], Sample],
     speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
     ranks: Ranks,
-    advance: Advance,
+    advance: Progress,
     broken: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Has every rank ask its share of the questions that have no answer yet; all answers are on the disk when it returns.
@@ -175,7 +175,7 @@ def _ask(
     speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
     file: AnswerFile,
     quarantine: QuarantineFile,
-    advance: Advance,
+    advance: Progress,
 ) -> None:
     """Asks this rank's share; after each batch its answers are on the disk."""
     preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}

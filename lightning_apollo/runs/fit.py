@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ from lightning_apollo.models.llm import check_positions
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.progress import print_line
+from lightning_apollo.progress import Say, print_line
 from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
 from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
@@ -93,8 +93,6 @@ _MATRIX_DTYPES = {  # of matrix products, by precision
     "bf16-mixed": torch.bfloat16,
     "bf16-true": torch.bfloat16,
 }
-
-Say = Callable[[str], None]
 
 
 def run_recipe(

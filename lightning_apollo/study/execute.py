@@ -19,6 +19,7 @@ from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal
 from lightning_apollo.evaluation.readers.shapes import shapes as read_shapes
 from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.inference.trained import load_trained
+from lightning_apollo.progress import Progress
 from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.explain import count_parameters
 from lightning_apollo.runs.fit import run_recipe
@@ -67,7 +68,7 @@ def finish(run: StudyRun, kind: str, predictions: Sequence[Prediction], seconds:
     return found
 
 
-def render_study_data(recipe: Recipe, progress: shapes.Progress | None = None) -> None:
+def render_study_data(recipe: Recipe, progress: Progress | None = None) -> None:
     """Renders the clips and questions of a recipe unless they are there."""
     assert recipe.data.shapes is not None  # a StudyRun has no other recipe
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -41,9 +41,8 @@ from lightning_apollo.data.source import Source
 from lightning_apollo.data.storage.address import file_state
 from lightning_apollo.data.storage.roots import MediaRoot, part_address
 from lightning_apollo.files import lock
+from lightning_apollo.progress import CheckProgress
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, SampleModality
-
-Progress = Callable[[str, int, int, int], None]  # "rows" or "files", done, in all, errors among the done
 
 _JOURNAL = "probes.jsonl"
 _ROWS_AT_A_TIME = 16_384  # become Arrow's compact columns together
@@ -57,7 +56,7 @@ def build_index(
     deadline: float = 30.0,
     text: TextCounter | None = None,
     probe: Probe = media.probe,
-    progress: Progress | None = None,
+    progress: CheckProgress | None = None,
 ) -> Index:
     """The index of all rows of the sources, written to `folder`.
 
@@ -124,7 +123,7 @@ class _Rows:
         self.media: dict[MediaKey, int] = {}  # number of each file, in the order of first use
         self._text = text
 
-    def read(self, sources: Sequence[Source], progress: Progress) -> pa.Table:
+    def read(self, sources: Sequence[Source], progress: CheckProgress) -> pa.Table:
         names = tuple(source.name for source in sources)
         manifests = _manifest_names(sources)
         total, done, num_errors = sum(map(len, sources)), 0, 0
@@ -178,7 +177,7 @@ class _Rows:
 
 
 def _probe_missing(
-    folder: Path, keys: Sequence[MediaKey], jobs: int, deadline: float, probe: Probe, progress: Progress
+    folder: Path, keys: Sequence[MediaKey], jobs: int, deadline: float, probe: Probe, progress: CheckProgress
 ) -> dict[MediaKey, ProbeResult]:
     """The facts of every file, in the order of `keys`; those that come in are written down at once."""
     known = _known(folder)

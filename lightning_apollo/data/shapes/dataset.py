@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +41,7 @@ from lightning_apollo.data.shapes.scene import (
 )
 from lightning_apollo.errors import UserError, suggestion
 from lightning_apollo.files import lock
+from lightning_apollo.progress import Progress
 
 FORMAT_VERSION = 5  # raised when the same configuration renders other files
 HELD_OUT_QUESTIONS = "held_out_questions.jsonl"
@@ -49,7 +50,6 @@ STREAM_QUESTION = "Name every new colour."
 _FACTS = "shapes.json"
 
 ShapesRow = dict[str, Any]
-Progress = Callable[[int, int], None]  # files written so far, files in all
 
 
 class ShapesError(UserError, ValueError):

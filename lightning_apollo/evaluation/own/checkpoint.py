@@ -20,7 +20,6 @@ from lightning_apollo.evaluation.checkpoint import (
     model_names,
     places,
     print_comparisons,
-    progress_bar,
     sayer,
 )
 from lightning_apollo.evaluation.compare import Comparison, compare
@@ -30,6 +29,7 @@ from lightning_apollo.evaluation.own.run import OwnOutcome, evaluate_rows, run_o
 from lightning_apollo.evaluation.own.teacher_forcing import answer_losses
 from lightning_apollo.evaluation.ranks import Ranks, join_ranks
 from lightning_apollo.evaluation.run import EvaluationConfig
+from lightning_apollo.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _ask(
     run = run_of_rows(read, trained.preparer, place.output, place.model, {"weights": place.digest()}, config)
     answer = partial(answer_prompts, trained, max_new_tokens=run.benchmark.max_new_tokens)
     measure = partial(answer_losses, trained)
-    with progress_bar(f"ask {read.title}", ranks, console) as advance:
+    with progress_bar(f"ask {read.title}", console, is_shown=ranks.rank == 0) as advance:
         return _Asked(evaluate_rows(run, read, answer, measure, ranks, advance, rows.metric), trained.tokenizer)
 
 

@@ -22,8 +22,9 @@ from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, write_results
-from lightning_apollo.evaluation.run import Advance, Answerer, EvaluationConfig, EvaluationRun, Spoken, collect
+from lightning_apollo.evaluation.run import Answerer, EvaluationConfig, EvaluationRun, Spoken, collect
 from lightning_apollo.files import write_atomically
+from lightning_apollo.progress import Progress
 from lightning_apollo.structures import Sample
 
 MIN_NEW_TOKENS = 16  # that an answer may have; where expected ones are longer than half of it, twice their length
@@ -79,7 +80,7 @@ def evaluate_rows(
     answer: Answerer,
     measure: Measure | None,
     ranks: Ranks = ONE_PROCESS,
-    advance: Advance = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
     metric: str | None = None,
 ) -> OwnOutcome:
     """Answers of the model to the rows, once every rank has asked its share of what no earlier run has asked.

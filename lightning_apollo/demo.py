@@ -18,10 +18,9 @@ from statistics import fmean
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lightning_apollo.data.shapes.dataset import render
+from lightning_apollo.data.shapes.dataset import render_shapes
 from lightning_apollo.evaluation.ask import ask_trained
 from lightning_apollo.evaluation.predictions import Prediction, accuracy, results
 from lightning_apollo.evaluation.prompting import build_prompt
@@ -29,14 +28,15 @@ from lightning_apollo.evaluation.readers.shapes import SHAPES, is_temporal, shap
 from lightning_apollo.evaluation.results import write_results
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.pages.report import (
+    AccuracyRow,
     ClipView,
     Exchange,
-    ScoreRow,
     draw_losses,
     read_losses,
     view_clip,
     write_report,
 )
+from lightning_apollo.progress import bars
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe, save_recipe
 from lightning_apollo.runs.fit import run_recipe
 from lightning_apollo.runs.stage_folder import is_finished, stage_folder
@@ -52,14 +52,14 @@ NUM_CLIPS = 6  # clips of the report
 
 
 @dataclass(frozen=True)
-class Scores:
+class DemoScores:
     """Accuracy of the three models and chance, by kind of question, and their mean over the temporal kinds."""
 
     questions: dict[str, dict[str, float]]
     temporal: dict[str, float]
 
 
-def run(output: Path, name: str = RECIPE) -> None:
+def run_demo(output: Path, name: str = RECIPE) -> None:
     """Trains what is not trained yet of a recipe for the built-in videos, asks the models and prints the table.
 
     Writes report.html, metrics.json and results.jsonl into `output`.
@@ -87,7 +87,7 @@ def run(output: Path, name: str = RECIPE) -> None:
     console.print(f"report: {output / 'report.html'}   metrics: {output / 'metrics.json'}")
 
 
-def score(predictions: dict[str, list[Prediction]]) -> Scores:
+def score(predictions: dict[str, list[Prediction]]) -> DemoScores:
     """Scores from the predictions of the three models, all for the same questions."""
     questions = [prediction.question for prediction in predictions["full"]]
     by_model = {name: accuracy(answers) for name, answers in predictions.items()}
@@ -97,7 +97,7 @@ def score(predictions: dict[str, list[Prediction]]) -> Scores:
         by_kind[kind] = {**{name: by_model[name][kind] for name in MODELS}, "chance": chance}
     temporal = {question.category for question in questions if is_temporal(question)}
     means = {name: fmean(by_kind[kind][name] for kind in by_kind if kind in temporal) for name in (*MODELS, "chance")}
-    return Scores(by_kind, means)
+    return DemoScores(by_kind, means)
 
 
 def _recipe(name: str, output: Path, visuals: str) -> Recipe:
@@ -113,22 +113,11 @@ def _recipe(name: str, output: Path, visuals: str) -> Recipe:
     )
 
 
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
-
-
 def _render(recipe: Recipe, console: Console) -> None:
     assert recipe.data.shapes is not None
-    with _progress(console) as progress:
+    with bars(console=console) as progress:
         task = progress.add_task("render videos", total=None)
-        render(
+        render_shapes(
             recipe.data.shapes,
             Path(recipe.data.root),
             lambda done, total: progress.update(task, completed=done, total=total),
@@ -177,7 +166,7 @@ def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
 
 def _wait(baselines: dict[str, Future[None]], recipes: dict[str, Recipe], console: Console) -> None:
     """A bar for each baseline, by the steps in its metrics, until all are trained; raises what went wrong with one."""
-    with _progress(console) as progress:
+    with bars(console=console) as progress:
         tasks = {
             name: progress.add_task(f"train {TITLES[name]} baseline", total=num_steps(recipes[name]))
             for name in baselines
@@ -206,7 +195,7 @@ def _metrics(recipe: Recipe) -> list[Path]:
 def _ask_all(recipes: dict[str, Recipe], console: Console) -> dict[str, list[Prediction]]:
     predictions: dict[str, list[Prediction]] = {}
     questions = list(shapes(Path(recipes["full"].data.root)))
-    with _progress(console) as progress:
+    with bars(console=console) as progress:
         for name, recipe in recipes.items():
             task = progress.add_task(f"ask the {TITLES[name]} model", total=len(questions))
             trained = load_trained(recipe)
@@ -231,7 +220,7 @@ def _clips(recipe: Recipe, predictions: list[Prediction]) -> list[ClipView]:
     return clips
 
 
-def _table(scores: Scores) -> Table:
+def _table(scores: DemoScores) -> Table:
     table = Table("question", title="accuracy on held-out clips")
     for title in TITLES.values():
         table.add_column(title, justify="right")
@@ -242,13 +231,13 @@ def _table(scores: Scores) -> Table:
     return table
 
 
-def _write(recipes: dict[str, Recipe], scores: Scores, clips: list[ClipView], output: Path) -> None:
+def _write(recipes: dict[str, Recipe], scores: DemoScores, clips: list[ClipView], output: Path) -> None:
     stages = recipes["full"].stages
     rows = [
-        ScoreRow(kind.replace("_", " "), tuple(by_model[name] for name in TITLES))
+        AccuracyRow(kind.replace("_", " "), tuple(by_model[name] for name in TITLES))
         for kind, by_model in scores.questions.items()
     ]
-    mean = ScoreRow("temporal, mean", tuple(scores.temporal[name] for name in TITLES), is_summary=True)
+    mean = AccuracyRow("temporal, mean", tuple(scores.temporal[name] for name in TITLES), is_summary=True)
     curves = {TITLES[name]: read_losses(_metrics(recipe)) for name, recipe in recipes.items()}
     ends = list(accumulate(stage.max_steps for stage in stages.values()))
     write_report(

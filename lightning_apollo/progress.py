@@ -1,4 +1,4 @@
-"""Progress bars for indexing, and lines beside them."""
+"""Progress bars on a terminal, and lines beside them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,46 @@ from contextlib import contextmanager
 
 from rich import get_console
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-Report = Callable[[str, int, int, int], None]  # what is counted, done, in all, errors among the done
+Progress = Callable[[int, int], None]  # done, in all
+CheckProgress = Callable[[str, int, int, int], None]  # what is checked, done, in all, errors among the done
+Say = Callable[[str], None]  # is told a line
+
+
+def bars(*fields: str, console: Console | None = None, is_shown: bool = True, is_transient: bool = False) -> Bars:
+    """Bars of tasks with description, number done and times; between them `fields`, rich's formats of a task's values."""
+    return Bars(
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn(field) for field in fields),
+        *(TimeElapsedColumn(), TimeRemainingColumn()),
+        console=console,
+        disable=not is_shown,
+        transient=is_transient,
+    )
 
 
 @contextmanager
-def preparation_progress() -> Iterator[Report]:
+def progress_bar(
+    title: str, console: Console | None = None, *, is_shown: bool = True, is_transient: bool = False
+) -> Iterator[Progress]:
+    """Yields what moves a bar."""
+    with bars(console=console, is_shown=is_shown, is_transient=is_transient) as drawn:
+        task = drawn.add_task(title, total=None)
+        yield lambda done, total: drawn.update(task, completed=done, total=total)
+
+
+@contextmanager
+def preparation_progress() -> Iterator[CheckProgress]:
     """Yields what draws a bar on standard error for each thing that is counted, from its first report on."""
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[errors]} broken"), TimeElapsedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bars("{task.fields[errors]} broken", console=Console(stderr=True)) as drawn:
         tasks = {}
 
         def report(what: str, done: int, total: int, errors: int) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total, errors=errors)
-            progress.update(tasks[what], completed=done, total=total, errors=errors)
+                tasks[what] = drawn.add_task(what, total=total, errors=errors)
+            drawn.update(tasks[what], completed=done, total=total, errors=errors)
 
         yield report
 

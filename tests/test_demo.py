@@ -61,7 +61,7 @@ def test_every_answer_is_in_the_results(tmp_path: Path, monkeypatch: pytest.Monk
     for step, returned in {"_render": None, "_train": None, "_ask_all": PREDICTIONS, "_write": None}.items():
         monkeypatch.setattr(demo, step, lambda *_, returned=returned: returned)
     monkeypatch.setattr(demo, "_clips", lambda *_: [ClipView("a clip", (), ())])
-    demo.run(tmp_path)
+    demo.run_demo(tmp_path)
     results = read_results(tmp_path / "results.jsonl")
     assert [(result.mode, result.question_id) for result in results] == [(m, i) for m in MODELS for i in "1234"]
     assert results[1] == QuestionResult(

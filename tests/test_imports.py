@@ -59,7 +59,6 @@ OTHERS = {
     "models/checkpoint/load": ("transformers",),
     "models/checkpoint/expected": ("transformers",),
     "training": ("lightning",),
-    "training/callbacks/progress": ("rich",),
     "stages": ("lightning",),
 }
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from lightning_apollo.data.annotations.rows import parse_row
 from lightning_apollo.data.conversation import Conversation
-from lightning_apollo.data.prompt.encode import render, render_prompt
+from lightning_apollo.data.prompt.encode import render_conversation, render_prompt
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.llm import ADDED_TOKENS, load_llm, load_tokenizer, predict, run_decoder
@@ -97,7 +97,7 @@ def test_our_text_is_that_of_the_tokenizers_own_template(folder: Path, theirs) -
     _, tokenizer = theirs
     turns = [("system", "Be brief."), ("user", "What color is it?\nSay it."), ("assistant", "It is grey.")]
     turns += [("user", "Why?"), ("assistant", "Fur.")]
-    ours = render(conversation(*turns), [], load_tokenizer(str(folder)), patch_size=14)
+    ours = render_conversation(conversation(*turns), [], load_tokenizer(str(folder)), patch_size=14)
     messages = [{"role": role, "content": text} for role, text in turns]
     assert ours.input_ids.tolist() == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
     learned = tokenizer.decode(ours.labels[ours.labels != IGNORE_INDEX].tolist())

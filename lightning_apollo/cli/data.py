@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +11,7 @@ from rich.console import Console
 from lightning_apollo.cli.options import Overrides, RecipeArgument, RecipeOption
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
+from lightning_apollo.progress import progress_bar
 from lightning_apollo.recipe.conf import recipe_file
 from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests
 
@@ -54,7 +53,7 @@ lightning-apollo data calibrate videollama3-2b --stage multi_task_fine_tuning
 """
 
 
-Stage = Annotated[
+StageOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False)
 ]
 Root = Annotated[
@@ -111,7 +110,7 @@ def index(
             require_manifests(words or (), root)
         else:
             require_data(recipe, words or ())
-        from lightning_apollo.cli.data_tables import Plain, one_line, open_recipe
+        from lightning_apollo.cli.data_tables import Plain, index_line, open_recipe
 
         if recipe is None:
             plain = Plain(words or [], root, unknown_keys)
@@ -120,7 +119,7 @@ def index(
             opened = open_recipe(recipe, words or [])
             folder = output or Path(opened.recipe.output) / "index"
             made = _build(opened.sources(), folder, jobs, deadline, opened.text())
-        Console().print(one_line(made), highlight=False, soft_wrap=True)
+        Console().print(index_line(made), highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=SCAN_EPILOG)
@@ -182,7 +181,7 @@ def show(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The folder of an index.", show_default=False)],
     overrides: Overrides = None,
     recipe: RecipeOption = None,
-    stage: Stage = None,
+    stage: StageOption = None,
     debug: Debug = False,
 ) -> None:
     """Show what the sources hold; with a recipe, what their samples cost in one of its stages."""
@@ -224,7 +223,7 @@ def formats() -> None:
 def tune(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    stage: Stage = None,
+    stage: StageOption = None,
     seconds: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0.1, help="Reading of each setting, when its processes have started."),
@@ -256,13 +255,15 @@ def tune(
         name, num_cores = choose_stage(opened, stage), tuner.cores_of_a_rank(opened)
         tried = tuner.settings(num_cores)
         needed = None if step_seconds is None else tuner.needed_batches(opened, name, step_seconds)
-        with _steps("settings") as report:
-            measured = tuner.measure(opened, name, tried, seconds, report)
+        with progress_bar("settings", Console(stderr=True), is_transient=True) as report:
+            measured = tuner.measure_settings(opened, name, tried, seconds, report)
         Console().print(tuning(measured, tuner.recommend(measured, needed), num_cores, needed))
 
 
 @app.command(epilog=CALIBRATE_EPILOG)
-def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage = None, debug: Debug = False) -> None:
+def calibrate(
+    recipe: RecipeArgument, overrides: Overrides = None, stage: StageOption = None, debug: Debug = False
+) -> None:
     """Measure what patches and tokens cost on this device: the constants of data.cost, which packing balances by.
 
     Times forward and backward of the stage's model with random weights, on the device that training would use. Nothing is
@@ -277,20 +278,9 @@ def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage 
 
         opened = open_recipe(recipe, overrides or []).recipe
         name = choose_stage(opened, stage)
-        with _steps("rounds") as report:
+        with progress_bar("rounds", Console(stderr=True), is_transient=True) as report:
             found = calibrator.calibrate(opened, name, progress=report)
         Console().print(calibration(found, name))
-
-
-@contextmanager
-def _steps(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, and what moves it: how many are done, of how many."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, all_of_them: progress.update(task, completed=done, total=all_of_them)
 
 
 def _build(

@@ -21,7 +21,7 @@ from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, t
 from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.plan.draw import passes_of_sources
 from lightning_apollo.data.plan.epoch import Plan, make_plan
-from lightning_apollo.data.plan.mixture import share_out
+from lightning_apollo.data.plan.mixture import passes_for_shares
 from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.data.source import Source, SourceConfig, open_sources
 from lightning_apollo.errors import suggestion
@@ -61,7 +61,7 @@ class RecipeData:
         """All its sources; a built-in set is rendered where it is missing."""
         data = self.recipe.data
         if data.shapes is not None:
-            shapes.render(data.shapes, Path(data.root))
+            shapes.render_shapes(data.shapes, Path(data.root))
         return open_sources(data.sources, data.outside_root, data.unknown_keys)
 
     def text(self) -> TextCounter:
@@ -103,7 +103,7 @@ def choose_stage(recipe: Recipe, name: str | None) -> str:
     return names[-1] if name is None else name
 
 
-def one_line(index: Index) -> str:
+def index_line(index: Index) -> str:
     """Index in one line: rows, files and fingerprint."""
     num_broken = index.media.num_rows - index.media["error"].null_count
     return (
@@ -198,7 +198,7 @@ def _epoch(index: Index, counts: TokenCounts, recipe: Recipe, stage: str) -> Ite
     costs, _ = sample_costs(index, counts)
     sizes = {name: len(costs.source_range(name)) for name in index.sources if name in config.mixture}
     modalities = {name: source.modality for name, source in recipe.data.sources.items()}
-    mixture = share_out({name: config.mixture[name] for name in sizes}, sizes, modalities, config.shares)
+    mixture = passes_for_shares({name: config.mixture[name] for name in sizes}, sizes, modalities, config.shares)
     unit = "passes" if config.packing is None else config.packing.weights
     passes = passes_of_sources(costs, mixture, unit)
     table = Table("source", "passes", "samples", "tokens", "share of samples", "share of tokens", title="an epoch")

@@ -141,7 +141,7 @@ def chat_command(
         from lightning_apollo.errors import RecipeError
 
         try:
-            from lightning_apollo.inference.chat.page import ChatConfig, run
+            from lightning_apollo.inference.chat.page import ChatConfig, run_chat
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
@@ -157,6 +157,6 @@ def chat_command(
         title = f"lightning-apollo · {Path(checkpoint).name}"
         config = ChatConfig(title, host, port, share, max_upload_mb, examples, max_new_tokens, draw)
         try:
-            run(trained, config, typer.echo)
+            run_chat(trained, config, typer.echo)
         except OSError as error:
             raise RecipeError(f"the page cannot listen there, choose another --host or --port: {error}") from error

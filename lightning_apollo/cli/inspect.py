@@ -55,7 +55,7 @@ def inspect_command(
     with errors_in_one_line(debug):
         require_video()
         require_data(recipe, overrides or (), stage)
-        from lightning_apollo.inspection.page import write_page
+        from lightning_apollo.inspection.page import write_inspection_page
         from lightning_apollo.inspection.sample import inspect_sample
         from lightning_apollo.recipe.schema import load_recipe
         from lightning_apollo.runs.stage_folder import stage_folder
@@ -67,5 +67,5 @@ def inspect_command(
             typer.echo(f"stage {name} was trained with another recipe than the one that is shown: {changed}", err=True)
         inspected = inspect_sample(loaded, name, sample, sample_id)
         path = output or stage_folder(loaded, name) / "inspect" / f"sample-{inspected.place.number}.html"
-        typer.echo(write_page(inspected, path))
+        typer.echo(write_inspection_page(inspected, path))
         typer.echo(str(path))

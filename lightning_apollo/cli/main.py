@@ -188,9 +188,9 @@ def demo(
         require_video()
         recipe_file(recipe)
         encode_and_decode()
-        from lightning_apollo.demo import RECIPE, run
+        from lightning_apollo.demo import RECIPE, run_demo
 
-        run(output or Path("runs/demo" if recipe == RECIPE else f"runs/demo-{recipe}"), recipe)
+        run_demo(output or Path("runs/demo" if recipe == RECIPE else f"runs/demo-{recipe}"), recipe)
 
 
 @app.command()
@@ -237,9 +237,9 @@ def curate(
     with errors_in_one_line(debug):
         require_files(results)
         from lightning_apollo.evaluation.curate.choose import CurateConfig
-        from lightning_apollo.evaluation.curate.report import run
+        from lightning_apollo.evaluation.curate.report import run_curation
 
-        run(results, CurateConfig(top, per_category, max_share_without_video), output)
+        run_curation(results, CurateConfig(top, per_category, max_share_without_video), output)
 
 
 if __name__ == "__main__":

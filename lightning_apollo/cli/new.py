@@ -70,14 +70,14 @@ def new_command(
         require_video()
         require_files([*data, *([root] if root and "://" not in root and "{" not in root else ())])
         from lightning_apollo.new_task.new import Task, write_recipe
-        from lightning_apollo.new_task.report import next_commands, report
+        from lightning_apollo.new_task.report import new_task_tables, next_commands
         from lightning_apollo.progress import preparation_progress
 
         manifests = tuple(str(path) for path in data)
         task = Task(name, manifests, root or str(data[0].parent), start, template, unknown_keys)
         written = write_recipe(task, output or Path(f"{name}.yaml"), preparation_progress)
         console = Console(highlight=False)
-        console.print(report(written))
+        console.print(new_task_tables(written))
         console.print("\nwhat to run next")
         for what, command in next_commands(task, written).items():
             console.print(f"# {what}", style="dim")

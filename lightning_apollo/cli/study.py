@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
+from lightning_apollo.progress import bars
 from lightning_apollo.recipe.conf import study_file, study_names
 from lightning_apollo.recipe.early_checks import require_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning_apollo.study.plan import Run, Study
-    from lightning_apollo.study.score import Score
+    from lightning_apollo.study.plan import Study, StudyRun
+    from lightning_apollo.study.score import StudyScore
 
 app = typer.Typer(
     help="Find the smallest LLM that ranks designs as a large one does, and what that ranking rests on.",
@@ -165,9 +165,9 @@ def reanalyse(
         analyse(scores, factor, drop, output, Console())
 
 
-def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, threads: int | None) -> bool:
+def _run_missing(name: str, study: Study, runs: Sequence[StudyRun], jobs: int, threads: int | None) -> bool:
     """True if a run failed, after running what is missing and writing the report."""
-    from lightning_apollo.study.execute import render
+    from lightning_apollo.study.execute import render_study_data
     from lightning_apollo.study.jobs import cli_command, run_all
     from lightning_apollo.study.plan import llm_parameters
     from lightning_apollo.study.report import report_study
@@ -176,15 +176,16 @@ def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, thread
     console = Console()
     llm_parameters(study, runs)  # their order is wrong now or never
     missing = [run for run in runs if read_score(run) is None]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with bars(console=console) as progress:
         for recipe in {run.recipe.data.root: run.recipe for run in missing}.values():
             rendering = progress.add_task("render videos", total=None)
-            render(recipe, lambda done, total, task=rendering: progress.update(task, completed=done, total=total))
+            render_study_data(
+                recipe, lambda done, total, task=rendering: progress.update(task, completed=done, total=total)
+            )
             progress.update(rendering, visible=False)
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(missing))
 
-        def tell(run: Run, score: Score | None) -> None:
+        def tell(run: StudyRun, score: StudyScore | None) -> None:
             shown = "failed" if score is None else f"{score.scores[study.score]:.3f}"
             console.print(f"{run.name}: {shown}", highlight=False, soft_wrap=True)
             progress.advance(task)
@@ -198,7 +199,7 @@ def _run_missing(name: str, study: Study, runs: Sequence[Run], jobs: int, thread
     return bool(failed)
 
 
-def _print_slurm(name: str, study: Study, runs: Sequence[Run]) -> None:
+def _print_slurm(name: str, study: Study, runs: Sequence[StudyRun]) -> None:
     from lightning_apollo.study.jobs import slurm_script
     from lightning_apollo.study.score import read_score
 

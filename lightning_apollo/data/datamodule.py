@@ -14,8 +14,8 @@ from lightning.pytorch import LightningDataModule
 from lightning_apollo.data.annotations.keys import IGNORE
 from lightning_apollo.data.config import DataConfig as DataConfig
 from lightning_apollo.data.dataset import ConversationDataset
-from lightning_apollo.data.index.build import Progress, build_index, fingerprint_of_manifests, is_current
-from lightning_apollo.data.index.ignored_keys import ignored_keys_of_index, ignored_keys_of_sources, one_line
+from lightning_apollo.data.index.build import build_index, fingerprint_of_manifests, is_current
+from lightning_apollo.data.index.ignored_keys import ignored_keys_line, ignored_keys_of_index, ignored_keys_of_sources
 from lightning_apollo.data.index.sample_costs import IndexedCosts, indexed_costs
 from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter
@@ -24,7 +24,7 @@ from lightning_apollo.data.media.frame_cache import CachedReader
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
 from lightning_apollo.data.media.supervisor import SupervisedReader
 from lightning_apollo.data.plan.epoch import PlanConfig
-from lightning_apollo.data.plan.mixture import share_out
+from lightning_apollo.data.plan.mixture import passes_for_shares
 from lightning_apollo.data.plan.order import TooFewSamples, epoch_size
 from lightning_apollo.data.plan.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.plan.small_epochs import counted_sizes, packed_step
@@ -35,6 +35,7 @@ from lightning_apollo.data.readiness import require_media, require_rows
 from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.errors import UserError
+from lightning_apollo.progress import CheckProgress
 from lightning_apollo.structures import ClipShape, PackedBatch
 
 
@@ -87,7 +88,7 @@ class VideoDataModule(LightningDataModule):
         patch_size: int,
         run_folder: Path,
         seed: int = 0,
-        progress: Callable[[], AbstractContextManager[Progress]] | None = None,
+        progress: Callable[[], AbstractContextManager[CheckProgress]] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         """progress: opens what is told how far the index is, where packing has one made; say: is told what of the rows is
@@ -139,7 +140,7 @@ class VideoDataModule(LightningDataModule):
         The built-in set is rendered where the recipe uses it: its own folder is no part of the run's.
         """
         if self.config.shapes is not None:
-            shapes.render(self.config.shapes, Path(self.config.root))
+            shapes.render_shapes(self.config.shapes, Path(self.config.root))
         sources = self._open()
         require_rows(sources)
         for source in sources if self.config.visuals != "blind" else ():
@@ -151,7 +152,7 @@ class VideoDataModule(LightningDataModule):
         What is there already is left as it is.
         """
         if self.config.shapes is not None:
-            shapes.render(self.config.shapes, Path(self.config.root))
+            shapes.render_shapes(self.config.shapes, Path(self.config.root))
         if self.batching.packing is not None:
             with self.progress() as report:
                 self._prepare_packing(report)
@@ -160,7 +161,7 @@ class VideoDataModule(LightningDataModule):
             ignored = (
                 ignored_keys_of_index(Index(self.index_folder)) if packs else ignored_keys_of_sources(self._open())
             )
-            if line := one_line(ignored):
+            if line := ignored_keys_line(ignored):
                 self.say(line)
 
     def setup(self, stage: str) -> None:
@@ -253,7 +254,7 @@ class VideoDataModule(LightningDataModule):
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
         return open_sources(wanted, self.config.outside_root, self.config.unknown_keys)
 
-    def _prepare_packing(self, report: Progress) -> None:
+    def _prepare_packing(self, report: CheckProgress) -> None:
         """Makes the index, or brings it up to date, where it is this stage's own; then what its samples cost."""
         sources, folder, jobs = self._open(), self.index_folder, len(os.sched_getaffinity(0))
         if self.config.index is None:
@@ -335,7 +336,7 @@ class VideoDataModule(LightningDataModule):
         sizes = {source.name: len(source) for source in self.sources}
         modalities = {name: source.modality for name, source in self.config.sources.items()}
         mixture = {name: weight for name, weight in self.batching.mixture.items() if weight}
-        return sizes, share_out(mixture, sizes, modalities, self.batching.shares)
+        return sizes, passes_for_shares(mixture, sizes, modalities, self.batching.shares)
 
     def _num_micro_batches(self, planner: Planner) -> int:
         """Of the whole stage, over all ranks."""
@@ -346,5 +347,5 @@ class VideoDataModule(LightningDataModule):
 
 
 @contextmanager
-def _nobody() -> Iterator[Progress]:
+def _nobody() -> Iterator[CheckProgress]:
     yield lambda what, done, total, errors: None

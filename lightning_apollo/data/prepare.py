@@ -20,7 +20,7 @@ from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
 from lightning_apollo.data.media.rgb import PictureConfig
 from lightning_apollo.data.prompt.clip_text import ClipTextConfig
-from lightning_apollo.data.prompt.encode import ChatTokenizer, render, render_prompt
+from lightning_apollo.data.prompt.encode import ChatTokenizer, render_conversation, render_prompt
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.clips import clip_spans
 from lightning_apollo.data.sampling.media_plan import MediaPlan, fit_clips, fit_frames
@@ -210,7 +210,7 @@ class Preparer:
     def _render(
         self, conversation: Conversation, visuals: Sequence[VisualItem | None], max_length: int | None
     ) -> Sample:
-        return render(
+        return render_conversation(
             conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, max_length, self.clip_text
         )
 

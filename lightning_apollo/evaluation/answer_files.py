@@ -97,7 +97,7 @@ def clear_quarantine(output: Path) -> None:
         path.unlink()
 
 
-class Quarantine:
+class QuarantineFile:
     """The questions that a rank could not show: media that cannot be read, or that do not fit the model."""
 
     def __init__(self, output: Path, rank: int) -> None:

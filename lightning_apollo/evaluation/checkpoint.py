@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lightning_apollo.evaluation.answer_files import Answer, read_answers
 from lightning_apollo.evaluation.ask import answer_prompts
 from lightning_apollo.evaluation.compare import Comparison, compare
 from lightning_apollo.evaluation.ranks import Ranks, join_ranks
 from lightning_apollo.evaluation.registry import Benchmark, find_benchmark
-from lightning_apollo.evaluation.run import Advance, EvaluationConfig, Run, evaluate
+from lightning_apollo.evaluation.run import EvaluationConfig, EvaluationRun, evaluate
 from lightning_apollo.evaluation.table import ScoreTable
 from lightning_apollo.files import write_atomically
 from lightning_apollo.inference.exported import is_exported
 from lightning_apollo.inference.trained import Say, find_stage_of, load_checkpoint, load_trained, say_nothing
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoint.files import weight_files
+from lightning_apollo.progress import progress_bar
 from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.stage_folder import stage_folder
 
@@ -59,7 +58,7 @@ def evaluate_checkpoint(
 
 
 @dataclass(frozen=True)
-class Place:
+class EvaluationTarget:
     """A checkpoint that is asked, and where its answers go."""
 
     checkpoint: str
@@ -91,7 +90,7 @@ def sayer(ranks: Ranks, console: Console) -> Say:
 
 def places(
     checkpoint: str, overrides: Sequence[str], other: str | None, output: Path | None, name: str, say: Say
-) -> list[Place]:
+) -> list[EvaluationTarget]:
     """The checkpoint that is asked, and the one that it is compared with; `name` is what is asked, and `say` gets a line
     where a recipe has changed since the training."""
     made = []
@@ -99,23 +98,14 @@ def places(
         if place is not None:
             weights, model, stage = _found(place, overrides, say)
             answers = folder or weights / "evaluation" / name
-            made.append(Place(place, tuple(overrides), weights, model, stage, answers))
+            made.append(EvaluationTarget(place, tuple(overrides), weights, model, stage, answers))
     return made
 
 
-def model_names(runs: Sequence[Run]) -> tuple[str, str]:
+def model_names(runs: Sequence[EvaluationRun]) -> tuple[str, str]:
     """Names of two models beside each other."""
     first, second = (run.model for run in runs)
     return (first, second) if first != second else (first, f"{second} (compared)")
-
-
-@contextmanager
-def progress_bar(title: str, ranks: Ranks, console: Console) -> Iterator[Advance]:
-    """Yields what to tell how much is done; the first rank shows it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=ranks.rank > 0) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: Console) -> None:
@@ -132,23 +122,25 @@ def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: 
 
 
 def _ask(
-    place: Place,
+    place: EvaluationTarget,
     benchmark: Benchmark,
     data: Path,
     config: EvaluationConfig,
     ranks: Ranks,
     device: torch.device,
     console: Console,
-) -> tuple[Run, list[ScoreTable]]:
+) -> tuple[EvaluationRun, list[ScoreTable]]:
     """The run and its tables; the model is let go."""
     trained = place.load(device)
-    run = Run(benchmark, data, place.output, place.model, trained.preparer, {"weights": place.digest()}, config)
+    run = EvaluationRun(
+        benchmark, data, place.output, place.model, trained.preparer, {"weights": place.digest()}, config
+    )
     answer = partial(answer_prompts, trained, max_new_tokens=benchmark.max_new_tokens)
-    with progress_bar(f"ask {benchmark.title}", ranks, console) as advance:
+    with progress_bar(f"ask {benchmark.title}", console, is_shown=ranks.rank == 0) as advance:
         return run, evaluate(run, answer, ranks, advance)
 
 
-def _compare(benchmark: Benchmark, runs: Sequence[Run]) -> list[Comparison]:
+def _compare(benchmark: Benchmark, runs: Sequence[EvaluationRun]) -> list[Comparison]:
     questions = benchmark.questions(runs[0].folder, runs[0].config.limit)
     first, second = (read_answers(run.output) for run in runs)
 
@@ -161,7 +153,7 @@ def _compare(benchmark: Benchmark, runs: Sequence[Run]) -> list[Comparison]:
     ]
 
 
-def _print(run: Run, tables: Sequence[ScoreTable], console: Console) -> None:
+def _print(run: EvaluationRun, tables: Sequence[ScoreTable], console: Console) -> None:
     for table in tables:
         console.print(table.grid().rich())
         for line in table.remarks():

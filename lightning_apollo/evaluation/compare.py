@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lightning_apollo.evaluation import bootstrap
 from lightning_apollo.evaluation.answer_files import Answer
-from lightning_apollo.evaluation.curate.report import TITLES, Grid
+from lightning_apollo.evaluation.curate.report import TITLES, TextGrid
 from lightning_apollo.evaluation.figures import ALL
 from lightning_apollo.evaluation.losses import loss_draws, losses_of
 from lightning_apollo.evaluation.metrics import score_of
@@ -47,7 +47,7 @@ class Comparison:
     scores: tuple[Difference, ...]  # the first one is that of all questions
     losses: tuple[Difference, ...]  # of own rows
 
-    def grids(self) -> list[Grid]:
+    def grids(self) -> list[TextGrid]:
         grids = [self._grid("score", self.scores, ".1f")]
         return [*grids, self._grid("loss", self.losses, ".3f")] if self.losses else grids
 
@@ -61,7 +61,7 @@ class Comparison:
             f"{better} is better by {abs(one.value):.1f} on the {one.num_answers:,} questions that both have answered."
         )
 
-    def _grid(self, what: str, differences: Sequence[Difference], form: str) -> Grid:
+    def _grid(self, what: str, differences: Sequence[Difference], form: str) -> TextGrid:
         rows = tuple(
             (
                 one.name,
@@ -74,7 +74,7 @@ class Comparison:
             for one in differences
         )
         head = ("", *self.models, "difference", "95 % interval", "answers")
-        return Grid(f"{self.title}: {TITLES[self.mode]}, paired difference of {what}", head, rows)
+        return TextGrid(f"{self.title}: {TITLES[self.mode]}, paired difference of {what}", head, rows)
 
 
 def compare(

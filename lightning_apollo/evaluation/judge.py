@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.progress import Progress
 
 KEY_VARIABLE = "JUDGE_API_KEY"
 VERDICTS = "verdicts.jsonl"
@@ -33,7 +34,7 @@ class JudgeError(UserError):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeReply:
     """Reply of a judge to one prompt."""
 
     judge: str  # the model that was asked
@@ -149,7 +150,7 @@ def read_verdicts(output: Path) -> dict[tuple[str, str], str]:
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
-            verdict = Verdict(**json.loads(line))
+            verdict = JudgeReply(**json.loads(line))
         except (TypeError, ValueError) as error:
             raise JudgeError(f"{path}:{number}: no verdict: remove the line to have it asked again") from error
         replies[verdict.judge, verdict.prompt] = verdict.reply
@@ -157,7 +158,7 @@ def read_verdicts(output: Path) -> dict[tuple[str, str], str]:
 
 
 def ask_missing(
-    judge: Judge, prompts: Iterable[str], output: Path, advance: Callable[[int, int], None] = lambda done, total: None
+    judge: Judge, prompts: Iterable[str], output: Path, advance: Progress = lambda done, total: None
 ) -> dict[str, str]:
     """The reply to each prompt; only what no earlier run has asked this model is asked, each prompt once."""
     known = read_verdicts(output)
@@ -174,7 +175,7 @@ def _ask_all(
     missing: list[str],
     path: Path,
     known: dict[tuple[str, str], str],
-    advance: Callable[[int, int], None],
+    advance: Progress,
 ) -> None:
     """Asks some at a time and writes each reply down before more are asked; none is asked after a failure."""
     with path.open("ab+") as file, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
@@ -190,7 +191,7 @@ def _ask_all(
                     errors.append(error)
                     continue
                 known[judge.model, prompt] = reply.result()
-                line = json.dumps(asdict(Verdict(judge.model, prompt, reply.result())))
+                line = json.dumps(asdict(JudgeReply(judge.model, prompt, reply.result())))
                 file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

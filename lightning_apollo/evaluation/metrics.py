@@ -23,7 +23,7 @@ ANLS_THRESHOLD = 0.5  # answers that are less alike score nothing (ANLS, arXiv 1
 RELAXED_SHARE = 0.05  # how far a number may be off (ChartQA, arXiv 2203.10244, section 5.1)
 RECALL_THRESHOLDS = (0.3, 0.5, 0.7)  # overlaps that VideoLLaMA 3's evaluation of Charades-STA counts
 
-Score = Callable[[str, Question], float]
+ScoreFunction = Callable[[str, Question], float]
 
 
 def is_exact_match(answer: str, expected: str) -> bool:
@@ -132,7 +132,7 @@ def open_answer(answer: str, question: Question) -> float:
     return float(holds_answer(answer, question.answers))
 
 
-SCORES: dict[str, Score] = {
+SCORES: dict[str, ScoreFunction] = {
     score.__name__: score
     for score in (
         *(same_text, choice, short_answer, relaxed, anls),

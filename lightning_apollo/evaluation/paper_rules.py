@@ -16,6 +16,7 @@ from lightning_apollo.evaluation.judge import Judge, JudgeError, ask_missing
 from lightning_apollo.evaluation.metrics import is_close, relaxed_number, score_of
 from lightning_apollo.evaluation.question import Question
 from lightning_apollo.inference.parsers import find_span, find_spans, without_thinking
+from lightning_apollo.progress import Progress
 
 OFF_BY = (1, 100, 0.01)  # factors by which a number of ChartQA may be off (evaluation/benchmarks/chartqa.py)
 
@@ -133,7 +134,7 @@ def paper_score(
     said: Iterable[tuple[str, Question]],
     judge: Judge | None,
     output: Path,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
 ) -> MaybeScore:
     """The score by the paper's rule, the judge having decided what it must of the (answer, question) pairs.
 

@@ -16,7 +16,7 @@ from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.evaluation.answer_files import (
     Answer,
     AnswerFile,
-    Quarantine,
+    QuarantineFile,
     check_settings,
     clear_quarantine,
     read_answers,
@@ -33,10 +33,10 @@ from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, QuestionResult, write_results
 from lightning_apollo.evaluation.table import ScoreTable, tabulate_scores
+from lightning_apollo.progress import Progress
 from lightning_apollo.structures import Sample
 
 Answerer = Callable[[Sequence[Sample]], list[str]]  # the answers to some prompts
-Advance = Callable[[int, int], None]  # told how many of this rank's questions are done, and of how many
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluationRun:
     """A model, a benchmark, and where the answers go."""
 
     benchmark: Benchmark
@@ -101,10 +101,10 @@ class Run:
 
 
 def evaluate(
-    run: Run,
+    run: EvaluationRun,
     answer: Answerer,
     ranks: Ranks = ONE_PROCESS,
-    advance: Advance = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
 ) -> list[ScoreTable]:
     """The table of each mode that has answers, once every rank has asked its share of what no earlier run has asked.
 
@@ -125,7 +125,7 @@ def evaluate(
     return _finish(run, questions, is_writer=ranks.rank == 0, score=score)
 
 
-def _paper_score(run: Run, questions: Sequence[Question], advance: Advance) -> MaybeScore:
+def _paper_score(run: EvaluationRun, questions: Sequence[Question], advance: Progress) -> MaybeScore:
     """The score by the paper's rule; the first rank asks the judge, the others find its replies."""
     answers = read_answers(run.output)
     asked = {question.question_id: question for question in questions}
@@ -134,12 +134,12 @@ def _paper_score(run: Run, questions: Sequence[Question], advance: Advance) -> M
 
 
 def collect(
-    run: Run,
+    run: EvaluationRun,
     questions: Sequence[Question],
     prepare: Callable[[Question, Preparer], Sample],
     speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
     ranks: Ranks,
-    advance: Advance,
+    advance: Progress,
     broken: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Has every rank ask its share of the questions that have no answer yet; all answers are on the disk when it returns.
@@ -154,7 +154,7 @@ def collect(
         if ranks.rank == 0:
             clear_quarantine(run.output)
         ranks.wait()
-        with Quarantine(run.output, ranks.rank) as quarantine:
+        with QuarantineFile(run.output, ranks.rank) as quarantine:
             if ranks.rank == 0:
                 quarantine.append((name, mode, reason) for mode in run.config.modes for name, reason in broken)
             _ask(run, share, prepare, speak, file, quarantine, advance)
@@ -169,13 +169,13 @@ class _Item(NamedTuple):
 
 
 def _ask(
-    run: Run,
+    run: EvaluationRun,
     share: Sequence[_Item],
     prepare: Callable[[Question, Preparer], Sample],
     speak: Callable[[Sequence[Sample]], Sequence[Spoken]],
     file: AnswerFile,
-    quarantine: Quarantine,
-    advance: Advance,
+    quarantine: QuarantineFile,
+    advance: Progress,
 ) -> None:
     """Asks this rank's share; after each batch its answers are on the disk."""
     preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
@@ -200,7 +200,7 @@ def _answer(reply: Reply[_Item, Spoken]) -> Answer:
     return Answer(*_name(reply), fingerprint, spoken.text, spoken.loss_sum, spoken.num_tokens)
 
 
-def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
+def _missing(run: EvaluationRun, questions: Sequence[Question]) -> list[_Item]:
     """Questions without an answer yet; BenchmarkError where an answer was given to other words than those of now."""
     answers = read_answers(run.output)
     asked = {question.question_id: question.fingerprint for question in questions}
@@ -218,7 +218,7 @@ def _missing(run: Run, questions: Sequence[Question]) -> list[_Item]:
     ]
 
 
-def _finish(run: Run, questions: Sequence[Question], is_writer: bool, score: MaybeScore) -> list[ScoreTable]:
+def _finish(run: EvaluationRun, questions: Sequence[Question], is_writer: bool, score: MaybeScore) -> list[ScoreTable]:
     """The tables of all answers, those of earlier runs included; the first rank writes them, each rule into its own files."""
     answers = read_answers(run.output)
     tables: list[ScoreTable] = []
@@ -241,11 +241,11 @@ def _finish(run: Run, questions: Sequence[Question], is_writer: bool, score: May
         file = run.config.file
         write_results(results, run.output / file("results.jsonl"))
         (run.output / file("scores.json")).write_text(json.dumps([asdict(table) for table in tables], indent=2) + "\n")
-        (run.output / file("report.md")).write_text(report(run, tables), encoding="utf-8")
+        (run.output / file("report.md")).write_text(markdown_report(run, tables), encoding="utf-8")
     return tables
 
 
-def report(run: Run, tables: Sequence[ScoreTable]) -> str:
+def markdown_report(run: EvaluationRun, tables: Sequence[ScoreTable]) -> str:
     """The tables as Markdown."""
     rule = ", scored by the paper's rule" if run.config.rule == "paper" else ""
     lines = [f"# {run.benchmark.title}, {run.model}{rule}", ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_apollo.evaluation.curate.report import TITLES, Grid
+from lightning_apollo.evaluation.curate.report import TITLES, TextGrid
 from lightning_apollo.evaluation.figures import ALL, FIGURES
 from lightning_apollo.evaluation.judge import VERDICTS, JudgeError
 from lightning_apollo.evaluation.metrics import RECALL_THRESHOLDS, score_of, span_overlap
@@ -35,7 +35,7 @@ class ScoreTable:
     rows: tuple[ScoreRow, ...]  # the first one is that of all questions
     num_unjudged: int = 0  # answers that a judge has not decided
 
-    def grid(self) -> Grid:
+    def grid(self) -> TextGrid:
         """The table to print. A figure of a paper stands in the row that it belongs to."""
         figures = FIGURES.get(self.benchmark, ())
         models = tuple(dict.fromkeys(figure.model for figure in figures))
@@ -51,7 +51,7 @@ class ScoreTable:
             for row in self.rows
         )
         shown = TITLES[self.mode]
-        return Grid(f"{self.title}: {shown}", ("", "score", "95 % interval", "answers", *models), rows)
+        return TextGrid(f"{self.title}: {shown}", ("", "score", "95 % interval", "answers", *models), rows)
 
     def remarks(self) -> list[str]:
         """Remarks needed to read the table, a line each: what is missing, and where the figures come from."""

@@ -24,13 +24,13 @@ _BRACKETS_AND_DASHES = frozenset(("Ps", "Pe", "Pi", "Pf", "Pd"))
 
 def exact_text(answer: str, question: Question) -> float:
     """1 if the answer has the tokens of an expected one, in their order."""
-    given = tokens(answer)
-    return float(any(given == tokens(expected) for expected in question.answers))
+    given = compared_words(answer)
+    return float(any(given == compared_words(expected) for expected in question.answers))
 
 
 def token_f1(answer: str, question: Question) -> float:
     """Harmonic mean of the shares of tokens that the answer and the expected one have in common; the best of the answers."""
-    return max(_f1(tokens(answer), tokens(expected)) for expected in question.answers)
+    return max(_f1(compared_words(answer), compared_words(expected)) for expected in question.answers)
 
 
 def number(answer: str, question: Question) -> float:
@@ -39,7 +39,7 @@ def number(answer: str, question: Question) -> float:
     return float(bool(given) and any(_all_equal(given, find_numbers(expected)) for expected in question.answers))
 
 
-def tokens(text: str) -> list[str]:
+def compared_words(text: str) -> list[str]:
     """Words of a text that are compared; all of them where nothing else is left."""
     found = _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
     kept = [token for token in found if token not in _ARTICLES and not _is_punctuation(token)]

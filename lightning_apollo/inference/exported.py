@@ -50,7 +50,7 @@ class ExportedConfig:
             raise ValueError(f"format is {PORT} or {OWN}, not {self.format!r}")
 
 
-def describe(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> ExportedConfig:
+def export_metadata(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> ExportedConfig:
     """Metadata of an export of this model; weights and tokenizer are those in the folder."""
     llm = replace(model.llm, weights=None, tokenizer=".")
     model = replace(model, llm=llm, vision=model.vision and replace(model.vision, weights=None))
@@ -92,7 +92,7 @@ def is_exported(folder: Path) -> bool:
     return (folder / SETTINGS).is_file()
 
 
-def read_settings(folder: Path) -> ExportedConfig:
+def read_export_metadata(folder: Path) -> ExportedConfig:
     """Contents of lightning_apollo.json."""
     settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
     return build(settings, ExportedConfig, str(folder / SETTINGS))
@@ -105,7 +105,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
     """
     if not is_exported(folder):
         raise WeightsError(f"{folder}: no {SETTINGS} in it: name a folder that `lightning-apollo export` wrote")
-    config = read_settings(folder)
+    config = read_export_metadata(folder)
     tensors = open_weights(str(folder))
     if config.format == PORT:
         tensors = from_port_names(tensors)

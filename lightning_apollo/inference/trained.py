@@ -1,7 +1,7 @@
 """Load a trained model from a finished stage, a recipe or an export."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,13 +11,12 @@ from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoint.load import load_weights
 from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.progress import Say
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
 from lightning_apollo.runs.build import build_data
 from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.runs.trained_recipe import RECIPE, changes_since, trained_recipe
 from lightning_apollo.training.callbacks.export import WEIGHTS
-
-Say = Callable[[str], None]
 
 warn: Say = logging.getLogger(__name__).warning
 

@@ -33,7 +33,7 @@ class Gauge:
         return max(1, self.count, self.limit or 0)
 
 
-def write_page(inspected: Inspected, path: Path) -> str:
+def write_inspection_page(inspected: Inspected, path: Path) -> str:
     """Writes the page and returns its content in a line. Texts of the data are escaped; nothing is loaded from elsewhere."""
     sample, bars = inspected.sample, [] if inspected.batch is None else batch_bars(inspected, inspected.batch)
     values = {

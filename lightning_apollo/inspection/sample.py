@@ -26,7 +26,7 @@ EPOCH = 0  # whose order samples are numbered in
 
 
 @dataclass(frozen=True)
-class Place:
+class EpochPosition:
     """Position of a sample in the order of the epoch, over all ranks."""
 
     number: int  # from 0
@@ -47,7 +47,7 @@ class Inspected:
 
     recipe: Recipe
     stage: str
-    place: Place
+    place: EpochPosition
     conversation: Conversation
     source: Source
     data: VideoDataModule
@@ -121,7 +121,7 @@ def _reduction(known: KnownReduction, visual: VisualBatch | None) -> Reduction |
     return None if visual is None or known.reduce is None else known.reduce(visual)
 
 
-def _place(planner: Planner, number: int) -> Place:
+def _place(planner: Planner, number: int) -> EpochPosition:
     """Position of sample `number`; RecipeError with the range where there is none."""
     num_micro_batches = planner.num_micro_batches(EPOCH)
     last = planner.request(EPOCH, num_micro_batches - 1)
@@ -132,7 +132,7 @@ def _place(planner: Planner, number: int) -> Place:
         range(num_micro_batches), number, key=lambda position: planner.request(EPOCH, position).first_position
     )
     position = micro_batch - 1  # the last one that begins at `number` or before it
-    return Place(number, num_samples, position, num_micro_batches, planner.request(EPOCH, position))
+    return EpochPosition(number, num_samples, position, num_micro_batches, planner.request(EPOCH, position))
 
 
 def _number_of(planner: Planner, sources: Sequence[Source], sample_id: str) -> int:

@@ -16,7 +16,7 @@ _LONGEST_CHARACTER = 4  # tokens: no character has more bytes
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpan:
     """A token, the tokens of one character, or a whole run of placeholders."""
 
     text: str
@@ -26,7 +26,7 @@ class Span:
     is_visual: bool = False
 
 
-def text_spans(sample: Sample, tokenizer: PreTrainedTokenizerBase, keep_mask: Tensor | None) -> Iterator[Span]:
+def text_spans(sample: Sample, tokenizer: PreTrainedTokenizerBase, keep_mask: Tensor | None) -> Iterator[TextSpan]:
     """Yields all tokens of the sample in order; `keep_mask` (M,) says which visual tokens reach the LLM, None: not known."""
     ids = sample.input_ids.tolist()
     is_trained = (sample.labels != IGNORE_INDEX).tolist()
@@ -45,15 +45,17 @@ def text_spans(sample: Sample, tokenizer: PreTrainedTokenizerBase, keep_mask: Te
         position = end
 
 
-def _run(ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase, keep_mask: Tensor | None) -> Span:
+def _run(ids: list[int], position: int, tokenizer: PreTrainedTokenizerBase, keep_mask: Tensor | None) -> TextSpan:
     """All placeholders of one run: <image> ×144, or <image> ×144, 36 kept."""
     text = f"{tokenizer.decode(ids[:1])} ×{len(ids)}"
     if keep_mask is not None and not keep_mask.all():
         text += f", {int(keep_mask.sum())} kept"
-    return Span(text, _hover(ids[:1], position, position + len(ids)), is_trained=False, is_special=True, is_visual=True)
+    return TextSpan(
+        text, _hover(ids[:1], position, position + len(ids)), is_trained=False, is_special=True, is_visual=True
+    )
 
 
-def _words(ids: list[int], first: int, tokenizer: PreTrainedTokenizerBase, is_trained: bool) -> Iterator[Span]:
+def _words(ids: list[int], first: int, tokenizer: PreTrainedTokenizerBase, is_trained: bool) -> Iterator[TextSpan]:
     """One span for each token; tokens that are one character together make one."""
     special, begin = set(tokenizer.added_tokens_decoder), 0
     for end in range(1, len(ids) + 1):
@@ -62,7 +64,7 @@ def _words(ids: list[int], first: int, tokenizer: PreTrainedTokenizerBase, is_tr
         if is_part and ids[end] not in special:
             continue
         hover = _hover(ids[begin:end], first + begin, first + end)
-        yield Span(_visible(text), hover, is_trained, is_special=ids[begin] in special)
+        yield TextSpan(_visible(text), hover, is_trained, is_special=ids[begin] in special)
         begin = end
 
 

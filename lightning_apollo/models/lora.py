@@ -150,7 +150,7 @@ def split_weights(
     return SplitWeights(frozen, trained, list(packed.values()))
 
 
-def merge(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+def merge_adapter(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """W + scale · B A in the dtype of W: computed in float32, or in float64 where a matrix is that.
 
     weight: (outputs, inputs); down: A (rank, inputs); up: B (outputs, rank).

@@ -49,7 +49,7 @@ def choose_template(survey: Survey) -> tuple[str, str]:
     return "lora", f"{survey.num_usable:,} rows are enough for adapters in both towers"
 
 
-def choose(survey: Survey, recipe: Recipe, stage: str, text: TextCounter | None) -> Chosen:
+def choose_settings(survey: Survey, recipe: Recipe, stage: str, text: TextCounter | None) -> Chosen:
     """The settings for a stage of the recipe, whose own settings are the limits."""
     config, reasons = recipe.stages[stage], {}
     sampling, reasons["sampling"] = _sampling(survey, recipe.data.sampling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,19 +15,18 @@ import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
-from lightning_apollo.data.index.build import Progress
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.errors import suggestion
-from lightning_apollo.new_task.choose import TEMPLATES, Chosen, choose, choose_template
+from lightning_apollo.new_task.choose import TEMPLATES, Chosen, choose_settings, choose_template
 from lightning_apollo.new_task.start import Start, find_start
 from lightning_apollo.new_task.survey import Survey, survey
+from lightning_apollo.progress import CheckProgress
 from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
+from lightning_apollo.recipe.trees import Tree
 from lightning_apollo.runs.build import text_counter
 
 STAGE = "fine_tuning"  # the only one of every template
-
-Tree = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class NewRecipe:
 
 
 def write_recipe(
-    task: Task, path: Path, progress: Callable[[], AbstractContextManager[Progress]], jobs: int | None = None
+    task: Task, path: Path, progress: Callable[[], AbstractContextManager[CheckProgress]], jobs: int | None = None
 ) -> NewRecipe:
     """Looks at the data, writes a recipe for them that is never there already, and returns both.
 
@@ -85,7 +84,7 @@ def write_recipe(
         with progress() as report:
             found = survey(task.manifests, task.root, Path(folder), num_jobs, text, report, task.unknown_keys)
         template, reason = (task.template, "as asked for") if task.template else choose_template(found)
-        chosen = choose(found, _compose([_file_of(template)], own), STAGE, text)
+        chosen = choose_settings(found, _compose([_file_of(template)], own), STAGE, text)
     written = _lines(task, f"base: [{_file_of(template)}]  # {reason}", start, own["model"], found, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x") as file:

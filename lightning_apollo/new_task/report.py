@@ -20,7 +20,7 @@ _KINDS = {"text": "text alone", "image": "one image", "multi_image": "several im
 _START = ("DAMO-NLP-SG/VideoLLaMA3-2B", "videollama3-2b.safetensors")  # what the templates start from
 
 
-def report(new: NewRecipe) -> RenderableType:
+def new_task_tables(new: NewRecipe) -> RenderableType:
     """Tables of the data and of the recipe, and the broken rows."""
     return Group(_seen(new.survey), _chosen(new), *_broken(new))
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
-from lightning_apollo.data.index.build import Progress, build_index
+from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.scan import BrokenRow, broken_rows
 from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.source import Source, SourceConfig
 from lightning_apollo.errors import RecipeError
 from lightning_apollo.inference.parsers import find_span
+from lightning_apollo.progress import CheckProgress
 from lightning_apollo.recipe.schema import CUSTOM_SOURCE
 from lightning_apollo.structures import SAMPLE_MODALITIES
 
@@ -64,7 +65,7 @@ def survey(
     folder: Path,
     jobs: int,
     text: TextCounter | None,
-    progress: Progress,
+    progress: CheckProgress,
     unknown_keys: str = REFUSE,
 ) -> Survey:
     """Reads every row and probes every file; the index of both is written to `folder`.

@@ -72,7 +72,7 @@ class ClipView:
 
 
 @dataclass(frozen=True)
-class ScoreRow:
+class AccuracyRow:
     """One line of the accuracy table; `scores` in the order of the table's head."""
 
     name: str
@@ -133,7 +133,7 @@ def write_report(
     facts: Mapping[str, str],
     clips: Sequence[ClipView],
     score_head: Sequence[str] = (),
-    scores: Sequence[ScoreRow] = (),
+    scores: Sequence[AccuracyRow] = (),
     loss_svg: str = "",
 ) -> None:
     """Writes the page. Every text from data is escaped; nothing is loaded from elsewhere."""

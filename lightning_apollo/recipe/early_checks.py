@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_apollo.errors import RecipeError, UserError, suggestion
 from lightning_apollo.recipe.conf import conf_folder, recipe_file
-from lightning_apollo.recipe.trees import Tree, assign, merge
+from lightning_apollo.recipe.trees import Tree, assign, merge_trees
 
 _WEIGHTS, _EXPORT = "model.safetensors", "lightning_apollo.json"  # of a finished stage, of an export
 
@@ -162,8 +162,8 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> Tree:
     for entry in bases if isinstance(bases, list) else ():
         name = str(entry) if str(entry).endswith((".yaml", ".yml")) else f"{entry}.yaml"
         found = next((file for folder in (path.parent, conf_folder()) if (file := folder / name).is_file()), None)
-        tree = tree if found is None else merge(tree, _read_layers(found, (*above, path)))
-    return merge(tree, own)
+        tree = tree if found is None else merge_trees(tree, _read_layers(found, (*above, path)))
+    return merge_trees(tree, own)
 
 
 def _read_yaml(text: str) -> Any:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_apollo.errors import RecipeError, suggestion
-from lightning_apollo.recipe.trees import Tree, assign, merge
+from lightning_apollo.recipe.trees import Tree, assign, merge_trees
 from lightning_apollo.recipe.yaml_text import entry_hint, read_word, read_yaml, settle
 
 # Section -> key in the recipe.yaml of a stage that an earlier version trained -> its name now: what was trained stays readable
@@ -32,11 +32,11 @@ def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ())
     own = settle(own, kind)
     if not isinstance(bases, list) or not all(isinstance(entry, str) for entry in bases):
         raise RecipeError(f"{label}: base: a list of files is expected, not {bases!r}")
-    check(own, kind, label)
+    check_keys(own, kind, label)
     tree: Tree = {}
     for entry in bases:
-        tree = merge(tree, read_layers(_find_base(entry, path, conf), kind, conf, (*seen, path.resolve())))
-    return merge(tree, own)
+        tree = merge_trees(tree, read_layers(_find_base(entry, path, conf), kind, conf, (*seen, path.resolve())))
+    return merge_trees(tree, own)
 
 
 def _with_present_names(path: Path, own: Tree) -> Tree:
@@ -82,7 +82,7 @@ def apply_word(tree: Tree, kind: type, word: str) -> Tree:
         raise RecipeError(f"{word}: {text} is not a YAML value") from error
     for name in reversed(names):
         layer = {name: layer}
-    check(layer, kind, word)
+    check_keys(layer, kind, word)
     assigned = assign(tree, names, value)
     return with_defaults(assigned, kind) if node is None or isinstance(value, dict) else assigned
 
@@ -99,7 +99,7 @@ def build(tree: Tree, kind: type, label: str) -> Any:
         raise _translated(error, label) from error
 
 
-def check(tree: Tree, kind: type, label: str) -> None:
+def check_keys(tree: Tree, kind: type, label: str) -> None:
     """Raises RecipeError at the first unknown key or wrong type; keys may be missing."""
     _check_keys(tree, kind, label, key="")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lightning_apollo.data.config import DataConfig
-from lightning_apollo.data.plan.mixture import check_shares, share_out
+from lightning_apollo.data.plan.mixture import check_shares, passes_for_shares
 from lightning_apollo.models.connector import CALIBRATED
 from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.recipe.conf import conf_folder, recipe_file
@@ -128,7 +128,7 @@ class Recipe:
                 check_shares(stage.shares)
                 sizes = dict.fromkeys(stage.mixture, 1)  # whatever they are: only the modalities are looked at
                 modalities = {source: self.data.sources[source].modality for source in stage.mixture}
-                share_out({k: v for k, v in stage.mixture.items() if v}, sizes, modalities, stage.shares)
+                passes_for_shares({k: v for k, v in stage.mixture.items() if v}, sizes, modalities, stage.shares)
             except ValueError as error:
                 raise ValueError(f"stages.{name}: {error}") from error
         if self.model.fused is not None:

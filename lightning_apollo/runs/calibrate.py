@@ -22,6 +22,7 @@ from lightning_apollo.data.plan.costs import CostConfig
 from lightning_apollo.models.flops import BatchSizes, count_flops
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.progress import Progress
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.explain import count_parameters, stage_memory
 from lightning_apollo.runs.fit import WEIGHT_DTYPES
@@ -34,7 +35,6 @@ _MOST_PATCHES = 4096  # of a frame that is timed: 896×896 pixels in patches of 
 _TEXT_TOKENS = 8  # beside an image
 _ROUNDS = 5  # over all micro-batches, after a first one that is not counted
 
-Progress = Callable[[int, int], None]  # rounds done, and all
 Timer = Callable[[VideoLMM, PackedBatch, str], float]  # seconds of a step in a precision
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from lightning_apollo.data.annotations.manifest import ManifestError, manifest_names
 from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.datamodule import build_reader
-from lightning_apollo.data.index.build import Progress
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.probe_pool import MediaKey, probe_all
 from lightning_apollo.data.shapes import dataset as shapes
@@ -27,7 +26,7 @@ from lightning_apollo.data.source import Source, SourceConfig
 from lightning_apollo.data.storage.address import EmbeddedAddress, cache_folder, file_state
 from lightning_apollo.data.storage.roots import FolderRoot
 from lightning_apollo.files import write_atomically
-from lightning_apollo.progress import preparation_progress
+from lightning_apollo.progress import CheckProgress, preparation_progress
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.file_digest import one_at_a_time
 from lightning_apollo.structures import Modality
@@ -125,7 +124,7 @@ def _facts_of_source(source: Source, data: DataConfig, shows_progress: bool) -> 
     return facts
 
 
-def _read_rows(source: Source, report: Progress) -> _Facts:
+def _read_rows(source: Source, report: CheckProgress) -> _Facts:
     """Media that the rows name; media inside a row are part of the manifest."""
     facts = _Facts({}, [])
     done, total = 0, len(source)
@@ -167,7 +166,7 @@ def _require_root(source: Source, facts: _Facts) -> None:
         raise RecipeError(f"{source.root.root}: no such folder for the media of source {source.name}: correct the root")
 
 
-def _probe(source: Source, videos: dict[str, _Medium], data: DataConfig, report: Progress) -> None:
+def _probe(source: Source, videos: dict[str, _Medium], data: DataConfig, report: CheckProgress) -> None:
     """Fills in seconds and frames; what hangs or crashes costs its file alone, as data.supervision has it."""
     named = {MediaKey(source.root.address(name), "video"): one for name, one in videos.items()}
     deadline = 0.0 if data.supervision is None else data.supervision.deadline_seconds
@@ -201,7 +200,7 @@ def _keep_facts(cache: Path, facts: _Facts) -> None:
         logger.warning("%s: facts of media are not kept (%s): they are read again next time", cache, error.strerror)
 
 
-def _progress(is_shown: bool) -> AbstractContextManager[Progress]:
+def _progress(is_shown: bool) -> AbstractContextManager[CheckProgress]:
     return preparation_progress() if is_shown else nullcontext(_no_progress)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_apollo.data.annotations.manifest import MissingManifest
-from lightning_apollo.data.plan.mixture import share_out
+from lightning_apollo.data.plan.mixture import passes_for_shares
 from lightning_apollo.data.plan.order import epoch_size
 from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
@@ -51,7 +51,7 @@ class StageMemory:
 def explain(recipe: Recipe) -> RenderableType:
     """Returns a heading and one table per stage. Missing manifests are named, not an error."""
     parameters = count_parameters(recipe)
-    rows = {name: count_rows(source) for name, source in recipe.data.sources.items()}
+    rows = {name: count_manifest_rows(source) for name, source in recipe.data.sources.items()}
     total = Text.assemble(
         (recipe.name, "bold"), f": {sum(parameters.values()):,} parameters, written to {recipe.output}"
     )
@@ -65,7 +65,7 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
 
 
-def count_rows(source: SourceConfig) -> int | None:
+def count_manifest_rows(source: SourceConfig) -> int | None:
     """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
     try:
         return len(source.open(name=""))
@@ -82,7 +82,7 @@ def count_steps(
     sizes = {source: num_rows for source, num_rows in rows.items() if num_rows is not None}
     if stage.packing is not None or any(source not in sizes for source in stage.mixture):
         return None
-    mixture = share_out(stage.mixture, sizes, modalities or {}, stage.shares)
+    mixture = passes_for_shares(stage.mixture, sizes, modalities or {}, stage.shares)
     num_samples = epoch_size({source: sizes[source] for source in mixture}, mixture)
     return (
         max(min(num_samples, 1), num_samples // stage.global_batch_size) * stage.epochs

@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ from lightning_apollo.models.llm import check_positions
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
 from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.progress import print_line
+from lightning_apollo.progress import Say, print_line
 from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
 from lightning_apollo.runs.aside import move_aside
 from lightning_apollo.runs.begun import write_begun
@@ -76,7 +76,7 @@ from lightning_apollo.training.callbacks.room import FinalRoom
 from lightning_apollo.training.callbacks.same_plan import SamePlan
 from lightning_apollo.training.master_weights import cast
 from lightning_apollo.training.metrics_csv import StepLog
-from lightning_apollo.training.processes.agreement import agree
+from lightning_apollo.training.processes.agreement import agreed_facts
 from lightning_apollo.training.processes.signals import run_passing_signals_on
 from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.steady_logger import tensorboard
@@ -93,8 +93,6 @@ _MATRIX_DTYPES = {  # of matrix products, by precision
     "bf16-mixed": torch.bfloat16,
     "bf16-true": torch.bfloat16,
 }
-
-Say = Callable[[str], None]
 
 
 def run_recipe(
@@ -158,7 +156,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = Fal
     if again or not (stage_folder(recipe, name) / DONE).is_file():  # it will train, or be refused
         check_devices(recipe.trainer)
     with sole_writer(stage_folder(recipe, name), say):
-        seen = agree(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
+        seen = agreed_facts(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
         if seen["finished"] == "yes":
             say(finished_line(recipe, name, seen["remark"]))
             return

@@ -21,14 +21,14 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
-class Survey:
+class FinishedStages:
     """Stages that are finished, each with its remark, up to the first obstacle."""
 
     finished: Mapping[str, str]
     obstacle: Obstacle | None = None
 
 
-def survey(recipe: Recipe, names: Sequence[str], resume: bool) -> Survey:
+def find_finished_stages(recipe: Recipe, names: Sequence[str], resume: bool) -> FinishedStages:
     """Finished stages among the first ones of the recipe, `names`, and the first that must not be trained into its folder."""
     finished: dict[str, str] = {}
     for before, name in zip((None, *names), names, strict=False):
@@ -40,25 +40,25 @@ def survey(recipe: Recipe, names: Sequence[str], resume: bool) -> Survey:
         else:
             found = Standing()
         if found.other:
-            return Survey(finished, Obstacle(name, refusal(recipe, name, found.other)))
+            return FinishedStages(finished, Obstacle(name, refusal(recipe, name, found.other)))
         if found.is_finished:
             finished[name] = found.remark
         elif not (is_open and resume) and (line := _refused_checkpoint(recipe, name, resume)):
-            return Survey(finished, Obstacle(name, line))
-    return Survey(finished)
+            return FinishedStages(finished, Obstacle(name, line))
+    return FinishedStages(finished)
 
 
-def first_to_train(recipe: Recipe, again: str | None, resume: bool) -> tuple[Survey, str | None]:
+def first_to_train(recipe: Recipe, again: str | None, resume: bool) -> tuple[FinishedStages, str | None]:
     """The finished stages that stay, and the one from which on all are moved aside, if any.
 
     With `again` "", that is the first stage that is not finished, or the very first where all are. RecipeError where
     something lies in the way of the stages before it.
     """
     names = list(recipe.stages)
-    found = survey(recipe, names[: names.index(again)] if again else names, resume)
+    found = find_finished_stages(recipe, names[: names.index(again)] if again else names, resume)
     if again == "":
         first = next((name for name in names if name not in found.finished), names[0])
-        return Survey({name: found.finished[name] for name in names[: names.index(first)]}), first
+        return FinishedStages({name: found.finished[name] for name in names[: names.index(first)]}), first
     if found.obstacle is not None:
         raise RecipeError(found.obstacle.line)
     return found, again
@@ -66,7 +66,7 @@ def first_to_train(recipe: Recipe, again: str | None, resume: bool) -> tuple[Sur
 
 def again_by_itself(recipe: Recipe, who: str, say: Callable[[str], None]) -> str | None:
     """`again` of `run_recipe` for commands that train anew whatever is in their way; `say` is told why and that `who` does."""
-    obstacle = survey(recipe, list(recipe.stages), resume=True).obstacle
+    obstacle = find_finished_stages(recipe, list(recipe.stages), resume=True).obstacle
     if obstacle is None:
         return None
     say(f"{obstacle.line}; {who} does the latter")

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 
 from lightning_apollo.data.datamodule import VideoDataModule
 from lightning_apollo.data.loader import MicroBatchLoader
+from lightning_apollo.progress import Progress
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.build import build_data
 from lightning_apollo.runs.explain import count_ranks
@@ -63,8 +64,8 @@ def settings(num_cores: int) -> list[Setting]:
     ]
 
 
-def measure(
-    recipe: Recipe, stage: str, tried: Sequence[Setting], seconds: float, progress: Callable[[int, int], None]
+def measure_settings(
+    recipe: Recipe, stage: str, tried: Sequence[Setting], seconds: float, progress: Progress
 ) -> list[Throughput]:
     """The throughput of every setting, each read for `seconds` once its processes run.
 

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_apollo.study.statistics import Agreement, agree, is_constant
-from lightning_apollo.study.table import Floats, ScoreTable, mean_of_known
+from lightning_apollo.study.statistics import Agreement, is_constant, measure_agreement
+from lightning_apollo.study.table import Floats, StudyTable, mean_of_known
 
 THRESHOLD = 0.8  # Kendall's tau with the largest, from which on a smaller one ranks like it
 MIN_LEVELS = 5  # below this many, no level can be told to stand apart from the others
@@ -48,7 +48,7 @@ class View:
     outlier: Outlier | None = None
     drops_first: bool = False  # whether the outlier is out before the means are taken
 
-    def columns(self, table: ScoreTable, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    def columns(self, table: StudyTable, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Two columns (V,) of scores as this view shows them, over the variants that both of them have."""
         is_shown = self.mask(table, x, y)
         is_used = is_shown if self.drops_first else np.isfinite(x + y)
@@ -56,7 +56,7 @@ class View:
             x, y = (_without_level_means(column, table.levels(self.factor), is_used) for column in (x, y))
         return x[is_shown], y[is_shown]
 
-    def groups(self, table: ScoreTable, x: Floats, y: Floats) -> list[str] | None:
+    def groups(self, table: StudyTable, x: Floats, y: Floats) -> list[str] | None:
         """The factor's level of each of those variants; None where no means are taken off."""
         if self.factor is None:
             return None
@@ -64,14 +64,14 @@ class View:
             level for level, is_shown in zip(table.levels(self.factor), self.mask(table, x, y), strict=True) if is_shown
         ]
 
-    def mask(self, table: ScoreTable, x: Floats, y: Floats) -> NDArray[np.bool_]:
+    def mask(self, table: StudyTable, x: Floats, y: Floats) -> NDArray[np.bool_]:
         """(V,) which variants are compared: those that both columns have, but for the outlier."""
         gone = self.outlier.variants if self.outlier else frozenset()
         return np.isfinite(x + y) & np.array([name not in gone for name in table.variants])
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SizeAgreement:
     """Agreement of the scores of one size, or data size, with those of a larger one."""
 
     view: str
@@ -104,18 +104,18 @@ def views(factor: str | None, outlier: Outlier | None) -> list[View]:
     return chosen
 
 
-def compare_sizes(table: ScoreTable, view: View, *, all_pairs: bool = False) -> list[Comparison]:
+def compare_sizes(table: StudyTable, view: View, *, all_pairs: bool = False) -> list[SizeAgreement]:
     """Each size, the largest pairs first, against the largest, or against every larger one; at the largest data size."""
     columns = dict(zip(table.sizes, table.means[:, :, -1].T, strict=True))
     return _compare(table, view, columns, all_pairs)
 
 
-def compare_data(table: ScoreTable, view: View) -> list[Comparison]:
+def compare_data(table: StudyTable, view: View) -> list[SizeAgreement]:
     """Each data size against the largest, with the largest LLM."""
     return _compare(table, view, dict(zip(table.data, table.means[:, -1, :].T, strict=True)), False)
 
 
-def compare_within(table: ScoreTable, factor: str, outlier: Outlier | None) -> list[Comparison]:
+def compare_within(table: StudyTable, factor: str, outlier: Outlier | None) -> list[SizeAgreement]:
     """Each size against the largest among the variants of one level of a factor, level by level."""
     found = []
     for level in dict.fromkeys(table.levels(factor)):
@@ -126,7 +126,7 @@ def compare_within(table: ScoreTable, factor: str, outlier: Outlier | None) -> l
     return found
 
 
-def smallest_like_largest(comparisons: Sequence[Comparison], threshold: float = THRESHOLD) -> str | None:
+def smallest_like_largest(comparisons: Sequence[SizeAgreement], threshold: float = THRESHOLD) -> str | None:
     """The item by SMALLEST_RULE, from comparisons with the largest that start at the next smaller one; None for none."""
     smallest = None
     for comparison in comparisons:
@@ -137,7 +137,7 @@ def smallest_like_largest(comparisons: Sequence[Comparison], threshold: float = 
     return smallest
 
 
-def find_outlier(table: ScoreTable, factor: str | None) -> Outlier | None:
+def find_outlier(table: StudyTable, factor: str | None) -> Outlier | None:
     """The failed level of a factor by OUTLIER_RULE, at the largest data size; without a factor, the failed variant."""
     levels = list(dict.fromkeys(table.levels(factor)))
     means = _level_means(table.means[:, :, -1], table.levels(factor))  # (levels, S)
@@ -152,13 +152,13 @@ def find_outlier(table: ScoreTable, factor: str | None) -> Outlier | None:
     return outlier_of(table, factor, levels[place]) if (median - means[place] > FAR_BELOW * spread).all() else None
 
 
-def outlier_of(table: ScoreTable, factor: str | None, level: str) -> Outlier:
+def outlier_of(table: StudyTable, factor: str | None, level: str) -> Outlier:
     """The variants that have a level of a factor, as what is left out."""
     names = (name for name, own in zip(table.variants, table.levels(factor), strict=True) if own == level)
     return Outlier(f"{factor or 'variant'} {level}", frozenset(names))
 
 
-def dominant_factor(table: ScoreTable, outlier: Outlier | None) -> str | None:
+def dominant_factor(table: StudyTable, outlier: Outlier | None) -> str | None:
     """The factor with the largest eta² in the mean over sizes, the outlier left out; None where no factor has one.
 
     A factor that gives each variant a level of its own explains everything and says nothing: it does not count.
@@ -172,7 +172,7 @@ def dominant_factor(table: ScoreTable, outlier: Outlier | None) -> str | None:
     return max(shares, key=lambda name: shares[name], default=None)
 
 
-def explained(table: ScoreTable, factor: str, outlier: Outlier | None) -> dict[str, float | None]:
+def explained(table: StudyTable, factor: str, outlier: Outlier | None) -> dict[str, float | None]:
     """Size -> eta²: the share of the variance between variants that a factor's level means have; largest data size."""
     return {
         size: _eta_squared(*_known(column, table, factor, outlier))
@@ -180,7 +180,7 @@ def explained(table: ScoreTable, factor: str, outlier: Outlier | None) -> dict[s
     }
 
 
-def noise(table: ScoreTable) -> list[Noise]:
+def noise(table: StudyTable) -> list[Noise]:
     """Effect of seeds for every size and data size; nothing is defined with one seed."""
     return [
         _noise(size, data, table.grid[:, s, d])
@@ -189,15 +189,15 @@ def noise(table: ScoreTable) -> list[Noise]:
     ]
 
 
-def _compare(table: ScoreTable, view: View, columns: dict[str, Floats], all_pairs: bool) -> list[Comparison]:
+def _compare(table: StudyTable, view: View, columns: dict[str, Floats], all_pairs: bool) -> list[SizeAgreement]:
     pairs = [(item, against) for against, item in combinations(reversed(list(columns)), 2)]
     largest = pairs[0][1] if pairs else ""
     chosen = ((item, against) for item, against in pairs if all_pairs or against == largest)
     found = []
     for item, against in chosen:
         x, y = columns[item], columns[against]
-        agreement = agree(*view.columns(table, x, y), view.groups(table, x, y))
-        found.append(Comparison(view.title, item, against, agreement))
+        agreement = measure_agreement(*view.columns(table, x, y), view.groups(table, x, y))
+        found.append(SizeAgreement(view.title, item, against, agreement))
     return found
 
 
@@ -218,7 +218,7 @@ def _level_means(scores: Floats, levels: Sequence[str]) -> Floats:
     return np.stack([mean_of_known(scores[labels == level], axis=0) for level in dict.fromkeys(levels)])
 
 
-def _known(column: Floats, table: ScoreTable, factor: str, outlier: Outlier | None) -> tuple[Floats, list[str]]:
+def _known(column: Floats, table: StudyTable, factor: str, outlier: Outlier | None) -> tuple[Floats, list[str]]:
     """The scores of a (V,) column that are there, the outlier's left out, and the level of each."""
     kept = [
         (score, level)

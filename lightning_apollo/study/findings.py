@@ -9,9 +9,9 @@ from lightning_apollo.study.analysis import (
     OUTLIER_RULE,
     SMALLEST_RULE,
     THRESHOLD,
-    Comparison,
     Noise,
     Outlier,
+    SizeAgreement,
     View,
     compare_data,
     compare_sizes,
@@ -26,11 +26,11 @@ from lightning_apollo.study.sections import (
     agreement_section,
     factor_section,
     noise_section,
+    number_text,
     r_squared_section,
-    show,
 )
 from lightning_apollo.study.statistics import CONFIDENCE, NUM_RESAMPLES
-from lightning_apollo.study.table import ScoreTable
+from lightning_apollo.study.table import StudyTable
 
 METHOD = (
     f"In brackets: the {CONFIDENCE:.0%} percentile interval over {NUM_RESAMPLES:,} resamples of the variants (bootstrap). "
@@ -46,19 +46,19 @@ CHANCE = f"that takes a Kendall's tau whose interval lies above 0, and a p of at
 class Findings:
     """Inputs of the tables and sentences of a report."""
 
-    table: ScoreTable
+    table: StudyTable
     factor: str | None  # whose means are removed
     outlier: Outlier | None
     threshold: float
     views: list[View]
-    pairs: list[Comparison]  # every pair of sizes, over all variants
-    with_largest: list[Comparison]  # every size with the largest, view by view
-    within: list[Comparison]  # the same, level by level of the factor
-    data: list[Comparison]  # every data size with the largest
+    pairs: list[SizeAgreement]  # every pair of sizes, over all variants
+    with_largest: list[SizeAgreement]  # every size with the largest, view by view
+    within: list[SizeAgreement]  # the same, level by level of the factor
+    data: list[SizeAgreement]  # every data size with the largest
     noise: list[Noise]
 
 
-def find(table: ScoreTable, factor: str | None, outlier: Outlier | None, threshold: float = THRESHOLD) -> Findings:
+def find(table: StudyTable, factor: str | None, outlier: Outlier | None, threshold: float = THRESHOLD) -> Findings:
     """Everything about a table, with a factor whose means are removed and an outlier that is left out."""
     chosen = views(factor, outlier)
     return Findings(
@@ -134,7 +134,7 @@ def rows_of(findings: Findings) -> Iterator[dict[str, object]]:
             yield {"measure": measure, "item": entry.size, "against": entry.data, "value": getattr(entry, measure)}
 
 
-def _carried(findings: Findings, over_all: Sequence[Comparison], left: Sequence[Comparison]) -> str:
+def _carried(findings: Findings, over_all: Sequence[SizeAgreement], left: Sequence[SizeAgreement]) -> str:
     """Basis of the agreement, and whether the order of the rest agrees as well."""
     if not any(map(_is_beyond_chance, over_all)):
         return f"Not even over all variants can an order be told from chance ({CHANCE}): these scores decide nothing."
@@ -150,7 +150,7 @@ def _carried(findings: Findings, over_all: Sequence[Comparison], left: Sequence[
     )
 
 
-def _is_beyond_chance(comparison: Comparison) -> bool:
+def _is_beyond_chance(comparison: SizeAgreement) -> bool:
     """CHANCE, of one comparison."""
     low, p_value = comparison.agreement.kendall.low, comparison.agreement.p_value
     return low is not None and low > 0 and p_value is not None and p_value <= MAX_P
@@ -185,12 +185,12 @@ def _removals(findings: Findings) -> str:
     return ". ".join(reason[0].upper() + reason[1:] for reason in reasons) + "."
 
 
-def _of_view(comparisons: Sequence[Comparison], view: View) -> list[Comparison]:
+def _of_view(comparisons: Sequence[SizeAgreement], view: View) -> list[SizeAgreement]:
     return [comparison for comparison in comparisons if comparison.view == view.title]
 
 
-def _listed(comparisons: Sequence[Comparison]) -> str:
-    return _and([f"{show(c.agreement.r_squared.value)} ({c.item})" for c in comparisons])
+def _listed(comparisons: Sequence[SizeAgreement]) -> str:
+    return _and([f"{number_text(c.agreement.r_squared.value)} ({c.item})" for c in comparisons])
 
 
 def _and(words: Sequence[str]) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
-from lightning_apollo.study.score import LOG, Score, read_score
+from lightning_apollo.study.score import LOG, StudyScore, read_score
 
 if TYPE_CHECKING:
-    from lightning_apollo.study.plan import Run
+    from lightning_apollo.study.plan import StudyRun
 
-    Command = Callable[[Run], list[str]]
-    Report = Callable[[Run, Score | None], None]  # told of every run that ends; None: it failed
+    Command = Callable[[StudyRun], list[str]]
+    Report = Callable[[StudyRun, StudyScore | None], None]  # told of every run that ends; None: it failed
 
 _SLURM = """\
 #!/bin/bash
@@ -39,7 +39,9 @@ def cli_command(study: str, threads: int | None) -> Command:
     return lambda run: [*(sys.executable, "-m", "lightning_apollo", "study", "run", study, "--only", run.name, *words)]
 
 
-def run_all(runs: Sequence[Run], jobs: int, command: Command, threads: int | None, report: Report) -> list[Run]:
+def run_all(
+    runs: Sequence[StudyRun], jobs: int, command: Command, threads: int | None, report: Report
+) -> list[StudyRun]:
     """The runs that failed, after starting a process for each of `runs`, at most `jobs` at a time.
 
     A run whose process leaves no score has failed, and stops no other.
@@ -61,7 +63,7 @@ def run_all(runs: Sequence[Run], jobs: int, command: Command, threads: int | Non
     return failed
 
 
-def slurm_script(study: str, name: str, output: str, runs: Sequence[Run]) -> str:
+def slurm_script(study: str, name: str, output: str, runs: Sequence[StudyRun]) -> str:
     """A script for sbatch with one array task for each run; `study` is what the command line calls it."""
     return _SLURM.format(
         name=shlex.quote(name),
@@ -73,7 +75,7 @@ def slurm_script(study: str, name: str, output: str, runs: Sequence[Run]) -> str
     )
 
 
-def _run_process(run: Run, command: list[str], environment: dict[str, str]) -> Score | None:
+def _run_process(run: StudyRun, command: list[str], environment: dict[str, str]) -> StudyScore | None:
     log = run.folder / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")

@@ -120,7 +120,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One training and its evaluation."""
 
     variant: str
@@ -157,7 +157,7 @@ def run_name(variant: str, size: str, data: str, seed: int) -> str:
     return f"{variant}.{size}.{data}.s{seed}"
 
 
-def plan_runs(study: Study) -> list[Run]:
+def plan_runs(study: Study) -> list[StudyRun]:
     """All runs, seed by seed, small LLMs first. RecipeError where two are the same or a recipe cannot be measured."""
     order = product(study.seeds, study.sizes, study.data, study.variants)
     runs = _plan(study, [(variant, size, data, seed) for seed, size, data, variant in order])
@@ -174,7 +174,7 @@ def plan_runs(study: Study) -> list[Run]:
     return runs
 
 
-def plan_run(study: Study, name: str) -> Run:
+def plan_run(study: Study, name: str) -> StudyRun:
     """The run of that name."""
     order = product(study.variants, study.sizes, study.data, study.seeds)
     known = {run_name(*choice): choice for choice in order}
@@ -183,7 +183,7 @@ def plan_run(study: Study, name: str) -> Run:
     return _plan(study, [known[name]])[0]
 
 
-def llm_parameters(study: Study, runs: Sequence[Run]) -> dict[str, int]:
+def llm_parameters(study: Study, runs: Sequence[StudyRun]) -> dict[str, int]:
     """Size -> parameters of its LLM, given or counted in one of the runs; RecipeError where they do not ascend."""
     recipes = {run.size: run.recipe for run in reversed(runs)}
     numbers = {name: size.parameters or count_parameters(recipes[name])["llm"] for name, size in study.sizes.items()}
@@ -194,7 +194,7 @@ def llm_parameters(study: Study, runs: Sequence[Run]) -> dict[str, int]:
     return numbers
 
 
-def _plan(study: Study, choices: Sequence[tuple[str, str, str, int]]) -> list[Run]:
+def _plan(study: Study, choices: Sequence[tuple[str, str, str, int]]) -> list[StudyRun]:
     """The run of each choice of variant, size, data size and seed."""
     words = []
     for variant, size, data, seed in choices:
@@ -204,7 +204,7 @@ def _plan(study: Study, choices: Sequence[tuple[str, str, str, int]]) -> list[Ru
     recipes = load_recipes(study.recipe, words)
     if any(recipe.data.shapes is None for recipe in recipes):
         raise StudyError(f"{study.name}: {study.recipe} has no data.shapes: a study is measured on the built-in set")
-    return [Run(*choice, recipe) for choice, recipe in zip(choices, recipes, strict=True)]
+    return [StudyRun(*choice, recipe) for choice, recipe in zip(choices, recipes, strict=True)]
 
 
 def _check_ascends(part: str, numbers: Mapping[str, int]) -> None:

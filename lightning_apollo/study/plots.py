@@ -14,9 +14,9 @@ from matplotlib.typing import LineStyleType
 
 from lightning_apollo.study.analysis import View
 from lightning_apollo.study.findings import Findings
-from lightning_apollo.study.sections import show
-from lightning_apollo.study.statistics import agree
-from lightning_apollo.study.table import Floats, ScoreTable, mean_of_known
+from lightning_apollo.study.sections import number_text
+from lightning_apollo.study.statistics import measure_agreement
+from lightning_apollo.study.table import Floats, StudyTable, mean_of_known
 
 COLOURS = (
     "#0072b2",
@@ -34,7 +34,7 @@ _PANEL = (3.6, 3.4)  # inches
 _DPI = 140
 
 
-def draw(findings: Findings, label: str, folder: Path) -> list[Path]:
+def draw_plots(findings: Findings, label: str, folder: Path) -> list[Path]:
     """Every picture that a table has something for; `label` says what a score is."""
     return [
         *_draw_scores(findings, label, folder),
@@ -79,7 +79,7 @@ def _draw_agreement(findings: Findings, label: str, folder: Path) -> list[Path]:
     return [_save(figure, folder / "agreement.png")]
 
 
-def _draw_factors(table: ScoreTable, label: str, folder: Path) -> list[Path]:
+def _draw_factors(table: StudyTable, label: str, folder: Path) -> list[Path]:
     """Mean score of each level of each factor against LLM size, one panel a factor; none without factors."""
     if not table.factors:
         return []
@@ -101,7 +101,7 @@ def _draw_factors(table: ScoreTable, label: str, folder: Path) -> list[Path]:
 
 
 def _lines(
-    table: ScoreTable, places: Mapping[str, float], grid: Floats, factor: str | None, labels: tuple[str, str]
+    table: StudyTable, places: Mapping[str, float], grid: Floats, factor: str | None, labels: tuple[str, str]
 ) -> Figure:
     """One line a variant through the means of (V, places, K) scores, a dot a seed."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -142,9 +142,9 @@ def _scatter(axes: Axes, findings: Findings, view: View, x: Floats, y: Floats) -
     x, y = view.columns(table, x, y)
     for name, one, other in zip(names, x, y, strict=True):
         axes.plot(one, other, color=colours[name], marker="x" if name in gone else "o", markersize=5, linestyle="")
-    r_squared = agree(x, y).r_squared
+    r_squared = measure_agreement(x, y).r_squared
     bounds = "" if r_squared.low is None else f" [{r_squared.low:.2f}, {r_squared.high:.2f}]"
-    axes.set_title(f"R² {show(r_squared.value)}{bounds}", fontsize=9, loc="right")
+    axes.set_title(f"R² {number_text(r_squared.value)}{bounds}", fontsize=9, loc="right")
     _plain(axes)
 
 
@@ -152,14 +152,14 @@ def _shown_score(view: View, label: str, size: str) -> str:
     return f"{label}, {size}" + (f"\nminus the mean of its {view.factor}" if view.factor is not None else "")
 
 
-def _colours(table: ScoreTable, factor: str | None) -> dict[str, str]:
+def _colours(table: StudyTable, factor: str | None) -> dict[str, str]:
     """Variant -> colour: its level's, or its own without a factor."""
     levels = table.levels(factor)
     places = {level: place for place, level in enumerate(dict.fromkeys(levels))}
     return {name: COLOURS[places[level] % len(COLOURS)] for name, level in zip(table.variants, levels, strict=True)}
 
 
-def _level_handles(table: ScoreTable, factor: str | None, line: LineStyleType) -> list[Line2D]:
+def _level_handles(table: StudyTable, factor: str | None, line: LineStyleType) -> list[Line2D]:
     """Legend entry of each level of a factor."""
     return [
         Line2D([], [], color=COLOURS[place % len(COLOURS)], marker="o", linestyle=line, label=level)

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from lightning_apollo.study.analysis import dominant_factor, find_outlier, outlier_of
 from lightning_apollo.study.findings import Findings, find, rows_of, sections
-from lightning_apollo.study.plan import TEMPORAL, Run, Study, llm_parameters
-from lightning_apollo.study.plots import draw
+from lightning_apollo.study.plan import TEMPORAL, Study, StudyRun, llm_parameters
+from lightning_apollo.study.plots import draw_plots
 from lightning_apollo.study.score import read_score
 from lightning_apollo.study.sections import Section, score_section
-from lightning_apollo.study.table import DESIGN, RunScore, ScoreTable, StudyError, read_table
+from lightning_apollo.study.table import DESIGN, RunScore, StudyError, StudyTable, read_table
 
 NOBODY = "none"  # what --drop takes for leaving nothing out
 MAX_NAMED = 12  # missing runs that the report names
@@ -22,7 +22,7 @@ MAX_NAMED = 12  # missing runs that the report names
 _FIGURES = ("measure", "view", "item", "against", "variants", "value", "low", "high")
 
 
-def report_study(study: Study, runs: Sequence[Run], console: Console) -> None:
+def report_study(study: Study, runs: Sequence[StudyRun], console: Console) -> None:
     """Writes the report of the scores that are there below the study's output, and prints it."""
     tables = score_tables(study, runs)
     table = tables[study.score]
@@ -36,7 +36,7 @@ def report_study(study: Study, runs: Sequence[Run], console: Console) -> None:
     found.append(score_section(f"Scores: {label}, {list(table.data)[-1]}", table, decimals))
     folder = Path(study.output) / "report"
     write(study.name, found, findings, tables, label, folder)
-    show(found, console)
+    print_sections(found, console)
     console.print(f"report: {folder / 'report.md'}", soft_wrap=True, highlight=False)
 
 
@@ -57,19 +57,19 @@ def reanalyse(path: Path, factor: str | None, drop: str | None, output: Path | N
         outlier = outlier_of(table, DESIGN, drop) if drop != NOBODY else None
     findings = find(table, factor or dominant_factor(table, outlier), outlier)
     found = sections(findings, decimals=2)
-    show(found, console)
+    print_sections(found, console)
     if output is not None:
         write(path.stem, found, findings, {"score": table}, "score", output)
         console.print(f"report: {output / 'report.md'}", soft_wrap=True, highlight=False)
 
 
-def score_tables(study: Study, runs: Sequence[Run]) -> dict[str, ScoreTable]:
+def score_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, StudyTable]:
     """Scores by kind of question, and by TEMPORAL."""
     found = [(run, score) for run in runs if (score := read_score(run)) is not None]
     parameters = llm_parameters(study, runs)
     names = next(iter(study.variants.values())).factors
     return {
-        kind: ScoreTable(
+        kind: StudyTable(
             scores=tuple(
                 RunScore(run.variant, run.size, run.data, run.seed, score.scores[kind]) for run, score in found
             ),
@@ -83,11 +83,11 @@ def score_tables(study: Study, runs: Sequence[Run]) -> dict[str, ScoreTable]:
 
 
 def write(
-    title: str, found: Sequence[Section], findings: Findings, tables: Mapping[str, ScoreTable], label: str, folder: Path
+    title: str, found: Sequence[Section], findings: Findings, tables: Mapping[str, StudyTable], label: str, folder: Path
 ) -> None:
     """Writes report.md, figures.csv, scores.csv and the pictures that report.md shows."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw(findings, label, folder)
+    pictures = draw_plots(findings, label, folder)
     shown = "\n".join(f"![{picture.stem.replace('_', ' ')}]({picture.name})\n" for picture in pictures)
     parts = [f"# {title}\n", *(section.markdown() for section in found), f"## Pictures\n\n{shown}"]
     (folder / "report.md").write_text("\n".join(parts))
@@ -96,7 +96,7 @@ def write(
     _write_csv(folder / "scores.csv", columns, _score_rows(tables))
 
 
-def show(found: Sequence[Section], console: Console) -> None:
+def print_sections(found: Sequence[Section], console: Console) -> None:
     """Prints the sections."""
     for section in found:
         if section.columns:
@@ -107,7 +107,7 @@ def show(found: Sequence[Section], console: Console) -> None:
         console.print()
 
 
-def _runs_section(runs: Sequence[Run]) -> Section:
+def _runs_section(runs: Sequence[StudyRun]) -> Section:
     missing = [run.name for run in runs if read_score(run) is None]
     text = f"{len(runs) - len(missing)} of {len(runs)} are finished."
     if missing:
@@ -116,7 +116,7 @@ def _runs_section(runs: Sequence[Run]) -> Section:
     return Section("Runs", text)
 
 
-def _score_rows(tables: Mapping[str, ScoreTable]) -> Iterator[dict[str, object]]:
+def _score_rows(tables: Mapping[str, StudyTable]) -> Iterator[dict[str, object]]:
     for kind, table in tables.items():
         for run in table.scores:
             yield {

@@ -19,7 +19,7 @@ from lightning_apollo.files import is_locked, lock, write_atomically
 from lightning_apollo.study.table import StudyError
 
 if TYPE_CHECKING:
-    from lightning_apollo.study.plan import Run
+    from lightning_apollo.study.plan import StudyRun
 
 LOG = "log.txt"
 RESULTS = "results.jsonl"
@@ -28,7 +28,7 @@ _LOCK = "lock"
 
 
 @dataclass(frozen=True)
-class Score:
+class StudyScore:
     """Contents of score.json."""
 
     run: str
@@ -39,31 +39,31 @@ class Score:
     seconds: float  # training and evaluation, of the last attempt alone
 
 
-def write_score(run: Run, score: Score) -> None:
+def write_score(run: StudyRun, score: StudyScore) -> None:
     """Writes score.json, all or nothing: from then on the run is finished."""
     path = run.folder / _SCORE
     with write_atomically(path) as partial:
         partial.write_text(json.dumps(asdict(score), indent=2) + "\n")
 
 
-def remove_score(run: Run) -> None:
+def remove_score(run: StudyRun) -> None:
     """Removes what an earlier recipe of the run scored."""
     (run.folder / _SCORE).unlink(missing_ok=True)
 
 
-def read_score(run: Run) -> Score | None:
+def read_score(run: StudyRun) -> StudyScore | None:
     """The score of a finished run; None where there is none, or where the recipe has changed since."""
     path = run.folder / _SCORE
     if not path.is_file():
         return None
     try:
-        score = Score(**json.loads(path.read_text()))
+        score = StudyScore(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise StudyError(f"{path}: not a score of this version: remove it, and the run is measured again") from error
     return score if score.fingerprint == run.fingerprint else None
 
 
-def status(run: Run) -> str:
+def status(run: StudyRun) -> str:
     """done, running, stale (the recipe has changed since), failed (it has a log but no score) or missing."""
     if read_score(run) is not None:
         return "done"
@@ -74,7 +74,7 @@ def status(run: Run) -> str:
     return "failed" if (run.folder / LOG).is_file() else "missing"
 
 
-def last_line(run: Run) -> str:
+def last_line(run: StudyRun) -> str:
     """The last line of the run's log; empty where it has none."""
     log = run.folder / LOG
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
@@ -82,7 +82,7 @@ def last_line(run: Run) -> str:
 
 
 @contextmanager
-def locked(run: Run) -> Iterator[None]:
+def locked(run: StudyRun) -> Iterator[None]:
     """Holds the run, after waiting for a process that does."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with lock(run.folder / _LOCK):

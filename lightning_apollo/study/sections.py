@@ -9,9 +9,9 @@ from itertools import groupby
 import numpy as np
 from rich.table import Table as RichTable
 
-from lightning_apollo.study.analysis import Comparison, Noise, Outlier, explained
+from lightning_apollo.study.analysis import Noise, Outlier, SizeAgreement, explained
 from lightning_apollo.study.statistics import Estimate
-from lightning_apollo.study.table import ScoreTable
+from lightning_apollo.study.table import StudyTable
 
 UNDEFINED = "not defined"
 AGREEMENT = ("R²", "Spearman", "Kendall tau-b")
@@ -46,7 +46,7 @@ class Section:
         return table
 
 
-def show(value: float | None, decimals: int = 3) -> str:
+def number_text(value: float | None, decimals: int = 3) -> str:
     """A number, or that it is not defined."""
     return UNDEFINED if value is None or not np.isfinite(value) else f"{value:.{decimals}f}"
 
@@ -58,7 +58,7 @@ def show_estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
-def agreement_section(title: str, text: str, comparisons: Iterable[Comparison]) -> Section:
+def agreement_section(title: str, text: str, comparisons: Iterable[SizeAgreement]) -> Section:
     """One row a comparison: R² and rank correlations, with intervals."""
     rows = []
     for comparison in comparisons:
@@ -76,17 +76,19 @@ def agreement_section(title: str, text: str, comparisons: Iterable[Comparison]) 
     return Section(title, text, ("over", "between", "variants", *AGREEMENT, "p"), tuple(rows))
 
 
-def r_squared_section(title: str, text: str, comparisons: Sequence[Comparison]) -> Section:
+def r_squared_section(title: str, text: str, comparisons: Sequence[SizeAgreement]) -> Section:
     """One row a view, one column a size: R² alone."""
     rows = []
     for view, group in groupby(comparisons, key=lambda comparison: comparison.view):
         own = list(group)
-        rows.append((view, str(own[0].agreement.num_variants), *(show(c.agreement.r_squared.value) for c in own)))
+        rows.append(
+            (view, str(own[0].agreement.num_variants), *(number_text(c.agreement.r_squared.value) for c in own))
+        )
     pairs = dict.fromkeys(f"{comparison.item}–{comparison.against}" for comparison in comparisons)
     return Section(title, text, ("R² over", "variants", *pairs), tuple(rows))
 
 
-def score_section(title: str, table: ScoreTable, decimals: int) -> Section:
+def score_section(title: str, table: StudyTable, decimals: int) -> Section:
     """One row a variant, one column a size: mean and standard deviation over seeds, at the largest data size."""
     rows = []
     for name, by_size in zip(table.variants, table.grid[:, :, -1], strict=True):
@@ -95,13 +97,13 @@ def score_section(title: str, table: ScoreTable, decimals: int) -> Section:
     return Section(title, text, ("variant", *table.sizes), tuple(rows))
 
 
-def factor_section(table: ScoreTable, outlier: Outlier | None) -> Section:
+def factor_section(table: StudyTable, outlier: Outlier | None) -> Section:
     """One row a factor, one column a size: eta²."""
     rows = []
     for left_out in dict.fromkeys((None, outlier)):
         for factor in table.factors:
             shares = explained(table, factor, left_out).values()
-            rows.append((factor + (f", without {left_out.name}" if left_out else ""), *map(show, shares)))
+            rows.append((factor + (f", without {left_out.name}" if left_out else ""), *map(number_text, shares)))
     text = "Share of the variance between variants that the means of a factor's levels have (eta²)."
     return Section("What the differences come from", text, ("factor", *table.sizes), tuple(rows))
 
@@ -111,9 +113,9 @@ def noise_section(noises: Sequence[Noise], decimals: int) -> Section:
     rows = tuple(
         (
             f"{noise.size}, {noise.data}" if noise.data else noise.size,
-            show(noise.seed_sd, decimals),
-            show(noise.variant_sd, decimals),
-            show(noise.noise_share, 2),
+            number_text(noise.seed_sd, decimals),
+            number_text(noise.variant_sd, decimals),
+            number_text(noise.noise_share, 2),
         )
         for noise in noises
     )
@@ -126,7 +128,7 @@ def noise_section(noises: Sequence[Noise], decimals: int) -> Section:
 
 
 def _show_p(p_value: float | None) -> str:
-    return "< 0.001" if p_value is not None and p_value < 0.001 else show(p_value)
+    return "< 0.001" if p_value is not None and p_value < 0.001 else number_text(p_value)
 
 
 def _mean_and_spread(seeds: np.ndarray, decimals: int) -> str:

@@ -45,7 +45,7 @@ class Agreement:
     p_value: float | None  # share of all orders of the rows, or of those within groups, whose tau is as high or higher
 
 
-def agree(
+def measure_agreement(
     x: Floats, y: Floats, groups: Sequence[str] | None = None, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Agreement:
     """Agreement of two (n,) columns; nothing is defined below 3 rows or where a column does not vary.

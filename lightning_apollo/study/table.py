@@ -41,7 +41,7 @@ class RunScore:
 
 
 @dataclass(frozen=True)
-class ScoreTable:
+class StudyTable:
     """Scores of runs and what is compared: `sizes` and `data` ascend; `factors` maps factor, then variant, to a level."""
 
     scores: tuple[RunScore, ...]
@@ -88,7 +88,7 @@ def mean_of_known(values: Floats, axis: int) -> Floats:
     return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
 
 
-def read_table(path: Path) -> ScoreTable:
+def read_table(path: Path) -> StudyTable:
     """The table of a CSV with the columns design, llm and score and at least one more factor, for example mixture.
 
     One row a model. `llm` is a number of parameters such as 0.5B or 64K; a variant is one choice of all factors. StudyError
@@ -113,7 +113,7 @@ def read_table(path: Path) -> ScoreTable:
     _check_unique(scores, rows, label)
     sizes = {run.size: parse_size(run.size, label) for run in scores}
     variants = {run.variant: row for run, (_, row) in zip(scores, rows, strict=True)}
-    return ScoreTable(
+    return StudyTable(
         scores=tuple(scores),
         variants=tuple(variants),
         sizes=dict(sorted(sizes.items(), key=lambda item: item[1])),

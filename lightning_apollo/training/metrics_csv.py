@@ -17,7 +17,7 @@ from lightning_apollo.files import SideFile, write_atomically
 FILE_NAME = "metrics.csv"
 _MAX_ROWS = 10_000  # that wait for a file which cannot be written
 
-Row = Mapping[str, Any]
+MetricsRow = Mapping[str, Any]
 
 
 class StepLog(Logger):
@@ -32,7 +32,7 @@ class StepLog(Logger):
         self._num_steps_kept = num_steps_kept
         self._file = SideFile(folder / FILE_NAME)
         self._header: list[str] = []  # of the file, once it is this run's
-        self._rows: list[Row] = []  # not given to the file yet
+        self._rows: list[MetricsRow] = []  # not given to the file yet
 
     @property
     def name(self) -> str:
@@ -94,18 +94,18 @@ class StepLog(Logger):
         self._header = header
         return True
 
-    def _rows_before(self) -> list[Row]:
+    def _rows_before(self) -> list[MetricsRow]:
         path = self._file.path
         if not path.is_file():
             return []
         with path.open(newline="") as file:
-            rows: list[Row] = list(csv.DictReader(file))
+            rows: list[MetricsRow] = list(csv.DictReader(file))
         return (
             rows if self._header else [row for row in rows if row["step"] and int(row["step"]) < self._num_steps_kept]
         )
 
 
-def _lines(header: Sequence[str], rows: Sequence[Row]) -> str:
+def _lines(header: Sequence[str], rows: Sequence[MetricsRow]) -> str:
     file = io.StringIO()
     csv.DictWriter(file, header).writerows(rows)
     return file.getvalue()

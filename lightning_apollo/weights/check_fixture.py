@@ -21,7 +21,7 @@ PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
 
 
 @torch.inference_mode()
-def check(fixture: Path) -> dict[str, Any]:
+def fixture_problems(fixture: Path) -> dict[str, Any]:
     """The problems of the checkpoint that the fixture lies in, and the largest difference of a logit."""
     expected = json.loads((fixture / "expected.json").read_text())
     logits = load_file(fixture / "logits.safetensors")
@@ -68,7 +68,7 @@ def _compared_inputs(inputs: dict[str, Tensor], case: dict[str, Any]) -> list[st
 
 
 def main() -> None:
-    result = check(Path(__file__).resolve().parent)
+    result = fixture_problems(Path(__file__).resolve().parent)
     sys.stdout.write(json.dumps(result) + "\n")
     raise SystemExit(1 if result["problems"] else 0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 
-from lightning_apollo.inference.exported import PORT, describe, load_exported, write_settings
+from lightning_apollo.inference.exported import PORT, export_metadata, load_exported, write_settings
 from lightning_apollo.models.checkpoint.expected import check_shapes, shapes_of_recipe
 from lightning_apollo.models.checkpoint.files import StoredTensor, open_weights, write_stored
 from lightning_apollo.models.checkpoint.layouts import PARTS
@@ -42,7 +42,7 @@ def export_stage(
     tensors = open_weights(str(weights))
     check_shapes(tensors, shapes_of_recipe(recipe.model, PARTS["all"]), str(weights))
     preparer, reducer = build_data(recipe, stage).preparer, recipe.stages[stage].reducer
-    config = describe(recipe.model, reducer, preparer)
+    config = export_metadata(recipe.model, reducer, preparer)
     if config.format == PORT:
         check_portable(recipe.model, reducer, preparer)
         tensors = to_port_names(tensors)

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from lightning_apollo.inference.exported import is_exported, read_settings, shown_with
+from lightning_apollo.inference.exported import is_exported, read_export_metadata, shown_with
 from lightning_apollo.models.checkpoint.expected import Shape, check_shapes, shapes_of_itself, shapes_of_recipe
 from lightning_apollo.models.checkpoint.files import StoredTensor, local_path, open_weights, write_stored
 from lightning_apollo.models.checkpoint.layouts import PARTS, Mapped, map_names
@@ -104,7 +104,7 @@ def read_data_settings(weights: Path) -> dict[str, Any]:
 def _data_settings(source: str, mapped: Mapped) -> dict[str, Any]:
     """Media settings of the weights: as an export of ours says, or as the authors of VideoLLaMA 3 did."""
     if is_exported(Path(source)):
-        return shown_with(read_settings(Path(source)))
+        return shown_with(read_export_metadata(Path(source)))
     if mapped.parts < {"vision_encoder", "connector", "llm"}:
         return {}
     return yaml.safe_load((conf_folder() / RELEASED).read_text())["data"]

@@ -1,6 +1,6 @@
 """Configuration, tokenizer and processors with which plain transformers runs our VideoLLaMA 3 as `video_llama_3`.
 
-What the port cannot do as we do is an error where it would change every answer, and else a line of `differences`.
+What the port cannot do as we do is an error where it would change every answer, and else a line of `processor_differences`.
 """
 
 import copy
@@ -108,7 +108,7 @@ def check_portable(model: ModelConfig, reducer: ReducerConfig, preparer: Prepare
         raise WeightsError(f"a model trained with data.visuals={preparer.visuals} is a baseline and not exported")
 
 
-def differences(preparer: Preparer) -> list[str]:
+def processor_differences(preparer: Preparer) -> list[str]:
     """Cases in which the port's processors may give other pixels or ids than our own for the same files; each a sentence."""
     sampling = preparer.sampling
     return [
@@ -175,7 +175,7 @@ def port_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Video
 def port_processor(
     preparer: Preparer, reducer: ReducerConfig, tokenizer: PreTrainedTokenizerBase
 ) -> VideoLlama3Processor:
-    """Processors of images and videos that sample and resize as the preparer does, as far as `differences` allows."""
+    """Processors of images and videos that sample and resize as the preparer does, as far as `processor_differences` allows."""
     sampling = preparer.sampling
     frames: dict[str, Any] = {"fps": sampling.fps} if sampling.kind == "fps" else {"num_frames": sampling.max_frames}
     return VideoLlama3Processor(

@@ -17,7 +17,7 @@ from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.source import open_sources
 from lightning_apollo.inference.exported import PORT, ExportedConfig
 from lightning_apollo.recipe.schema import Recipe
-from lightning_apollo.weights.port import chat_template, differences
+from lightning_apollo.weights.port import chat_template, processor_differences
 
 _PACKAGES = ("torch", "transformers", "lightning")
 
@@ -70,7 +70,7 @@ def run_card(recipe: Recipe, stage: str, config: ExportedConfig, preparer: Prepa
         "Trained with lightning_apollo and exported by `lightning-apollo export`.",
         table,
         f"## Ask it\n\n{_ASK_PORT if is_port else _ASK_OWN}",
-        *([f"## Where transformers differs\n\n{_listed(differences(preparer))}"] if is_port else []),
+        *([f"## Where transformers differs\n\n{_listed(processor_differences(preparer))}"] if is_port else []),
         f"## Recipe\n\nFolders are left out.\n\n```yaml\n{recipe_text}```",
     ]
     return "\n\n".join(parts) + "\n"

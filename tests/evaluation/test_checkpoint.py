@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.evaluate import app
-from lightning_apollo.data.shapes.dataset import render
+from lightning_apollo.data.shapes.dataset import render_shapes
 from lightning_apollo.evaluation.registry import BENCHMARKS
 from lightning_apollo.evaluation.results import read_results
 from lightning_apollo.inference.trained import find_stage_of
@@ -28,7 +28,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A recipe with rendered clips, and the weights of its last stage as they were drawn."""
     recipe = small_recipe(tmp_path_factory.mktemp("runs"))
     assert recipe.data.shapes is not None
-    render(recipe.data.shapes, Path(recipe.data.root))
+    render_shapes(recipe.data.shapes, Path(recipe.data.root))
     folder = stage_folder(recipe, "videos")
     folder.mkdir(parents=True)
     save_weights(build_model(recipe.model, recipe.stages["videos"].reducer), folder / WEIGHTS)

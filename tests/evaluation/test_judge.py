@@ -10,7 +10,7 @@ from lightning_apollo.errors import UserError
 from lightning_apollo.evaluation.judge import KEY_VARIABLE, VERDICTS, Judge, JudgeError, ask_missing, require_judge
 from lightning_apollo.evaluation.registry import BENCHMARKS
 from lightning_apollo.evaluation.results import read_results
-from lightning_apollo.evaluation.run import EvaluationConfig, Run, evaluate
+from lightning_apollo.evaluation.run import EvaluationConfig, EvaluationRun, evaluate
 from tests.evaluation import published
 from tests.evaluation.judge_server import Endpoint, serve
 from tests.evaluation.test_prompting import FRAMES
@@ -138,9 +138,9 @@ def test_rules_that_ask_nobody_need_no_judge() -> None:
         require_judge("paper", "mme", None, None, compares=True)
 
 
-def run_of(folder: Path, output: Path, rule: str, judge: Judge | None) -> Run:
+def run_of(folder: Path, output: Path, rule: str, judge: Judge | None) -> EvaluationRun:
     config = EvaluationConfig(rule=rule, judge=judge)
-    return Run(BENCHMARKS["chartqa"], folder, output, "tiny", FRAMES, {"weights": "0123"}, config)
+    return EvaluationRun(BENCHMARKS["chartqa"], folder, output, "tiny", FRAMES, {"weights": "0123"}, config)
 
 
 def test_one_set_of_answers_by_both_rules(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.ranks import join_ranks
 from lightning_apollo.evaluation.registry import BENCHMARKS
 from lightning_apollo.evaluation.results import read_results
-from lightning_apollo.evaluation.run import Answerer, EvaluationConfig, Run, evaluate
+from lightning_apollo.evaluation.run import Answerer, EvaluationConfig, EvaluationRun, evaluate
 from lightning_apollo.structures import Sample
 from tests.evaluation import published
 from tests.evaluation.test_prompting import FRAMES
@@ -32,8 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_of(
     folder: Path, output: Path, modes: tuple[str, ...] = ("full",), limit: int | None = None, batch_size: int = 3
-) -> Run:
-    return Run(MME, folder, output, "tiny", FRAMES, {"weights": "0123"}, EvaluationConfig(modes, limit, batch_size))
+) -> EvaluationRun:
+    return EvaluationRun(
+        MME, folder, output, "tiny", FRAMES, {"weights": "0123"}, EvaluationConfig(modes, limit, batch_size)
+    )
 
 
 class Oracle:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lightning_apollo.inspection.page import write_page
+from lightning_apollo.inspection.page import write_inspection_page
 from lightning_apollo.inspection.sample import Inspected
 from lightning_apollo.recipe.schema import Recipe
 from tests.small_recipe import recipe
@@ -105,5 +105,5 @@ class Page(HTMLParser):
 
 def page_of(inspected: Inspected, folder: Path) -> Page:
     path = folder / "page.html"
-    write_page(inspected, path)
+    write_inspection_page(inspected, path)
     return Page(path.read_text())

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.inspect import inspect_command
-from lightning_apollo.inspection.page import write_page
+from lightning_apollo.inspection.page import write_inspection_page
 from lightning_apollo.inspection.sample import Inspected, inspect_sample
 from lightning_apollo.models.checkpoint.load import save_weights
 from lightning_apollo.models.llm import load_tokenizer
@@ -271,5 +271,5 @@ def test_the_command_says_where_the_page_is(tmp_path: Path) -> None:
 
 def test_the_summary_is_a_line(shapes: Path, tmp_path: Path) -> None:
     inspected = of_kind("video_qa", shapes, tmp_path)
-    line = write_page(inspected, tmp_path / "page.html")
+    line = write_inspection_page(inspected, tmp_path / "page.html")
     assert line.endswith(f"{kept_by_hand(shown(inspected))} of them kept")

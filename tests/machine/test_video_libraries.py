@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lightning_apollo.cli.main import app
 from lightning_apollo.data.shapes.render import write_clip
-from lightning_apollo.data.shapes.scene import describe
+from lightning_apollo.data.shapes.scene import clip_scene
 from lightning_apollo.machine import ffmpeg, video_libraries
 from lightning_apollo.machine.video_libraries import FFmpegMissing, VideoLibrariesError
 from tests.machine.commands import VIDEO_COMMANDS
@@ -78,7 +78,7 @@ def test_ffmpeg_without_an_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         raise RuntimeError("initialize_video_stream, /src/Encoder.cpp:427, Video codec libx264 not found.\nmore")
 
     monkeypatch.setattr(VideoEncoder, "to_file", refuse)
-    scene = describe(seed=0, index=0)
+    scene = clip_scene(seed=0, index=0)
     for encode in (video_libraries.encode_and_decode, lambda: write_clip(scene, tmp_path / "clip.mp4")):
         with pytest.raises(VideoLibrariesError, match=r"H\.264 \(.*libx264.*found\.\):") as caught:
             encode()

@@ -17,7 +17,7 @@ from lightning_apollo.models.lora import (
     adapter_sizes,
     add_adapters,
     layer_linears,
-    merge,
+    merge_adapter,
     split_weights,
     through_nf4,
 )
@@ -58,7 +58,7 @@ def merged_state(model: VideoLMM, lora: Mapping[str, LoraConfig]) -> dict[str, T
 def test_the_formula_on_one_layer() -> None:
     weight, bias = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.5, -0.5])
     down, up = torch.tensor([[1.0, -1.0], [0.0, 0.0]]), torch.tensor([[2.0, 9.0], [10.0, 9.0]])
-    assert merge(weight, down, up, scale=0.5).tolist() == [[2.0, 1.0], [8.0, -1.0]]  # by hand
+    assert merge_adapter(weight, down, up, scale=0.5).tolist() == [[2.0, 1.0], [8.0, -1.0]]  # by hand
     linear, holder = torch.nn.Linear(2, 2), torch.nn.Module()
     linear.weight.data, linear.bias.data = weight, bias
     holder.layers = torch.nn.ModuleList([linear])

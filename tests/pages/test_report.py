@@ -12,10 +12,10 @@ from PIL import Image
 from lightning_apollo.pages.report import (
     DROPPED_GREY,
     DROPPED_OPACITY,
+    AccuracyRow,
     ClipView,
     Exchange,
     FrameView,
-    ScoreRow,
     draw_losses,
     read_losses,
     view_clip,
@@ -96,7 +96,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_is_told(tmp_path: Path) 
         facts={"recipe": "tiny"},
         clips=[clip],
         score_head=["full"],
-        scores=[ScoreRow("first colour", (0.934,))],
+        scores=[AccuracyRow("first colour", (0.934,))],
         loss_svg=draw_losses({"full": [2.0, 1.0] * 20}, [20]),
     )
     page = Tags()

@@ -57,7 +57,7 @@ def one_that_does_not_come(folder: Path, rank: int) -> None:
 
 
 def the_same(folder: Path, rank: int) -> None:
-    facts = dict(agreement.agree(lambda: {"seed": "0"}, folder))
+    facts = dict(agreement.agreed_facts(lambda: {"seed": "0"}, folder))
     sys.stdout.write(f"{facts} {[path.name for path in folder.glob('.ranks*')]}\n")
 
 

@@ -20,9 +20,9 @@ from transformers import (
 from lightning_apollo.recipe.schema import PRECISIONS, Recipe, load_recipe
 from lightning_apollo.runs.explain import (
     count_adapters,
+    count_manifest_rows,
     count_parameters,
     count_ranks,
-    count_rows,
     count_steps,
     explain,
     stage_memory,
@@ -140,7 +140,7 @@ def test_steps_are_counted_from_the_rows_that_are_there(tmp_path: Path) -> None:
     row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     manifest.write_text("".join(json.dumps(row) + "\n" for _ in range(300)))
     recipe = load_recipe("videollama3-2b", [f"data.manifests=[{manifest}]"])
-    assert count_rows(recipe.data.sources["custom"]) == 300
+    assert count_manifest_rows(recipe.data.sources["custom"]) == 300
     stage = replace(recipe.stages["multi_task_fine_tuning"], mixture={"custom": 1.5}, epochs=2)
     assert count_steps(stage, {"custom": 300}) == 6  # 450 samples: three batches of 128, twice
     assert count_steps(replace(stage, max_steps=5), {"custom": 300}) == 5
@@ -150,7 +150,7 @@ def test_steps_are_counted_from_the_rows_that_are_there(tmp_path: Path) -> None:
 
 def test_missing_data_is_named() -> None:
     recipe = load_recipe("videollama3-2b", ["data.manifests=[not_there.jsonl]"])
-    assert count_rows(recipe.data.sources["custom"]) is None
+    assert count_manifest_rows(recipe.data.sources["custom"]) is None
     assert "custom × 1, missing: not_there.jsonl" in print_to_text(recipe)
 
 

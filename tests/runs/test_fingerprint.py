@@ -171,7 +171,7 @@ def test_the_built_in_set_counts_rendered_or_not(tmp_path: Path) -> None:
     first = read_origin(one, STAGE)
     assert not Path(one.data.root).exists()  # nothing is rendered for it
     assert one.data.shapes is not None
-    shapes.render(one.data.shapes, Path(one.data.root))
+    shapes.render_shapes(one.data.shapes, Path(one.data.root))
     assert read_origin(one, STAGE) == first
     assert read_origin(one_stage(tmp_path, *words, f"data.root={tmp_path / 'other'}"), STAGE) == first
     manifest = Path(one.data.root) / "video_qa.jsonl"

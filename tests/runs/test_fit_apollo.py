@@ -37,7 +37,7 @@ def short(output: Path, *words: str) -> Recipe:
 def run(recipe: Recipe) -> None:
     """Every stage in this process, without the import of all packages that a process each costs."""
     assert recipe.data.shapes is not None
-    shapes.render(recipe.data.shapes, Path(recipe.data.root))
+    shapes.render_shapes(recipe.data.shapes, Path(recipe.data.root))
     for name in recipe.stages:
         run_stage(recipe, name)
 

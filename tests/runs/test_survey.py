@@ -45,7 +45,7 @@ def tree(folder: Path) -> dict[str, str]:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with media and rows in `data`, and in `out` both stages, finished."""
     folder = tmp_path_factory.mktemp("standing")
-    shapes.render(shapes.ShapesConfig(num_clips=8, num_held_out=1, num_images=16), folder / "data")
+    shapes.render_shapes(shapes.ShapesConfig(num_clips=8, num_held_out=1, num_images=16), folder / "data")
     one = recipe(folder, OWN_DATA, f"data.root={folder / 'data'}", f"output={folder / 'out'}", *SHORT)
     for name in one.stages:
         run_stage(one, name)

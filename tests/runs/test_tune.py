@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lightning_apollo.cli.main import app
 from lightning_apollo.recipe.schema import RecipeError
 from lightning_apollo.runs import tune
-from lightning_apollo.runs.tune import Setting, Throughput, measure, needed_batches, recommend, settings
+from lightning_apollo.runs.tune import Setting, Throughput, measure_settings, needed_batches, recommend, settings
 from tests.small_recipe import recipe
 
 
@@ -74,7 +74,7 @@ def test_the_real_loader_is_read(tmp_path: Path) -> None:
     """Faster than the data come there is no setting: 2 samples a micro-batch, in all processes."""
     small = recipe(tmp_path)
     steps: list[tuple[int, int]] = []
-    found = measure(small, "videos", [Setting(0, 1), Setting(1, 2)], 0.2, lambda *step: steps.append(step))
+    found = measure_settings(small, "videos", [Setting(0, 1), Setting(1, 2)], 0.2, lambda *step: steps.append(step))
     assert [one.setting for one in found] == [(0, 1), (1, 2)]
     assert steps == [(0, 2), (1, 2)]
     for one in found:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_apollo.study.table import RunScore, ScoreTable
+from lightning_apollo.study.table import RunScore, StudyTable
 from tests.places import ROOT
 
 PUBLISHED = ROOT / "benchmarks" / "data" / "apollo_scaling_tables.csv"
@@ -13,10 +13,10 @@ PUBLISHED = ROOT / "benchmarks" / "data" / "apollo_scaling_tables.csv"
 
 def score_table(
     columns: Mapping[str, list[float | None]], factors: Mapping[str, list[str]] | None = None
-) -> ScoreTable:
+) -> StudyTable:
     """One score for each variant v0, v1 ... and size; sizes ascend as they are given."""
     variants = tuple(f"v{number}" for number in range(len(next(iter(columns.values())))))
-    return ScoreTable(
+    return StudyTable(
         scores=tuple(
             RunScore(variant, size, "all", 0, score)
             for size, scores in columns.items()

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from lightning_apollo.study.analysis import (
-    Comparison,
     Outlier,
+    SizeAgreement,
     View,
     compare_data,
     compare_sizes,
@@ -20,23 +20,23 @@ from lightning_apollo.study.analysis import (
     views,
 )
 from lightning_apollo.study.statistics import Agreement, Estimate
-from lightning_apollo.study.table import RunScore, ScoreTable, read_table
+from lightning_apollo.study.table import RunScore, StudyTable, read_table
 from tests.study.tables import PUBLISHED, score_table
 
 ALL = View("all variants")
 
 
-def r_squared(comparisons: list[Comparison]) -> dict[tuple[str, str], float | None]:
+def r_squared(comparisons: list[SizeAgreement]) -> dict[tuple[str, str], float | None]:
     found = {(c.against, c.item): c.agreement.r_squared.value for c in comparisons}
     return {pair: None if value is None else round(value, 3) for pair, value in found.items()}
 
 
 @pytest.fixture(scope="module")
-def published() -> ScoreTable:
+def published() -> StudyTable:
     return read_table(PUBLISHED)
 
 
-def test_the_published_r_squared_follow_from_the_table(published: ScoreTable) -> None:
+def test_the_published_r_squared_follow_from_the_table(published: StudyTable) -> None:
     found = r_squared(compare_sizes(published, ALL, all_pairs=True))
     assert found == {
         ("7B", "4B"): 0.938,
@@ -48,7 +48,7 @@ def test_the_published_r_squared_follow_from_the_table(published: ScoreTable) ->
     }
 
 
-def test_the_reanalysis_finds_what_carries_them(published: ScoreTable) -> None:
+def test_the_reanalysis_finds_what_carries_them(published: StudyTable) -> None:
     outlier = find_outlier(published, "design")
     assert outlier is not None
     assert (outlier.name, outlier.variants) == ("design 7", {"A/7", "B/7", "C/7"})
@@ -73,7 +73,7 @@ def test_the_reanalysis_finds_what_carries_them(published: ScoreTable) -> None:
     assert {c.agreement.num_variants for c in within} == {6}
 
 
-def test_what_is_left_at_4b_rests_on_two_models(published: ScoreTable) -> None:
+def test_what_is_left_at_4b_rests_on_two_models(published: StudyTable) -> None:
     gone = outlier_of(published, "design", "7").variants | {"A/3", "A/5"}
     without = View("means of each mixture removed", "mixture", Outlier("those", gone))
     assert compare_sizes(published, without)[0].agreement.r_squared.value == pytest.approx(0.045, abs=5e-4)
@@ -113,7 +113,7 @@ def test_the_smallest_size_that_ranks_like_the_largest(
     taus: list[tuple[float | None, float | None]], expected: str | None
 ) -> None:
     comparisons = [
-        Comparison("", name, "largest", Agreement(9, Estimate(), Estimate(), Estimate(tau, low, 1.0), None))
+        SizeAgreement("", name, "largest", Agreement(9, Estimate(), Estimate(), Estimate(tau, low, 1.0), None))
         for name, (tau, low) in zip(("middle", "smallest"), taus, strict=False)
     ]
     assert smallest_like_largest(comparisons) == expected
@@ -135,7 +135,7 @@ def test_data_sizes_are_compared_at_the_largest_llm() -> None:
     scores = {("s", "few"): [3.0, 2.0, 1.0], ("s", "many"): [1.0, 2.0, 3.0]}
     scores |= {("l", "few"): [1.0, 2.0, 4.0], ("l", "many"): [1.0, 2.0, 3.0]}
     runs = [RunScore(f"v{v}", *place, 0, score) for place, own in scores.items() for v, score in enumerate(own)]
-    table = ScoreTable(tuple(runs), ("v0", "v1", "v2"), {"s": 1.0, "l": 2.0}, {"few": 10.0, "many": 20.0}, {})
+    table = StudyTable(tuple(runs), ("v0", "v1", "v2"), {"s": 1.0, "l": 2.0}, {"few": 10.0, "many": 20.0}, {})
     (comparison,) = compare_data(table, ALL)
     assert (comparison.item, comparison.against, comparison.agreement.kendall.value) == ("few", "many", 1.0)
     assert compare_sizes(table, ALL)[0].agreement.r_squared.value == pytest.approx(1.0)  # at "many"
@@ -179,7 +179,7 @@ def test_a_factor_with_a_level_for_each_variant_is_not_the_dominant_one() -> Non
 def test_noise_by_hand() -> None:
     scores = [("a", 0, 1.0), ("a", 1, 3.0), ("b", 0, 5.0), ("b", 1, 5.0), ("c", 0, 8.0)]
     runs = tuple(RunScore(variant, "s", "d", seed, score) for variant, seed, score in scores)
-    (found,) = noise(ScoreTable(runs, ("a", "b", "c"), {"s": 1.0}, {"d": 1.0}, {}))
+    (found,) = noise(StudyTable(runs, ("a", "b", "c"), {"s": 1.0}, {"d": 1.0}, {}))
     assert found.seed_sd == pytest.approx(1.0)  # squares 2 and 0 over 2 degrees of freedom
     assert found.variant_sd == pytest.approx(3.0)  # means 2, 5, 8
     assert found.noise_share == pytest.approx((1 / 2 + 1 / 2 + 1) / 3 / 9)
@@ -189,5 +189,5 @@ def test_noise_shares_stop_at_one_and_one_seed_has_none() -> None:
     (found,) = noise(score_table({"s": [1.0, 2.0]}))
     assert (found.seed_sd, found.variant_sd, found.noise_share) == (None, pytest.approx(np.sqrt(0.5)), None)
     runs = tuple(RunScore(v, "s", "d", seed, float(seed)) for v in "ab" for seed in range(2))
-    (loud,) = noise(ScoreTable((*runs, RunScore("c", "s", "d", 0, 0.51)), tuple("abc"), {"s": 1.0}, {"d": 1.0}, {}))
+    (loud,) = noise(StudyTable((*runs, RunScore("c", "s", "d", 0, 0.51)), tuple("abc"), {"s": 1.0}, {"d": 1.0}, {}))
     assert loud.noise_share == 1.0

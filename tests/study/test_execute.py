@@ -64,8 +64,8 @@ def test_what_another_recipe_of_the_run_trained_is_moved_aside(
     run = plan_run(study(tmp_path), NAME)
     calls: list[dict[str, object]] = []
     monkeypatch.setattr(execute, "run_recipe", lambda recipe, **how: calls.append(how))
-    monkeypatch.setattr(execute, "evaluate", lambda recipe: PREDICTIONS)
-    monkeypatch.setattr(execute, "render", lambda recipe: None)
+    monkeypatch.setattr(execute, "answer_held_out", lambda recipe: PREDICTIONS)
+    monkeypatch.setattr(execute, "render_study_data", lambda recipe: None)
     for name in ("model.safetensors", "done.json"):
         (run.folder / "videos").mkdir(parents=True, exist_ok=True)
         (run.folder / "videos" / name).write_text("{}")  # of an earlier version

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lightning_apollo.study.jobs import cli_command, run_all, slurm_script
-from lightning_apollo.study.score import LOG, Score, last_line, locked, read_score, status, write_score
+from lightning_apollo.study.score import LOG, StudyScore, last_line, locked, read_score, status, write_score
 
 NUM_RUNS = 6
 
@@ -40,7 +40,7 @@ def main(folder: Path, name: str) -> None:
         with (folder / "begun").open("a") as begun:
             begun.write(f"{name}\n")
         time.sleep(0.3)
-        write_score(run, Score(name, 0.5, {"temporal": 0.5}, run.fingerprint, 1, 0.3))
+        write_score(run, StudyScore(name, 0.5, {"temporal": 0.5}, run.fingerprint, 1, 0.3))
 
 
 def command(run: Any) -> list[str]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from lightning_apollo.recipe.conf import study_names
 from lightning_apollo.recipe.layers import RecipeError
 from lightning_apollo.recipe.schema import load_recipe
-from lightning_apollo.study.plan import Run, Study, llm_parameters, load_study, plan_run, plan_runs
+from lightning_apollo.study.plan import Study, StudyRun, llm_parameters, load_study, plan_run, plan_runs
 from tests.places import ROOT
 
 RECIPE = """
@@ -82,7 +82,7 @@ def test_given_parameters_are_taken(tmp_path: Path) -> None:
 def test_speed_and_place_do_not_change_what_a_run_is(tmp_path: Path) -> None:
     def fingerprint(*words: str) -> str:
         recipe = load_recipe(tmp_path / "small.yaml", words)
-        return Run("", "", "", 0, recipe).fingerprint
+        return StudyRun("", "", "", 0, recipe).fingerprint
 
     write_study(tmp_path)
     assert fingerprint() == fingerprint("output=elsewhere", "trainer.threads=2", "data.num_workers=1")

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from lightning_apollo.cli.main import app
 from lightning_apollo.study.analysis import dominant_factor, find_outlier
 from lightning_apollo.study.findings import conclusion, find, sections
-from lightning_apollo.study.plan import Run, Study, plan_runs
+from lightning_apollo.study.plan import Study, StudyRun, plan_runs
 from lightning_apollo.study.report import report_study, write
-from lightning_apollo.study.score import LOG, Score, write_score
-from lightning_apollo.study.sections import show, show_estimate
+from lightning_apollo.study.score import LOG, StudyScore, write_score
+from lightning_apollo.study.sections import number_text, show_estimate
 from lightning_apollo.study.statistics import Estimate
-from lightning_apollo.study.table import ScoreTable
+from lightning_apollo.study.table import StudyTable
 from tests.study.tables import PUBLISHED, score_table
 from tests.study.test_plan import study, write_study
 
@@ -33,7 +33,7 @@ def invoke(*words: str) -> Any:
     return CliRunner().invoke(app, ["study", *words], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
-def report_of(table: ScoreTable, folder: Path) -> str:
+def report_of(table: StudyTable, folder: Path) -> str:
     """The Markdown of a report on a table."""
     outlier = find_outlier(table, None)
     findings = find(table, dominant_factor(table, outlier), outlier)
@@ -52,7 +52,11 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 
 
 def test_numbers_are_shown_or_not_defined() -> None:
-    assert [show(0.1234), show(None), show(float("nan"))] == ["0.123", "not defined", "not defined"]
+    assert [number_text(0.1234), number_text(None), number_text(float("nan"))] == [
+        "0.123",
+        "not defined",
+        "not defined",
+    ]
     assert show_estimate(Estimate(0.5, -0.25, 0.75)) == "0.500 [-0.25, 0.75]"
     assert show_estimate(Estimate(0.5)) == "0.500, no interval"
     assert show_estimate(Estimate()) == "not defined"
@@ -137,7 +141,7 @@ def test_what_is_said_depends_on_what_is_left(small: list[float], expected: str)
     ],
     ids=["two", "equal", "no largest", "gaps", "single"],
 )
-def test_no_table_gives_a_nan_or_a_crash(table: ScoreTable, tmp_path: Path) -> None:
+def test_no_table_gives_a_nan_or_a_crash(table: StudyTable, tmp_path: Path) -> None:
     report = report_of(table, tmp_path / "report")
     assert "nan" not in report.lower()
     assert "nan" not in (tmp_path / "report" / "figures.csv").read_text()
@@ -150,7 +154,7 @@ def test_no_table_gives_a_nan_or_a_crash(table: ScoreTable, tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Run]]:
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[StudyRun]]:
     """A study with four variants at two sizes and two seeds; one run is missing, one has failed."""
     folder = tmp_path_factory.mktemp("scored")
     factors = itertools.product(("2.0", "1.0"), (8, 4))
@@ -167,13 +171,13 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, list[Run]]:
         run.folder.mkdir(parents=True)
         place = list(mine.variants).index(run.variant)
         value = 0.2 + 0.1 * place + 0.2 * (run.size == "w32") + 0.001 * number
-        write_score(run, Score(run.name, value, dict.fromkeys(KINDS, value), run.fingerprint, 1, 1.0))
+        write_score(run, StudyScore(run.name, value, dict.fromkeys(KINDS, value), run.fingerprint, 1, 1.0))
     runs[-1].folder.mkdir(parents=True)
     (runs[-1].folder / LOG).write_text("reading\nout of memory\n\n")
     return mine, runs
 
 
-def test_a_study_is_reported_with_what_is_missing(scored: tuple[Study, list[Run]]) -> None:
+def test_a_study_is_reported_with_what_is_missing(scored: tuple[Study, list[StudyRun]]) -> None:
     mine, runs = scored
     report_study(mine, runs, Console(quiet=True))
     folder = Path(mine.output) / "report"
@@ -190,13 +194,13 @@ def test_a_study_is_reported_with_what_is_missing(scored: tuple[Study, list[Run]
     assert (row["variant"], row["fps"], row["n"], row["samples"], row["data"]) == ("fps0", "2.0", "8", "4", "one")
 
 
-def test_another_score_needs_no_other_run(scored: tuple[Study, list[Run]]) -> None:
+def test_another_score_needs_no_other_run(scored: tuple[Study, list[StudyRun]]) -> None:
     mine, runs = scored
     report_study(replace(mine, score="border"), runs, Console(quiet=True))
     assert "accuracy, border" in (Path(mine.output) / "report" / "report.md").read_text()
 
 
-def test_list_says_how_far_each_run_is(scored: tuple[Study, list[Run]]) -> None:
+def test_list_says_how_far_each_run_is(scored: tuple[Study, list[StudyRun]]) -> None:
     mine, runs = scored
     result = invoke("list", str(Path(mine.output).parent / "mine.yaml"))
     lines = {line.split("│")[1].strip(): line for line in result.output.splitlines() if "│" in line}
@@ -208,7 +212,7 @@ def test_list_says_how_far_each_run_is(scored: tuple[Study, list[Run]]) -> None:
     assert "out of memory" in lines[runs[-1].name]
 
 
-def test_slurm_prints_the_missing_runs_alone(scored: tuple[Study, list[Run]]) -> None:
+def test_slurm_prints_the_missing_runs_alone(scored: tuple[Study, list[StudyRun]]) -> None:
     mine, runs = scored
     result = invoke("run", str(Path(mine.output).parent / "mine.yaml"), "--slurm")
     assert result.stdout.startswith("#!/bin/bash\n")
@@ -230,18 +234,18 @@ def test_run_does_what_is_missing_and_names_what_failed(tmp_path: Path, monkeypa
     path = write_study(tmp_path, seeds=[0], data={"one": {"samples": 4}}, sizes={"w16": {}})
     words: list[list[str]] = []
 
-    def run_process(run: Run, command: list[str], environment: dict[str, str]) -> Score | None:
+    def run_process(run: StudyRun, command: list[str], environment: dict[str, str]) -> StudyScore | None:
         words.append(command[-4:])
         run.folder.mkdir(parents=True)
         (run.folder / LOG).write_text("it broke\n")
         if run.variant == "slow":
             return None
-        score = Score(run.name, 0.5, dict.fromkeys(KINDS, 0.5), run.fingerprint, 1, 1.0)
+        score = StudyScore(run.name, 0.5, dict.fromkeys(KINDS, 0.5), run.fingerprint, 1, 1.0)
         write_score(run, score)
         return score
 
     monkeypatch.setattr("lightning_apollo.study.jobs._run_process", run_process)
-    monkeypatch.setattr("lightning_apollo.study.execute.render", lambda recipe, progress: None)
+    monkeypatch.setattr("lightning_apollo.study.execute.render_study_data", lambda recipe, progress: None)
     result = invoke("run", str(path), "--jobs", "2")
     assert result.exit_code == 1
     assert sorted(words) == [["--only", f"{name}.w16.one.s0", "--threads", "1"] for name in ("fast", "slow")]

@@ -5,14 +5,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_apollo.study.statistics import Estimate, agree, draw_counts, p_within, resampled
+from lightning_apollo.study.statistics import Estimate, draw_counts, measure_agreement, p_within, resampled
 from tests.study.tables import correlated
 
 
 @pytest.mark.parametrize("num_rows", [3, 4, 7, 21])
 def test_figures_are_scipys(num_rows: int) -> None:
     x, y = correlated(num_rows)
-    found = agree(x, y, num_resamples=50)
+    found = measure_agreement(x, y, num_resamples=50)
     assert found.num_variants == num_rows
     assert found.r_squared.value == pytest.approx(stats.pearsonr(x, y).statistic ** 2)
     assert found.spearman.value == pytest.approx(stats.spearmanr(x, y).statistic)
@@ -47,14 +47,14 @@ def test_intervals_are_those_of_scipys_bootstrap() -> None:
     drawn = stats.bootstrap(
         (x, y), r_squared, paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=0
     ).confidence_interval
-    found = agree(x, y).r_squared
+    found = measure_agreement(x, y).r_squared
     assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high), abs=0.03)  # both drawn, from other numbers
 
 
 def test_the_seed_alone_decides_the_interval() -> None:
     x, y = correlated(9)
-    assert agree(x, y, None, 200, seed=1) == agree(x, y, None, 200, seed=1)
-    assert agree(x, y, None, 200, seed=1).spearman != agree(x, y, None, 200, seed=2).spearman
+    assert measure_agreement(x, y, None, 200, seed=1) == measure_agreement(x, y, None, 200, seed=1)
+    assert measure_agreement(x, y, None, 200, seed=1).spearman != measure_agreement(x, y, None, 200, seed=2).spearman
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_the_seed_alone_decides_the_interval() -> None:
     ],
 )
 def test_what_has_no_answer_is_not_defined(x: list[float], y: list[float]) -> None:
-    found = agree(np.array(x), np.array(y), num_resamples=50)
+    found = measure_agreement(np.array(x), np.array(y), num_resamples=50)
     assert (found.r_squared, found.spearman, found.kendall, found.p_value) == (*[Estimate()] * 3, None)
 
 
 def test_an_interval_needs_resamples_on_which_the_figure_is_defined() -> None:
     """Of 3 rows, 1 in 9 resamples is one row three times."""
-    found = agree(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
+    found = measure_agreement(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
     assert found.kendall == Estimate(1.0)
-    assert agree(np.arange(4.0), np.arange(4.0)).kendall == Estimate(1.0, 1.0, 1.0)
-    assert agree(np.arange(4.0), np.arange(4.0)).p_value == pytest.approx(1 / 24)
+    assert measure_agreement(np.arange(4.0), np.arange(4.0)).kendall == Estimate(1.0, 1.0, 1.0)
+    assert measure_agreement(np.arange(4.0), np.arange(4.0)).p_value == pytest.approx(1 / 24)
 
 
 def test_rows_are_exchanged_within_their_group_alone() -> None:
@@ -84,7 +84,7 @@ def test_rows_are_exchanged_within_their_group_alone() -> None:
     assert p_within(x, y, "aabb", 100, seed=0) == 1 / 4  # of the four orders only the one that was found
     assert p_within(x, -y, "aabb", 100, seed=0) == 1.0
     assert p_within(x, y[[2, 1, 0, 3]], "abab", 100, seed=0) == 3 / 4  # 4 of 6 pairs; the others have 2, 4 and 6
-    assert agree(x, y, "aabb").p_value == 1 / 4
+    assert measure_agreement(x, y, "aabb").p_value == 1 / 4
 
 
 def test_one_group_is_all_orders() -> None:

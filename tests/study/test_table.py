@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_apollo.study.table import RunScore, ScoreTable, StudyError, parse_size, read_table
+from lightning_apollo.study.table import RunScore, StudyError, StudyTable, parse_size, read_table
 from tests.study.tables import PUBLISHED, score_table
 
 
@@ -21,7 +21,7 @@ def test_the_published_table_is_read_smallest_size_first() -> None:
 
 def test_means_are_over_the_seeds_that_are_there() -> None:
     scores = (RunScore("a", "s", "d", 0, 1.0), RunScore("a", "s", "d", 4, 2.0), RunScore("b", "s", "d", 4, 5.0))
-    table = ScoreTable(scores, ("a", "b", "c"), {"s": 1.0}, {"d": 1.0}, {})
+    table = StudyTable(scores, ("a", "b", "c"), {"s": 1.0}, {"d": 1.0}, {})
     np.testing.assert_array_equal(table.grid[:, 0, 0], [[1.0, 2.0], [np.nan, 5.0], [np.nan, np.nan]])
     np.testing.assert_array_equal(table.means[:, 0, 0], [1.5, 5.0, np.nan])
 
@@ -67,4 +67,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_sizes_ascend() -> None:
     table = score_table({"s": [1.0], "l": [2.0]})
     with pytest.raises(StudyError, match=r"size.*\bl 5, s 5\b"):
-        ScoreTable(table.scores, table.variants, {"l": 5.0, "s": 5.0}, table.data, {})
+        StudyTable(table.scores, table.variants, {"l": 5.0, "s": 5.0}, table.data, {})

@@ -23,7 +23,7 @@ from lightning_apollo.training.callbacks.blank_media_check import (
     SMALLEST_GAP,
     BlankMediaCheck,
     BlankMediaReport,
-    describe,
+    blank_media_lines,
 )
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.training.optim import OptimizerConfig
@@ -172,9 +172,10 @@ def test_samples_without_a_label_are_counted() -> None:
 )
 def test_when_a_gap_is_a_warning(gap: float, is_first: bool, starts_trained: bool, is_warned: bool) -> None:
     report = BlankMediaReport(10, 20, 2, 0, 10, loss_sum=10.0, blank_loss_sum=10.0 + 10 * gap)
-    assert [line.startswith("warning") for line in describe(report, is_first, starts_trained)] == [False, True][
-        : 1 + is_warned
-    ]
+    assert [line.startswith("warning") for line in blank_media_lines(report, is_first, starts_trained)] == [
+        False,
+        True,
+    ][: 1 + is_warned]
 
 
 def test_only_the_first_and_last_step_are_measured() -> None:

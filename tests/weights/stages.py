@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_apollo.data.shapes.dataset import render
+from lightning_apollo.data.shapes.dataset import render_shapes
 from lightning_apollo.models.checkpoint.load import save_weights
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.schema import Recipe, load_recipe, save_recipe
@@ -27,7 +27,7 @@ def videollama3_with_clips(folder: Path) -> tuple[Recipe, Path]:
     """The same with its clips, and the folder of its last stage."""
     recipe = videollama3(folder)
     assert recipe.data.shapes is not None
-    render(recipe.data.shapes, Path(recipe.data.root))
+    render_shapes(recipe.data.shapes, Path(recipe.data.root))
     return recipe, stage_folder(recipe, "videos")
 
 

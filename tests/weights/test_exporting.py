@@ -25,7 +25,7 @@ from lightning_apollo.runs.stage_folder import stage_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights import exporting
-from lightning_apollo.weights.check_fixture import check
+from lightning_apollo.weights.check_fixture import fixture_problems
 from lightning_apollo.weights.exporting import export_stage
 from lightning_apollo.weights.fixture import CHECK, FOLDER, read_fixture
 from lightning_apollo.weights.importing import import_weights
@@ -41,7 +41,7 @@ OURS = ["lightning_apollo was imported", "apollo_kernels was imported"]  # what 
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = stages.videollama3(tmp_path_factory.mktemp("run"), system_prompt=SYSTEM)
     assert recipe.data.shapes is not None
-    shapes.render(recipe.data.shapes, Path(recipe.data.root))
+    shapes.render_shapes(recipe.data.shapes, Path(recipe.data.root))
     return recipe
 
 
@@ -80,7 +80,7 @@ def test_other_reducers_and_language_models_run_in_transformers(
     stage: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = export(stages.videollama3(tmp_path / "run", *words), tmp_path / "exported", stage)
-    found = check(folder / FOLDER)
+    found = fixture_problems(folder / FOLDER)
     assert found["problems"] == OURS
     assert found["max_logit_difference"] < 1e-4
 
@@ -89,21 +89,21 @@ def test_a_changed_weight_pixel_or_id_is_found(copied: Path) -> None:
     weights = load_file(copied / WEIGHTS)
     weights["model.projector.readout.0.bias"] += 1e-2
     save_file(weights, copied / WEIGHTS, metadata={"format": "pt"})
-    problems = " ".join(check(copied / FOLDER)["problems"])
+    problems = " ".join(fixture_problems(copied / FOLDER)["problems"])
     assert "video: logits differ by up to" in problems
     assert "image: logits differ by up to" in problems
     expected = json.loads((copied / FOLDER / "expected.json").read_text())
     expected["cases"][0]["pixels_sha256"] = "0" * 64
     expected["cases"][1]["input_ids"][3] += 1
     (copied / FOLDER / "expected.json").write_text(json.dumps(expected))
-    problems = " ".join(check(copied / FOLDER)["problems"])
+    problems = " ".join(fixture_problems(copied / FOLDER)["problems"])
     assert "video: other pixels" in problems
     assert "image: token ids" in problems
 
 
 def test_our_code_in_the_process_is_a_problem(exported: Path) -> None:
     """This process has imported it."""
-    assert check(exported / FOLDER)["problems"] == OURS
+    assert fixture_problems(exported / FOLDER)["problems"] == OURS
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def mark_bytes(head: bytes) -> int:
     return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
 
 
-def decode(raw: bytes) -> str:
+def decode_text(raw: bytes) -> str:
     """The text of a row. RowError for bytes that are not UTF-8, and for a byte order mark, which only a file has."""
     if raw.startswith(codecs.BOM_UTF8):
         raise RowError("a byte order mark inside the file, as joined files have it: remove these three bytes")
@@ -56,7 +56,7 @@ def decode_file(raw: bytes) -> str:
                 return raw[len(mark) :].decode(encoding)
             except UnicodeError as error:
                 raise RowError(f"not {encoding.upper()} ({error}): save the file as UTF-8") from None
-    return decode(raw[mark_bytes(raw) :])
+    return decode_text(raw[mark_bytes(raw) :])
 
 
 def _convert(address: str, mark: bytes, encoding: str, target: Path) -> None:

@@ -34,7 +34,7 @@ class Format:
     keys: tuple[str, ...]  # a row with all of them is of this form
     source: str  # repository and file in which the form is published, or the code that reads it
     example: dict[str, Any]
-    convert: Callable[[published.Row], published.Row] | None = None  # None: the row has turns already
+    convert: Callable[[published.PublishedRow], published.PublishedRow] | None = None  # None: the row has turns already
     metadata: frozenset[str] = frozenset()  # keys of the form that say nothing of the sample
 
 

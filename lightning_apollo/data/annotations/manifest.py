@@ -214,7 +214,7 @@ class _FileRows:
         with storage.open_address(self.address) as file:
             file.seek(begin)
             raw = file.read(self.ends[position] - begin)
-        return lift_pictures(json_rows.load(encodings.decode(raw)), raw, self.address, position + 1, begin)
+        return lift_pictures(json_rows.load(encodings.decode_text(raw)), raw, self.address, position + 1, begin)
 
     def place(self, position: int) -> str:
         return f"{self.kind} {position + 1}"
@@ -245,7 +245,7 @@ class _TableRows:
         return self.num_rows
 
     def read(self, position: int) -> object:
-        return tables.read_row(self.address, position)
+        return tables.read_table_row(self.address, position)
 
     def place(self, position: int) -> str:
         return f"row {position + 1}"

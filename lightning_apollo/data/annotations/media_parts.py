@@ -94,7 +94,7 @@ def media_part(value: object, modality: Modality, check: KeyCheck) -> MediaPart:
         fields = {key: item for key, item in value.items() if item is not None}
         check(fields, keys.VIDEO if modality == "video" else keys.IMAGE)
         part = media_part(_location(fields, ("path", "url"), f"the {modality} {value!r:.40}"), modality, check)
-        return segments.with_settings(part, *segments.read_settings(fields)) if modality == "video" else part
+        return segments.with_settings(part, *segments.segment_settings(fields)) if modality == "video" else part
     if not isinstance(value, list):
         return MediaPart(modality, read_path(value))
     if modality == "image":
@@ -115,7 +115,7 @@ def inline_part(fields: Mapping[str, object], modality: Modality, media: RowMedi
         part = next(media.take(modality), None)
     if part is None or modality == "image":
         return part
-    return segments.with_settings(part, *segments.read_settings(fields))
+    return segments.with_settings(part, *segments.segment_settings(fields))
 
 
 def with_row_settings(messages: list[Message], fields: Mapping[str, object]) -> list[Message]:
@@ -123,7 +123,7 @@ def with_row_settings(messages: list[Message], fields: Mapping[str, object]) -> 
     videos = [part for message in messages for part in message.parts if _is_video(part)]
     if segments.KEYS.isdisjoint(fields) and not any(part.frame_paths or part.frames_fps for part in videos):
         return messages
-    given = iter(segments.read_settings(fields, len(videos)))
+    given = iter(segments.segment_settings(fields, len(videos)))
 
     def shown(part: TextPart | MediaPart) -> TextPart | MediaPart:
         return segments.with_frame_rate(segments.with_settings(part, next(given))) if _is_video(part) else part

@@ -18,13 +18,13 @@ IMAGE_QUESTION = (
     "Describe this image in detail"  # of allenai/molmo2, olmo/preprocessing/data_formatter.py, "long_caption"
 )
 
-Row = dict[str, object]
+PublishedRow = dict[str, object]
 
 _CONTENT_KEYS = {"image": ("jpg", "jpeg", "png", "webp"), "video": ("mp4", "webm", "avi", "mkv")}  # names of columns
 _WHOLE_VIDEO = "-1"  # the caption of ShareGPT4Video that is of no single key frame
 
 
-def sharegpt4video(row: Row) -> Row:
+def sharegpt4video(row: PublishedRow) -> PublishedRow:
     """A caption of each key frame and one of the whole video, which is learnt."""
     path, captions = row.pop("video_path"), _objects(row.pop("captions"), "captions", ("idx", "content"))
     whole = [caption["content"] for caption in captions if str(caption["idx"]) == _WHOLE_VIDEO]
@@ -33,7 +33,7 @@ def sharegpt4video(row: Row) -> Row:
     return {**row, "video": path, "messages": _turns([(VIDEO_QUESTION, whole[0])])}
 
 
-def videochat2(row: Row) -> Row:
+def videochat2(row: PublishedRow) -> PublishedRow:
     """Questions and answers, and an instruction: a system turn, as in video_chat2/dataset/it_dataset.py.
 
     An instruction of a later question that is another one stands before that question.
@@ -49,13 +49,13 @@ def videochat2(row: Row) -> Row:
     return {**row, "messages": _turns(asked, system)}
 
 
-def finevision(row: Row) -> Row:
+def finevision(row: PublishedRow) -> PublishedRow:
     """Pairs of `user` and `assistant`, all images before the first, as nanoVLM's data/datasets.py shows them."""
     pairs = _objects(row.pop("texts"), "texts", ("user", "assistant"))
     return {**row, "messages": _turns([(pair["user"], pair["assistant"]) for pair in pairs])}
 
 
-def alpaca(row: Row) -> Row:
+def alpaca(row: PublishedRow) -> PublishedRow:
     """Earlier rounds, then `instruction` and `input` on lines of their own, answered by `output`."""
     question = "\n".join(str(part) for part in (row.pop("instruction"), row.pop("input", "")) if part)
     rounds = row.pop("history", []) or []
@@ -66,27 +66,27 @@ def alpaca(row: Row) -> Row:
     return {**row, "messages": messages}
 
 
-def image_caption(row: Row) -> Row:
+def image_caption(row: PublishedRow) -> PublishedRow:
     """A picture and its caption."""
     caption = row.pop("caption")
     return {**row, "messages": _turns([(IMAGE_QUESTION, caption)])}
 
 
-def video_caption(row: Row) -> Row:
+def video_caption(row: PublishedRow) -> PublishedRow:
     """A video and its caption: the longest of Molmo2-Cap's, or what stands under `caption`."""
     caption = row.pop("video_frame_merged_caption", None) or row["caption"]
     row.pop("caption", None)
     return {**row, "messages": _turns([(VIDEO_QUESTION, caption)])}
 
 
-def question_and_answer(row: Row) -> Row:
+def question_and_answer(row: PublishedRow) -> PublishedRow:
     """A single question, in the spelling of Molmo2-AskModelAnything or Molmo2-VideoCapQA."""
     keys = ("question", "answer") if "question" in row else ("Question", "Answer")
     question, answer = (row.pop(key) for key in keys)
     return {**row, "messages": _turns([(question, answer)])}
 
 
-def downloaded(row: Row) -> Row:
+def downloaded(row: PublishedRow) -> PublishedRow:
     """A row of img2dataset's or video2dataset's output with the place of its media under `image` or `video`.
 
     That is the column with their bytes, the members beside the row, or SHARD/KEY.jpg and SHARD/KEY.mp4 in the folder
@@ -106,8 +106,8 @@ def downloaded(row: Row) -> Row:
     return row
 
 
-def _turns(pairs: Sequence[tuple[object, object]], system: object = "") -> list[Row]:
-    turns: list[Row] = [{"role": "system", "content": system}] if system else []
+def _turns(pairs: Sequence[tuple[object, object]], system: object = "") -> list[PublishedRow]:
+    turns: list[PublishedRow] = [{"role": "system", "content": system}] if system else []
     for question, answer in pairs:
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return turns

@@ -57,7 +57,7 @@ class Settings:
 NONE = Settings()
 
 
-def read_settings(fields: Mapping[str, object], num_videos: int = 1) -> list[Settings]:
+def segment_settings(fields: Mapping[str, object], num_videos: int = 1) -> list[Settings]:
     """The settings of each video among the keys that stand beside them all; times of several videos are lists."""
     found = [key for key in fields if key in KEYS]
     if not found:

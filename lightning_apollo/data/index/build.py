@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -35,15 +35,14 @@ from lightning_apollo.data.index.tables import (
 )
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.media import video as media
-from lightning_apollo.data.media.probe_pool import MediaFacts, MediaKey, Probe, probe_all
+from lightning_apollo.data.media.probe_pool import MediaKey, Probe, ProbeResult, probe_all
 from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
 from lightning_apollo.data.source import Source
 from lightning_apollo.data.storage.address import file_state
 from lightning_apollo.data.storage.roots import MediaRoot, part_address
 from lightning_apollo.files import lock
+from lightning_apollo.progress import CheckProgress
 from lightning_apollo.structures import SAMPLE_MODALITIES, MediaError, MediaInfo, SampleModality
-
-Progress = Callable[[str, int, int, int], None]  # "rows" or "files", done, in all, errors among the done
 
 _JOURNAL = "probes.jsonl"
 _ROWS_AT_A_TIME = 16_384  # become Arrow's compact columns together
@@ -57,7 +56,7 @@ def build_index(
     deadline: float = 30.0,
     text: TextCounter | None = None,
     probe: Probe = media.probe,
-    progress: Progress | None = None,
+    progress: CheckProgress | None = None,
 ) -> Index:
     """The index of all rows of the sources, written to `folder`.
 
@@ -124,7 +123,7 @@ class _Rows:
         self.media: dict[MediaKey, int] = {}  # number of each file, in the order of first use
         self._text = text
 
-    def read(self, sources: Sequence[Source], progress: Progress) -> pa.Table:
+    def read(self, sources: Sequence[Source], progress: CheckProgress) -> pa.Table:
         names = tuple(source.name for source in sources)
         manifests = _manifest_names(sources)
         total, done, num_errors = sum(map(len, sources)), 0, 0
@@ -178,11 +177,11 @@ class _Rows:
 
 
 def _probe_missing(
-    folder: Path, keys: Sequence[MediaKey], jobs: int, deadline: float, probe: Probe, progress: Progress
-) -> dict[MediaKey, MediaFacts]:
+    folder: Path, keys: Sequence[MediaKey], jobs: int, deadline: float, probe: Probe, progress: CheckProgress
+) -> dict[MediaKey, ProbeResult]:
     """The facts of every file, in the order of `keys`; those that come in are written down at once."""
     known = _known(folder)
-    facts: dict[MediaKey, MediaFacts | None] = {}
+    facts: dict[MediaKey, ProbeResult | None] = {}
     for key in keys:
         before = known.get(key)
         facts[key] = before if before and file_state(key.path) == (before.file_bytes, before.mtime_ns) else None
@@ -199,27 +198,27 @@ def _probe_missing(
     return {key: found for key, found in facts.items() if found is not None}
 
 
-def _known(folder: Path) -> dict[MediaKey, MediaFacts]:
+def _known(folder: Path) -> dict[MediaKey, ProbeResult]:
     """The facts that earlier calls have left: those of the table, then those of a call that was killed."""
-    known: dict[MediaKey, MediaFacts] = {}
+    known: dict[MediaKey, ProbeResult] = {}
     table = folder / f"{MEDIA}.parquet"
     if table.is_file() and (pq.read_metadata(table).metadata or {}).get(b"format_version") == FORMAT_VERSION.encode():
         for batch in pq.ParquetFile(table).iter_batches():
             for row in batch.to_pylist():
                 state = row.pop("file_bytes"), row.pop("mtime_ns"), row.pop("error")
                 row["fps"] = None if row["fps"] != row["fps"] else row["fps"]
-                known[MediaKey(row["path"], row["modality"])] = MediaFacts(
+                known[MediaKey(row["path"], row["modality"])] = ProbeResult(
                     MediaInfo(**row) if state[2] is None else None, *state
                 )
     if (folder / _JOURNAL).is_file():
         for line in (folder / _JOURNAL).read_text(errors="replace").splitlines(keepends=True):
             if line.endswith("\n"):  # the last line may have been cut short
                 path, modality, *state, info = json.loads(line)
-                known[MediaKey(path, modality)] = MediaFacts(info and MediaInfo(**info), *state)
+                known[MediaKey(path, modality)] = ProbeResult(info and MediaInfo(**info), *state)
     return known
 
 
-def _media_table(facts: Mapping[MediaKey, MediaFacts]) -> pa.Table:
+def _media_table(facts: Mapping[MediaKey, ProbeResult]) -> pa.Table:
     broken = {"duration_seconds": 0.0, "begin_seconds": 0.0, "clock_start_seconds": 0.0, "codec": ""}
     broken |= dict.fromkeys(("width", "height", "num_frames", "rotation_degrees"), 0)
     broken |= dict.fromkeys(("is_mirrored", "is_read_in_order"), False)
@@ -234,7 +233,7 @@ def _media_table(facts: Mapping[MediaKey, MediaFacts]) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in MEDIA_SCHEMA], schema=MEDIA_SCHEMA)
 
 
-def _with_errors(samples: pa.Table, facts: Mapping[MediaKey, MediaFacts]) -> pa.Table:
+def _with_errors(samples: pa.Table, facts: Mapping[MediaKey, ProbeResult]) -> pa.Table:
     """The samples with the error of their first broken part; a row that is broken itself has no parts."""
     found = list(facts.values())
     column = samples.column("media").combine_chunks()
@@ -257,7 +256,7 @@ def _with_errors(samples: pa.Table, facts: Mapping[MediaKey, MediaFacts]) -> pa.
     return samples
 
 
-def _part_error(facts: MediaFacts, begin: float, end: float) -> str | None:
+def _part_error(facts: ProbeResult, begin: float, end: float) -> str | None:
     if facts.info is None or facts.info.modality == "image" or (begin != begin and end != end):  # NaN: not cut
         return facts.error
     try:
@@ -269,7 +268,7 @@ def _part_error(facts: MediaFacts, begin: float, end: float) -> str | None:
 
 
 def _metadata(
-    sources: Sequence[Source], facts: Mapping[MediaKey, MediaFacts], text: TextCounter | None
+    sources: Sequence[Source], facts: Mapping[MediaKey, ProbeResult], text: TextCounter | None
 ) -> dict[str, str]:
     """Common metadata of both tables. The fingerprint leaves out where files lie and when they were written."""
     manifests = _manifest_digests(sources)

@@ -32,7 +32,7 @@ def ignored_keys_of_sources(sources: Sequence[Source]) -> list[IgnoredKey]:
     return _count(_rows_of_sources(sources))
 
 
-def one_line(ignored: Sequence[IgnoredKey]) -> str:
+def ignored_keys_line(ignored: Sequence[IgnoredKey]) -> str:
     """The keys of all sources with their rows; empty where nothing was ignored."""
     rows: dict[str, int] = {}
     for one in ignored:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -27,12 +27,11 @@ from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
 from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.progress import Progress
 
 FORMAT_VERSION = 1
 _CHUNK_ROWS = 8192  # counted by one process at a time
 _MOST_CANDIDATES = 4096  # rows that are looked at for one that fits in the place of another
-
-Progress = Callable[[int, int], None]  # rows done, rows in all
 
 
 class IndexedCosts:

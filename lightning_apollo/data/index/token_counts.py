@@ -20,7 +20,7 @@ from lightning_apollo.data.conversation import Conversation, MediaPart, Message
 from lightning_apollo.data.index.tables import MODALITIES, Index
 from lightning_apollo.data.prepare import Preparer, planned_item
 from lightning_apollo.data.prompt.clip_text import PAPER_TEXT, ClipTextConfig
-from lightning_apollo.data.prompt.encode import ChatTokenizer, render
+from lightning_apollo.data.prompt.encode import ChatTokenizer, render_conversation
 from lightning_apollo.data.prompt.template import Piece, media_pieces
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.media_plan import MediaPlan
@@ -67,7 +67,7 @@ class TextCounter:
         """Text tokens of the sample, stand-ins' placeholders left out."""
         items = [stand_in(part.modality, self.clip_text is not None) for part in conversation.media]
         text = self.clip_text or PAPER_TEXT
-        sample = render(conversation, items, self.tokenizer, 1, self.system_prompt, clip_text=text)
+        sample = render_conversation(conversation, items, self.tokenizer, 1, self.system_prompt, clip_text=text)
         return sample.input_ids.numel() - len(items)
 
 

@@ -36,14 +36,14 @@ _NOT_MEDIA = "not a media file that FFmpeg can open"
 _LAST_SECONDS = 4e9  # the end of this century, for cameras whose clock is the date; far below a time that is missing
 
 
-class Source(NamedTuple):
+class DecoderInput(NamedTuple):
     """Input of FFmpeg (an absolute path, which is no protocol, or an open file) and its container."""
 
     file: Readable
     container: str
 
 
-def open_source(path: str) -> Source:
+def open_source(path: str) -> DecoderInput:
     """The file, as long as it begins like a container. MediaError where it does not."""
     file = open_media(path)
     if not isinstance(file, str):
@@ -57,7 +57,7 @@ def open_source(path: str) -> Source:
     if container is None:
         playlist = "a playlist, which names other files: give the films that it names"
         raise MediaError(path, playlist if is_playlist(head) else _NOT_MEDIA)
-    return Source(file, container)
+    return DecoderInput(file, container)
 
 
 def open_decoder(path: str, file: Readable, num_threads: int) -> VideoDecoder | None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -25,15 +25,6 @@ _SEAMS = {  # the end of a picture and the beginning of the next; a thumbnail's 
 }
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _ORIENTATION_TAG = 0x0112  # of EXIF
-_TO_UPRIGHT = {  # orientation -> what undoes it; not by ImageOps.exif_transpose, which fails where it cannot write the EXIF
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ROTATIONS = {
     3: 180,
     4: 180,
@@ -102,8 +93,7 @@ def load_picture(path: str, background: str = "white") -> Tensor:
             shown = to_rgb(picture, background)
         except ValueError as error:
             raise MediaError(path, f"a picture that cannot be shown: {error}") from error
-        upright = shown if orientation == 1 else shown.transpose(_TO_UPRIGHT[orientation])
-        return pil_to_tensor(upright).unsqueeze(0)
+        return pil_to_tensor(shown if orientation == 1 else _turned(shown, orientation)).unsqueeze(0)
 
 
 def not_a_picture(path: str, file: Readable) -> MediaError:
@@ -159,6 +149,13 @@ def _turns_itself(picture: Image.Image) -> bool:
     return picture.format == "TIFF"
 
 
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    """The picture upright. All else in its EXIF goes before, which exif_transpose would write anew, and fail where it cannot."""
+    picture.info.clear()
+    picture.getexif()[_ORIENTATION_TAG] = orientation
+    return ImageOps.exif_transpose(picture)
+
+
 def _orientation(picture: Image.Image) -> int:
     """EXIF's orientation from 1, upright, to 8. Upright also where it is none of these, the EXIF cannot be read, or a PNG
     has it only after its pixels."""
@@ -169,4 +166,4 @@ def _orientation(picture: Image.Image) -> int:
             orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
     except _ERRORS:
         return 1
-    return orientation if isinstance(orientation, int) and orientation in _TO_UPRIGHT else 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

@@ -32,7 +32,7 @@ class MediaKey(NamedTuple):
     modality: Modality
 
 
-class MediaFacts(NamedTuple):
+class ProbeResult(NamedTuple):
     """Result of a probe, with the size and time of change of its file. Without `info`, `error` says why."""
 
     info: MediaInfo | None
@@ -43,7 +43,7 @@ class MediaFacts(NamedTuple):
 
 def probe_all(
     keys: Iterable[MediaKey], jobs: int, deadline: float, probe: Probe = media.probe
-) -> Iterator[tuple[MediaKey, MediaFacts]]:
+) -> Iterator[tuple[MediaKey, ProbeResult]]:
     """The facts of every file, as they come in. `deadline` is in seconds, for one file.
 
     `jobs` processes probe, to which `probe` is pickled; 0 probes in this one, without a deadline. A
@@ -110,7 +110,7 @@ class _Worker:
         except OSError:  # died between two files: `take` reads the end of its pipe
             return
 
-    def take(self) -> MediaFacts:
+    def take(self) -> ProbeResult:
         """The facts of the file in hand; those of a hang or a crash end the process."""
         reason = f"probing took more than {self.deadline:g} s"
         try:
@@ -121,7 +121,7 @@ class _Worker:
             if self.process.exitcode != -signal.SIGALRM:  # by which it ends itself where this process looks late
                 reason = f"probing crashed ({_how_it_ended(self.process.exitcode)})"
         self.stop()
-        return MediaFacts(None, *file_state(self.key.path), reason)
+        return ProbeResult(None, *file_state(self.key.path), reason)
 
     def stop(self) -> None:
         self.is_gone = True
@@ -129,7 +129,7 @@ class _Worker:
         self.connection.close()
 
 
-def _unless_hopeless(answer: MediaFacts | VideoLibrariesError) -> MediaFacts:
+def _unless_hopeless(answer: ProbeResult | VideoLibrariesError) -> ProbeResult:
     if isinstance(answer, VideoLibrariesError):
         raise answer
     return answer
@@ -157,13 +157,13 @@ def _serve(connection: Connection, probe: Probe, deadline: float) -> None:
             return
 
 
-def _facts(key: MediaKey, probe: Probe) -> MediaFacts | VideoLibrariesError:
+def _facts(key: MediaKey, probe: Probe) -> ProbeResult | VideoLibrariesError:
     state = file_state(key.path)
     try:
-        return MediaFacts(probe(key.path, key.modality), *state)
+        return ProbeResult(probe(key.path, key.modality), *state)
     except MediaError as error:
-        return MediaFacts(None, *state, error.reason)
+        return ProbeResult(None, *state, error.reason)
     except VideoLibrariesError as error:
         return error
     except Exception as error:  # whatever else a reader of files trips over is a fact of the file
-        return MediaFacts(None, *state, f"probing failed ({type(error).__name__}: {error})".replace("\n", " "))
+        return ProbeResult(None, *state, f"probing failed ({type(error).__name__}: {error})".replace("\n", " "))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from lightning_apollo.data.media.fork_server import deaf
 from lightning_apollo.data.media.reader import MediaReader
-from lightning_apollo.data.media.worker import Answer, receive_answer
+from lightning_apollo.data.media.worker import WorkerAnswer, receive_answer
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
 _WATCH_SECONDS = 0.05  # how often a process at work is looked at
@@ -136,7 +136,7 @@ class _Child:
         resident, of_files = Path(f"/proc/{self.process_id}/statm").read_text().split()[1:3]
         return (int(resident) - int(of_files)) * _PAGE_BYTES - self.idle_bytes
 
-    def ask(self, address: str, method: str, arguments: tuple[object, ...], limits: SupervisionConfig) -> Answer:
+    def ask(self, address: str, method: str, arguments: tuple[object, ...], limits: SupervisionConfig) -> WorkerAnswer:
         """Its answer; MediaError where it passes a limit or crashes. After an error it has ended."""
         due = time.monotonic() + limits.deadline_seconds
         try:

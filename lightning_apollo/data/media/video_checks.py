@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lightning_apollo.data.media.decoder import (
     DISCONTINUOUS,
     LEAP_SECONDS,
+    DecoderInput,
     ShownFrame,
-    Source,
     container_metadata,
     frames_in_order,
     is_time,
@@ -100,7 +100,7 @@ def probe_video(path: str) -> MediaInfo:
     )
 
 
-def read_in_order(info: MediaInfo, source: Source, demuxer: Demuxer, num_threads: int) -> Iterator[ShownFrame]:
+def read_in_order(info: MediaInfo, source: DecoderInput, demuxer: Demuxer, num_threads: int) -> Iterator[ShownFrame]:
     """Every frame that `probe_video` has found, on the same clock."""
     metadata = video_stream(demuxer).metadata
     is_mended = info.is_read_in_order and metadata.pixel_format not in PALETTE_FORMATS
@@ -109,7 +109,7 @@ def read_in_order(info: MediaInfo, source: Source, demuxer: Demuxer, num_threads
     return with_rising_times(frames, info.clock_start_seconds, fps, is_mended and source.container in DISCONTINUOUS)
 
 
-def _container(source: Source, decoder: VideoDecoder | None) -> ContainerMetadata:
+def _container(source: DecoderInput, decoder: VideoDecoder | None) -> ContainerMetadata:
     if decoder is None:
         return container_metadata(source.file)
     # the public function opens the file again
@@ -125,7 +125,7 @@ def _starts(container: ContainerMetadata) -> list[float]:
     return [seconds for seconds in starts if seconds is not None and is_time(seconds)]
 
 
-def _is_out_of_order(path: str, source: Source) -> bool:
+def _is_out_of_order(path: str, source: DecoderInput) -> bool:
     """True if the first frames come in another order than their times say, as in a file that was made without times."""
     frames = frames_in_order(path, open_demuxer(path, source.file), 1, is_lenient=True)
     seconds = [frame.pts_seconds for frame in islice(frames, _ORDERED_FRAMES)]
@@ -160,7 +160,7 @@ def _check_size(path: str, num_pixels: int) -> None:
         )
 
 
-def _timing(path: str, source: Source, decoder: VideoDecoder, start: float | None, fps: float) -> Timing:
+def _timing(path: str, source: DecoderInput, decoder: VideoDecoder, start: float | None, fps: float) -> Timing:
     """By the times of the packets where they can be believed, else by the frames."""
     metadata = decoder.metadata
     begin, duration, num_frames = metadata.begin_stream_seconds, metadata.duration_seconds, metadata.num_frames
@@ -184,7 +184,7 @@ def _timing(path: str, source: Source, decoder: VideoDecoder, start: float | Non
     return _looked_at_closer(path, source, timing, start, fps) if is_odd or begins_late else timing
 
 
-def _looked_at_closer(path: str, source: Source, timing: Timing, start: float | None, fps: float) -> Timing:
+def _looked_at_closer(path: str, source: DecoderInput, timing: Timing, start: float | None, fps: float) -> Timing:
     """The same timing from the first frame that can be decoded; the decoded frames' own where the clock does not rise."""
     seconds = video_stream(open_demuxer(path, source.file)).scan().pts_seconds  # (F,) sorted
     steps = seconds.diff()
@@ -203,7 +203,7 @@ def _looked_at_closer(path: str, source: Source, timing: Timing, start: float | 
     return timing._replace(begin=begin, duration=duration, num_frames=max(1, timing.num_frames - lost))
 
 
-def _decoded(path: str, source: Source, start: float | None, fps: float) -> Timing:
+def _decoded(path: str, source: DecoderInput, start: float | None, fps: float) -> Timing:
     """By decoding all of it."""
     frames = frames_in_order(path, open_demuxer(path, source.file), 1, is_lenient=True)
     shown = with_rising_times(frames, start or 0.0, fps, source.container in DISCONTINUOUS)

@@ -27,7 +27,7 @@ from lightning_apollo.data.media.reader import MediaReader
 from lightning_apollo.machine.video_libraries import VideoLibrariesError, load_torchcodec
 from lightning_apollo.structures import Frames, MediaError, MediaInfo
 
-Answer = MediaInfo | Frames | Exception | None  # None: ready for the first request
+WorkerAnswer = MediaInfo | Frames | Exception | None  # None: ready for the first request
 
 _ORPHAN_SECONDS = 5  # after its deadline the process ends itself, should nobody be left to do it
 
@@ -63,7 +63,7 @@ def fork_on_request(socket: int) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-def serve(connection: Connection) -> None:
+def serve_requests(connection: Connection) -> None:
     """Answers until the other end is closed, with the reader that the first message brings."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected: no memory image of each on the disk
     Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes before the training
@@ -84,7 +84,7 @@ def serve(connection: Connection) -> None:
         return
 
 
-def send_answer(connection: Connection, answer: Answer) -> None:
+def send_answer(connection: Connection, answer: WorkerAnswer) -> None:
     """Sends a message, and the memory file of its pixels after it."""
     if not isinstance(answer, Frames):
         connection.send_bytes(pickle.dumps(answer))
@@ -95,7 +95,7 @@ def send_answer(connection: Connection, answer: Answer) -> None:
         send_handle(connection, memory.fileno(), 0)  # the last, the receiving process, is asked for on Windows alone
 
 
-def receive_answer(connection: Connection) -> Answer:
+def receive_answer(connection: Connection) -> WorkerAnswer:
     """The next answer. The memory of its pixels is theirs alone, and free when the last tensor on it is."""
     answer = pickle.loads(connection.recv_bytes())
     if not isinstance(answer, tuple):
@@ -110,7 +110,7 @@ def receive_answer(connection: Connection) -> Answer:
 def _serve_and_exit(connection: Connection) -> NoReturn:
     exit_code = 1
     try:
-        serve(connection)
+        serve_requests(connection)
         exit_code = 0
     except BaseException:  # a fork may not continue in the loop of what it was forked from
         traceback.print_exc()
@@ -118,7 +118,7 @@ def _serve_and_exit(connection: Connection) -> NoReturn:
         os._exit(exit_code)
 
 
-def _answer(reader: MediaReader, method: str, arguments: list[Any]) -> Answer:
+def _answer(reader: MediaReader, method: str, arguments: list[Any]) -> WorkerAnswer:
     try:
         if method == "probe":
             return reader.probe(*arguments)

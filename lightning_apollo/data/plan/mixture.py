@@ -17,7 +17,7 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise ValueError(f"shares are not negative and add up to 1, not {sum(shares.values()):g}")
 
 
-def share_out(
+def passes_for_shares(
     mixture: Mapping[str, float],
     source_sizes: Mapping[str, int],
     modalities: Mapping[str, str | None],

@@ -42,7 +42,7 @@ class EncodedTurn:
         return self.input_ids.numel()
 
 
-def render(
+def render_conversation(
     conversation: Conversation,
     visuals_per_part: Sequence[VisualItem | None],
     tokenizer: ChatTokenizer,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,11 +36,12 @@ from lightning_apollo.data.shapes.scene import (
     QUESTIONS,
     SLOT_SECONDS,
     Still,
-    describe,
+    clip_scene,
     describe_image,
 )
 from lightning_apollo.errors import UserError, suggestion
 from lightning_apollo.files import lock
+from lightning_apollo.progress import Progress
 
 FORMAT_VERSION = 5  # raised when the same configuration renders other files
 HELD_OUT_QUESTIONS = "held_out_questions.jsonl"
@@ -48,8 +49,7 @@ REPEATS = {"flashes": 3}  # training rows of a question about one clip: counting
 STREAM_QUESTION = "Name every new colour."
 _FACTS = "shapes.json"
 
-Row = dict[str, Any]
-Progress = Callable[[int, int], None]  # files written so far, files in all
+ShapesRow = dict[str, Any]
 
 
 class ShapesError(UserError, ValueError):
@@ -84,7 +84,7 @@ class ShapesConfig:
         return range(NUM_STORIES - self.num_held_out, NUM_STORIES)
 
 
-def render(config: ShapesConfig, folder: Path, progress: Progress | None = None) -> Row:
+def render_shapes(config: ShapesConfig, folder: Path, progress: Progress | None = None) -> ShapesRow:
     """Contents of the folder (configuration, format version, files), after writing it unless it is there already.
 
     The files are written beside the folder and moved into place when all are there: a render that was cut short leaves
@@ -129,7 +129,7 @@ def manifest_text(config: ShapesConfig, name: str) -> str:
     return _jsonl(manifests[name])
 
 
-def _facts(config: ShapesConfig) -> Row:
+def _facts(config: ShapesConfig) -> ShapesRow:
     return {"format_version": FORMAT_VERSION, "config": asdict(config), "manifests": sorted(_manifests(config))}
 
 
@@ -141,7 +141,7 @@ def _write_media(config: ShapesConfig, folder: Path, progress: Progress | None) 
     clips = [*config.training_indices, *config.held_out_indices]
     total = len(clips) + config.num_images
     for done, index in enumerate(clips, start=1):
-        write_clip(describe(config.seed, index), folder / _clip_path(index))
+        write_clip(clip_scene(config.seed, index), folder / _clip_path(index))
         if progress:
             progress(done, total)
     for index in range(config.num_images):
@@ -150,7 +150,7 @@ def _write_media(config: ShapesConfig, folder: Path, progress: Progress | None) 
             progress(len(clips) + index + 1, total)
 
 
-def _jsonl(rows: Iterable[Row]) -> str:
+def _jsonl(rows: Iterable[ShapesRow]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -162,7 +162,7 @@ def _image_path(index: int) -> str:
     return f"images/{index:06d}.png"
 
 
-def _manifests(config: ShapesConfig) -> dict[str, Iterator[Row]]:
+def _manifests(config: ShapesConfig) -> dict[str, Iterator[ShapesRow]]:
     """The rows of each annotation file, made when they are asked for."""
     return {
         "image_captions.jsonl": _image_captions(config),
@@ -176,7 +176,7 @@ def _manifests(config: ShapesConfig) -> dict[str, Iterator[Row]]:
     }
 
 
-def _turns(questions: Iterable[tuple[str, str]], marker: str = "") -> list[Row]:
+def _turns(questions: Iterable[tuple[str, str]], marker: str = "") -> list[ShapesRow]:
     """Turns of a LLaVA row; the media marker stands before the first question."""
     turns = []
     for text, answer in questions:
@@ -185,7 +185,7 @@ def _turns(questions: Iterable[tuple[str, str]], marker: str = "") -> list[Row]:
     return turns
 
 
-def _image_captions(config: ShapesConfig) -> Iterator[Row]:
+def _image_captions(config: ShapesConfig) -> Iterator[ShapesRow]:
     for i in range(config.num_images):
         turns = _turns([("Describe the image.", describe_image(config.seed, i).caption())], "<image>\n")
         yield {"id": f"image_captions/{i}", "image": _image_path(i), "conversations": turns}
@@ -199,14 +199,14 @@ def _questions_about(still: Still) -> list[tuple[str, str]]:
     ]
 
 
-def _image_qa(config: ShapesConfig) -> Iterator[Row]:
+def _image_qa(config: ShapesConfig) -> Iterator[ShapesRow]:
     for i in range(config.num_images):
         for number, question in enumerate(_questions_about(describe_image(config.seed, i))):
             turns = _turns([question], "<image>\n")
             yield {"id": f"image_qa/{i}/{number}", "image": _image_path(i), "conversations": turns}
 
 
-def _multi_image(config: ShapesConfig) -> Iterator[Row]:
+def _multi_image(config: ShapesConfig) -> Iterator[ShapesRow]:
     """Rows of two to four images. Neighbouring images differ in colour, so that one answer is right."""
     for i in range(config.num_images // len(COLOURS)):
         random = Random(f"multi_image {config.seed} {i}")
@@ -227,31 +227,31 @@ def _text_questions() -> list[tuple[str, str]]:
     return counting + colours + [(f"Is {word} a colour?", "no") for word in (*NUMBERS, *ORDINALS)]
 
 
-def _text(config: ShapesConfig) -> Iterator[Row]:
+def _text(config: ShapesConfig) -> Iterator[ShapesRow]:
     for i in range(config.num_images // 4):
         questions = Random(f"text {config.seed} {i}").sample(_text_questions(), 4)
         yield {"id": f"text/{i}", "conversations": _turns(questions)}
 
 
-def _video_captions(config: ShapesConfig) -> Iterator[Row]:
+def _video_captions(config: ShapesConfig) -> Iterator[ShapesRow]:
     for i in config.training_indices:
-        turns = _turns([("Describe the video.", describe(config.seed, i).caption())], "<video>\n")
+        turns = _turns([("Describe the video.", clip_scene(config.seed, i).caption())], "<video>\n")
         yield {"id": f"video_captions/{i}", "video": _clip_path(i), "conversations": turns}
 
 
-def _video_qa(config: ShapesConfig) -> Iterator[Row]:
+def _video_qa(config: ShapesConfig) -> Iterator[ShapesRow]:
     """One question a row: beside earlier answers, which hold colours too, a small model looks at the frames too late."""
     for i in config.training_indices:
-        scene = describe(config.seed, i)
+        scene = clip_scene(config.seed, i)
         for kind, question in QUESTIONS.items():
             turns = _turns([(question.text, question.answer(scene))], "<video>\n")
             for number in range(REPEATS.get(kind, 1)):
                 yield {"id": f"video_qa/{i}/{kind}/{number}", "video": _clip_path(i), "conversations": turns}
 
 
-def _streaming(config: ShapesConfig) -> Iterator[Row]:
+def _streaming(config: ShapesConfig) -> Iterator[ShapesRow]:
     for i in config.training_indices:
-        scene = describe(config.seed, i)
+        scene = clip_scene(config.seed, i)
         turns = [{"role": "user", "content": STREAM_QUESTION, "time": 0.0}]
         turns += [
             {"role": "assistant", "content": colour, "time": start * SLOT_SECONDS}
@@ -261,9 +261,9 @@ def _streaming(config: ShapesConfig) -> Iterator[Row]:
         yield {"id": f"streaming/{i}", "stream": True, "video": [_clip_path(i)], **times, "conversation": turns}
 
 
-def _held_out_questions(config: ShapesConfig) -> Iterator[Row]:
+def _held_out_questions(config: ShapesConfig) -> Iterator[ShapesRow]:
     for i in config.held_out_indices:
-        scene = describe(config.seed, i)
+        scene = clip_scene(config.seed, i)
         for kind, question in QUESTIONS.items():
             yield {
                 "id": f"held_out/{i}/{kind}",

@@ -41,7 +41,7 @@ _CLOSED_SLOTS = {"g": str(FRAMES_PER_SLOT), "bf": "0", "sc_threshold": "0", "qp"
 
 
 @cache
-def draw(still: Still) -> Tensor:
+def draw_still(still: Still) -> Tensor:
     """The picture of a still, (3, 64, 64) uint8; shared between calls, so not to be written to."""
     picture = _colour(still.border).expand(-1, SIDE_PIXELS, SIDE_PIXELS).clone()
     picture[:, _INSIDE, _INSIDE] = _colour(still.colour)
@@ -51,7 +51,7 @@ def draw(still: Still) -> Tensor:
 
 def draw_clip(scene: Scene) -> Tensor:
     """All frames of a clip, (32, 3, 64, 64) uint8."""
-    return torch.stack([draw(still) for still in scene.stills()]).repeat_interleave(FRAMES_PER_SLOT, dim=0)
+    return torch.stack([draw_still(still) for still in scene.stills()]).repeat_interleave(FRAMES_PER_SLOT, dim=0)
 
 
 def write_clip(scene: Scene, path: Path) -> None:
@@ -63,7 +63,7 @@ def write_clip(scene: Scene, path: Path) -> None:
 
 def write_image(still: Still, path: Path) -> None:
     """Writes a still as a PNG of 32×32 pixels, the size that frames of a clip have where a token is a quadrant."""
-    PngEncoder(draw(still)[:, ::2, ::2].contiguous()).to_file(path)
+    PngEncoder(draw_still(still)[:, ::2, ::2].contiguous()).to_file(path)
 
 
 def _colour(name: str) -> Tensor:

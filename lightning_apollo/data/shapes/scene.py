@@ -97,7 +97,7 @@ def _shuffled_stories(seed: int) -> tuple[int, ...]:
     return tuple(stories)
 
 
-def describe(seed: int, index: int) -> Scene:
+def clip_scene(seed: int, index: int) -> Scene:
     """The scene of clip `index` of the set `seed`. No two indices of a set tell the same story."""
     if not 0 <= index < NUM_STORIES:
         raise ValueError(f"clip {index} does not exist: a set has {NUM_STORIES} different clips")
@@ -112,7 +112,7 @@ def describe_image(seed: int, index: int) -> Still:
 
 
 @dataclass(frozen=True)
-class Question:
+class ShapeQuestion:
     """A question that can be asked about every clip. All of its choices are equally likely answers."""
 
     text: str
@@ -130,15 +130,15 @@ def _in_words(order: tuple[str, ...]) -> str:
     return ", ".join(order)
 
 
-QUESTIONS: dict[str, Question] = {
-    "first_colour": Question("Which colour came first?", True, COLOURS, lambda scene: scene.order[0]),
-    "last_colour": Question("Which colour came last?", True, COLOURS, lambda scene: scene.order[-1]),
-    "order": Question(
+QUESTIONS: dict[str, ShapeQuestion] = {
+    "first_colour": ShapeQuestion("Which colour came first?", True, COLOURS, lambda scene: scene.order[0]),
+    "last_colour": ShapeQuestion("Which colour came last?", True, COLOURS, lambda scene: scene.order[-1]),
+    "order": ShapeQuestion(
         "In which order did the colours come?",
         True,
         tuple(_in_words(order) for order in _ORDERS),
         lambda scene: _in_words(scene.order),
     ),
-    "flashes": Question("How many flashes?", True, NUMBERS, lambda scene: NUMBERS[scene.num_flashes - 1]),
-    "border": Question("What colour is the border?", False, BORDERS, lambda scene: scene.border),
+    "flashes": ShapeQuestion("How many flashes?", True, NUMBERS, lambda scene: NUMBERS[scene.num_flashes - 1]),
+    "border": ShapeQuestion("What colour is the border?", False, BORDERS, lambda scene: scene.border),
 }

@@ -35,7 +35,7 @@ def num_rows(address: str) -> int:
     return _open(address).num_rows
 
 
-def read_row(address: str, row: int) -> dict[str, object]:
+def read_table_row(address: str, row: int) -> dict[str, object]:
     """A row as JSON would give it; `row` counts from 0. Bytes, and the media of `datasets`, become addresses.
 
     Media that `datasets` keeps outside the table ({"bytes": null, "path": P}) become the path.

@@ -41,7 +41,7 @@ class CurateConfig:
 
 
 @dataclass(frozen=True, order=True)
-class Question:
+class CandidateQuestion:
     benchmark: str
     question_id: str
     category: str
@@ -52,7 +52,7 @@ class ResultTable:
     """Right answers by model: every model has answered every question in every mode."""
 
     models: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[CandidateQuestion, ...]
     is_right: Mapping[str, Mask]  # mode -> (L, Q)
 
     def shares(self, mode: str) -> Values:
@@ -117,7 +117,7 @@ def tabulate(results: Iterable[QuestionResult]) -> ResultTable:
     _check_complete(models, answered, sorted(asked))
     return ResultTable(
         models=tuple(models),
-        questions=tuple(Question(*key, asked[key].category) for key in sorted(asked)),
+        questions=tuple(CandidateQuestion(*key, asked[key].category) for key in sorted(asked)),
         is_right={
             mode: np.array([[answered[model, mode][key] for key in sorted(asked)] for model in models])
             for mode in MODES
@@ -184,14 +184,14 @@ def _top(table: ResultTable, entropies: Values, needs_video: Mask, config: Curat
     by_category: dict[str, list[int]] = {}
     for index in ranked:
         by_category.setdefault(questions[index].category, []).append(index)
-    quotas = share_out(config.top, {category: len(ranks) for category, ranks in by_category.items()})
+    quotas = questions_per_category(config.top, {category: len(ranks) for category, ranks in by_category.items()})
     is_top = np.zeros(len(questions), dtype=bool)
     for category, ranks in by_category.items():
         is_top[ranks[: config.per_category or quotas[category]]] = True
     return is_top
 
 
-def share_out(top: int, sizes: Mapping[str, int]) -> dict[str, int]:
+def questions_per_category(top: int, sizes: Mapping[str, int]) -> dict[str, int]:
     """Number of questions that each category gives to `top`: as even as their sizes allow, what is left over to larger ones."""
     quotas: dict[str, int] = {}
     for position, category in enumerate(sorted(sizes, key=lambda name: (sizes[name], name))):

@@ -45,7 +45,7 @@ CAUTION = (
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextGrid:
     """A table for the terminal and for Markdown; the first column holds names."""
 
     title: str
@@ -67,7 +67,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Scores:
+class CurationScores:
     """Accuracy of every model with the video, (L,), on three sets of questions, and what a random set does."""
 
     all_questions: Values
@@ -83,7 +83,7 @@ class Scores:
         }
 
 
-def run(paths: Sequence[Path], config: CurateConfig, output: Path) -> None:
+def run_curation(paths: Sequence[Path], config: CurateConfig, output: Path) -> None:
     """Curates the questions of all files together, writes the folder and prints the tables; see the top of this file."""
     table = tabulate(result for path in paths for result in read_results(path))
     curation = curate(table, config)
@@ -93,7 +93,7 @@ def run(paths: Sequence[Path], config: CurateConfig, output: Path) -> None:
             f"the models answer each without it: add models or raise --max-share-without-video"
         )
     everything = np.ones(len(table.questions), dtype=bool)
-    scores = Scores(
+    scores = CurationScores(
         all_questions=table.scores("full", everything),
         curated=table.scores("full", curation.is_kept),
         left_out=leave_one_out(table, config),
@@ -125,7 +125,7 @@ def _write_questions(curation: Curation, path: Path) -> None:
             writer.writerow([*name, *numbers, curation.outcome(index)])
 
 
-def size_grid(curation: Curation) -> Grid:
+def size_grid(curation: Curation) -> TextGrid:
     """Questions of every category: all, dropped for each reason, left, kept."""
     categories = sorted({question.category for question in curation.table.questions})
     masks = {
@@ -141,10 +141,10 @@ def size_grid(curation: Curation) -> Grid:
     ]
     rows = [(category, *(f"{count[category]:,}" for count in counts)) for category in categories]
     total = ("all", *(f"{count.total():,}" for count in counts))
-    return Grid("Questions", ("category", *masks), (*rows, total))
+    return TextGrid("Questions", ("category", *masks), (*rows, total))
 
 
-def score_grid(curation: Curation, scores: Scores) -> Grid:
+def score_grid(curation: Curation, scores: CurationScores) -> TextGrid:
     """Accuracy of every model in every mode on all and on the curated questions."""
     table = curation.table
     head = ["model"]
@@ -155,20 +155,20 @@ def score_grid(curation: Curation, scores: Scores) -> Grid:
     head.append("video: curated without this model")
     columns.append(scores.left_out)
     rows = [(model, *(_number(column[i]) for column in columns)) for i, model in enumerate(table.models)]
-    return Grid("Accuracy", tuple(head), tuple(rows))
+    return TextGrid("Accuracy", tuple(head), tuple(rows))
 
 
-def correlation_grid(scores: Scores) -> Grid:
+def correlation_grid(scores: CurationScores) -> TextGrid:
     """Agreement of the curated questions with the scores of all questions."""
     rows = [(name, _number(c.pearson), _number(c.spearman)) for name, c in scores.correlations().items()]
-    return Grid("Correlation of accuracy on all and on curated questions", ("", "Pearson", "Spearman"), tuple(rows))
+    return TextGrid("Correlation of accuracy on all and on curated questions", ("", "Pearson", "Spearman"), tuple(rows))
 
 
 def _number(value: float | None) -> str:
     return "not defined" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
-def draw_scores(models: Sequence[str], scores: Scores) -> Figure:
+def draw_scores(models: Sequence[str], scores: CurationScores) -> Figure:
     """A point for every model: accuracy on all questions against that on the curated ones, with the diagonal."""
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -192,7 +192,7 @@ def _speed_up(curation: Curation) -> str:
     return f"Speed-up: {num_all / num_kept:.1f}× ({num_all:,} questions before, {num_kept:,} after; {UNIT})."
 
 
-def _report(curation: Curation, config: CurateConfig, grids: Sequence[Grid]) -> str:
+def _report(curation: Curation, config: CurateConfig, grids: Sequence[TextGrid]) -> str:
     size, score, correlation = (grid.markdown() for grid in grids)
     limit = f"{config.max_share_without_video:.0%}"
     rule = f"the top {config.top:,}, shared over the categories as evenly as their sizes allow"

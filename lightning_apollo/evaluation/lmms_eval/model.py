@@ -20,12 +20,13 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
-from tqdm import tqdm
+from rich.console import Console
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, Role, TextPart
 from lightning_apollo.evaluation.ask import answer_prompts, ask
 from lightning_apollo.inference.generate import DrawConfig
 from lightning_apollo.inference.trained import load_checkpoint, say_nothing, warn
+from lightning_apollo.progress import progress_bar
 from lightning_apollo.structures import Sample
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
@@ -54,16 +55,17 @@ class TrainedForLmmsEval(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Returns the answer to each request, in their order; each is cut where the first of the task's `until` begins."""
-        answers = [""] * len(requests)
+        answers, num_asked = [""] * len(requests), 0
         order = sorted(range(len(requests)), key=lambda number: repr(requests[number].args[2]))
-        with tqdm(total=len(requests), desc="ask", disable=self.rank > 0) as progress:
+        with progress_bar("ask", Console(stderr=True), is_shown=self.rank == 0) as report:
             for _, group in groupby(order, key=lambda number: repr(requests[number].args[2])):
                 alike = list(group)  # one batch is drawn one way
                 said = partial(self._answer, requests[alike[0]].args[2])
                 for replies in ask(alike, lambda number: self._prompt(requests[number]), said, self._batch_size):
                     for reply in replies:
                         answers[reply.item] = reply.result()
-                    progress.update(len(replies))
+                    num_asked += len(replies)
+                    report(num_asked, len(requests))
         return answers
 
     def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:

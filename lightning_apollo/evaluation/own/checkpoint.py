@@ -15,14 +15,21 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_apollo.data.storage.address import name_of
 from lightning_apollo.evaluation.ask import answer_prompts
-from lightning_apollo.evaluation.checkpoint import Place, model_names, places, print_comparisons, progress_bar, sayer
+from lightning_apollo.evaluation.checkpoint import (
+    EvaluationTarget,
+    model_names,
+    places,
+    print_comparisons,
+    sayer,
+)
 from lightning_apollo.evaluation.compare import Comparison, compare
-from lightning_apollo.evaluation.own.page import write_page
+from lightning_apollo.evaluation.own.page import write_outcome_page
 from lightning_apollo.evaluation.own.rows import OwnRowsConfig, read_own_rows
 from lightning_apollo.evaluation.own.run import OwnOutcome, evaluate_rows, run_of_rows
 from lightning_apollo.evaluation.own.teacher_forcing import answer_losses
 from lightning_apollo.evaluation.ranks import Ranks, join_ranks
 from lightning_apollo.evaluation.run import EvaluationConfig
+from lightning_apollo.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,17 @@ def evaluate_own(
         path = outcomes[0].run.output / "report.html"
         if comparisons:
             print_comparisons(comparisons, path.parent, console)
-        write_page(path, outcomes[0], asked[0].tokenizer, comparisons, outcomes[1] if comparisons else None)
+        write_outcome_page(path, outcomes[0], asked[0].tokenizer, comparisons, outcomes[1] if comparisons else None)
         console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _ask(
-    place: Place, rows: OwnRowsConfig, config: EvaluationConfig, ranks: Ranks, device: torch.device, console: Console
+    place: EvaluationTarget,
+    rows: OwnRowsConfig,
+    config: EvaluationConfig,
+    ranks: Ranks,
+    device: torch.device,
+    console: Console,
 ) -> _Asked:
     if place.stage is not None:
         data = place.stage[0].data
@@ -74,7 +86,7 @@ def _ask(
     run = run_of_rows(read, trained.preparer, place.output, place.model, {"weights": place.digest()}, config)
     answer = partial(answer_prompts, trained, max_new_tokens=run.benchmark.max_new_tokens)
     measure = partial(answer_losses, trained)
-    with progress_bar(f"ask {read.title}", ranks, console) as advance:
+    with progress_bar(f"ask {read.title}", console, is_shown=ranks.rank == 0) as advance:
         return _Asked(evaluate_rows(run, read, answer, measure, ranks, advance, rows.metric), trained.tokenizer)
 
 

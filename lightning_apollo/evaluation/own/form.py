@@ -11,7 +11,7 @@ from string import ascii_uppercase
 
 from lightning_apollo.evaluation.asked import METRICS
 from lightning_apollo.evaluation.question import Question
-from lightning_apollo.evaluation.text_scores import tokens
+from lightning_apollo.evaluation.text_scores import compared_words
 from lightning_apollo.inference.parsers import Choice, find_choice, find_numbers, find_span
 
 SCORES: dict[str, str] = {  # by the word of --metric
@@ -68,7 +68,7 @@ def short_texts_exact(questions: Sequence[Question]) -> list[Question]:
     long = {
         question.category
         for question in questions
-        if question.metric == "token_f1" and any(len(tokens(answer)) > SHORT for answer in question.answers)
+        if question.metric == "token_f1" and any(len(compared_words(answer)) > SHORT for answer in question.answers)
     }
     return [
         replace(question, metric="exact_text")

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerBase
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.evaluation.answer_files import Answer
 from lightning_apollo.evaluation.compare import Comparison
-from lightning_apollo.evaluation.curate.report import Grid
+from lightning_apollo.evaluation.curate.report import TextGrid
 from lightning_apollo.evaluation.metrics import score_of
 from lightning_apollo.evaluation.own.form import TITLES
 from lightning_apollo.evaluation.own.run import OwnOutcome
 from lightning_apollo.evaluation.own.teacher_forcing import answered_sample, prompt_of
 from lightning_apollo.evaluation.question import Question
-from lightning_apollo.inspection.text import Span, text_spans
+from lightning_apollo.inspection.text import TextSpan, text_spans
 from lightning_apollo.pages.report import FRAME_PIXELS, write_html
 from lightning_apollo.structures import MediaError, Sample, VisualItem
 
@@ -55,11 +55,11 @@ class WorstAnswer:
     other_score: float | None
     pictures: tuple[Picture, ...]
     num_frames: int  # shown to the model
-    spans: tuple[Span, ...]  # the prompt, token by token
+    spans: tuple[TextSpan, ...]  # the prompt, token by token
     problem: str = ""  # why it cannot be shown any more
 
 
-def write_page(
+def write_outcome_page(
     path: Path,
     outcome: OwnOutcome,
     tokenizer: PreTrainedTokenizerBase,
@@ -68,7 +68,7 @@ def write_page(
 ) -> None:
     """Writes the page. The worst answers are those of the first mode that was asked; their rows are prepared again."""
     unusable = list(dict.fromkeys((name, reason) for name, _, reason in outcome.unusable))
-    grids: list[Grid] = [table.grid() for table in outcome.tables]
+    grids: list[TextGrid] = [table.grid() for table in outcome.tables]
     values = {
         "title": f"{outcome.run.model} on {outcome.rows.title}",
         "remarks": outcome.remarks()[:1],

@@ -36,7 +36,7 @@ class OwnRowsConfig:
 
 
 @dataclass(frozen=True)
-class BrokenRow:
+class UnusableRow:
     """A row that cannot be used."""
 
     row_id: str
@@ -60,7 +60,7 @@ class OwnRows:
     questions: tuple[Question, ...]
     conversations: Mapping[str, Conversation]  # by question id: the turns up to the answer, which alone is learnt
     root: MediaRoot
-    broken: tuple[BrokenRow, ...]
+    broken: tuple[UnusableRow, ...]
     num_rows: int
     digest: str  # of the manifests' content
 
@@ -79,7 +79,7 @@ def read_own_rows(config: OwnRowsConfig) -> OwnRows:
     source = SourceConfig(list(config.manifests), config.root).open("own", config.outside_root, config.unknown_keys)
     counts = Counter(manifest.name for manifest in source.manifests)
     titles = [m.name if counts[m.name] == 1 else m.address for m in source.manifests]
-    broken: list[BrokenRow] = []
+    broken: list[UnusableRow] = []
     asked: list[tuple[Question, Conversation]] = []
     for manifest, title in zip(source.manifests, titles, strict=True):
         asked += _read(manifest, title, config.metric, broken)
@@ -100,7 +100,7 @@ def read_own_rows(config: OwnRowsConfig) -> OwnRows:
 
 
 def _read(
-    manifest: Manifest, title: str, metric: str | None, broken: list[BrokenRow]
+    manifest: Manifest, title: str, metric: str | None, broken: list[UnusableRow]
 ) -> Iterator[tuple[Question, Conversation]]:
     """The questions of a manifest with their conversations; its bad rows are appended to `broken`."""
     for row in range(len(manifest)):
@@ -108,7 +108,7 @@ def _read(
         try:
             conversation = replace(manifest[row], sample_id=row_id)
         except ManifestError as error:
-            broken.append(BrokenRow(row_id, str(error)))
+            broken.append(UnusableRow(row_id, str(error)))
             continue
         groups = _groups(manifest.fields(row), title, conversation)
         answers = [
@@ -171,6 +171,6 @@ def _without_single_groups(questions: Sequence[Question]) -> list[Question]:
     ]
 
 
-def _nothing(titles: Sequence[str], broken: Sequence[BrokenRow]) -> str:
+def _nothing(titles: Sequence[str], broken: Sequence[UnusableRow]) -> str:
     reason = f"the first of {len(broken):,} broken rows: {broken[0].reason}" if broken else "it has no row"
     return f"{', '.join(titles)}: nothing to ask: {reason}"

@@ -22,8 +22,9 @@ from lightning_apollo.evaluation.question import BenchmarkError, Question
 from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks
 from lightning_apollo.evaluation.registry import Benchmark
 from lightning_apollo.evaluation.results import MODES, write_results
-from lightning_apollo.evaluation.run import Advance, Answerer, EvaluationConfig, Run, Spoken, collect
+from lightning_apollo.evaluation.run import Answerer, EvaluationConfig, EvaluationRun, Spoken, collect
 from lightning_apollo.files import write_atomically
+from lightning_apollo.progress import Progress
 from lightning_apollo.structures import Sample
 
 MIN_NEW_TOKENS = 16  # that an answer may have; where expected ones are longer than half of it, twice their length
@@ -35,7 +36,7 @@ Measure = Callable[[Sequence[Sample]], Sequence[AnswerLoss]]  # the losses of sa
 class OwnOutcome:
     """Answers of a model to own rows, earlier runs included."""
 
-    run: Run
+    run: EvaluationRun
     rows: OwnRows
     answers: Mapping[str, Mapping[str, Answer]]  # by mode, then by question id
     tables: tuple[OwnTable, ...]
@@ -56,7 +57,7 @@ class OwnOutcome:
 
 def run_of_rows(
     rows: OwnRows, preparer: Preparer, output: Path, model: str, settings: Mapping[str, Any], config: EvaluationConfig
-) -> Run:
+) -> EvaluationRun:
     """The run that asks own rows; answers to another file of rows are refused, as those of other weights are."""
     longest = max(
         len(preparer.tokenizer.encode(rows.expected(q), add_special_tokens=False, split_special_tokens=True))
@@ -68,16 +69,18 @@ def run_of_rows(
         reader=lambda folder: iter(rows.questions),
         max_new_tokens=max(MIN_NEW_TOKENS, 2 * longest),
     )
-    return Run(benchmark, Path(rows.title), output, model, preparer, {**settings, "data": rows.digest}, config)
+    return EvaluationRun(
+        benchmark, Path(rows.title), output, model, preparer, {**settings, "data": rows.digest}, config
+    )
 
 
 def evaluate_rows(
-    run: Run,
+    run: EvaluationRun,
     rows: OwnRows,
     answer: Answerer,
     measure: Measure | None,
     ranks: Ranks = ONE_PROCESS,
-    advance: Advance = lambda done, total: None,
+    advance: Progress = lambda done, total: None,
     metric: str | None = None,
 ) -> OwnOutcome:
     """Answers of the model to the rows, once every rank has asked its share of what no earlier run has asked.
@@ -104,7 +107,7 @@ def evaluate_rows(
     return outcome
 
 
-def _outcome(run: Run, rows: OwnRows, metric: str | None) -> OwnOutcome:
+def _outcome(run: EvaluationRun, rows: OwnRows, metric: str | None) -> OwnOutcome:
     said = read_answers(run.output)
     ids = {question.question_id for question in rows.questions}
     answers = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lightning_apollo.evaluation import bootstrap
 from lightning_apollo.evaluation.answer_files import Answer
-from lightning_apollo.evaluation.curate.report import TITLES, Grid
+from lightning_apollo.evaluation.curate.report import TITLES, TextGrid
 from lightning_apollo.evaluation.figures import ALL
 from lightning_apollo.evaluation.losses import loss_draws, losses_of
 from lightning_apollo.evaluation.question import Question
@@ -31,7 +31,7 @@ class OwnTable:
     scores: ScoreTable
     losses: Mapping[str, LossRow]  # empty where no loss was asked for
 
-    def grid(self) -> Grid:
+    def grid(self) -> TextGrid:
         rows = tuple(
             (
                 row.name,
@@ -44,7 +44,7 @@ class OwnTable:
         )
         losses = ("loss", "95 % interval") if self.losses else ()
         title = f"{self.scores.title}: {TITLES[self.scores.mode]}"
-        return Grid(title, ("", "score", "95 % interval", *losses, "answers"), rows)
+        return TextGrid(title, ("", "score", "95 % interval", *losses, "answers"), rows)
 
     def remarks(self) -> list[str]:
         """Remarks needed to read the table, a line each."""

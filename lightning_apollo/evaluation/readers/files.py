@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 16  # a page of a document is a few megabytes
 _TAG = re.compile(r"<[^>]+>|\{\\[^}]*\}")
 _SRT_TIMES = re.compile(r"(\d+):(\d+):(\d+)[,.](\d+)\s*-->\s*(\d+):(\d+):(\d+)[,.](\d+)")
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
 
 
 def find_files(folder: Path, *patterns: str) -> list[Path]:
@@ -61,7 +61,7 @@ def read_csv(folder: Path, *patterns: str) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def read_parquet(folder: Path, *patterns: str, pictures: Sequence[str] = ()) -> Iterator[Row]:
+def read_parquet(folder: Path, *patterns: str, pictures: Sequence[str] = ()) -> Iterator[BenchmarkRow]:
     """The rows of all files that match, a few in memory at a time.
 
     The columns `pictures` hold {"bytes", "path"} there, as the datasets library writes images, and paths relative to
@@ -75,7 +75,7 @@ def read_parquet(folder: Path, *patterns: str, pictures: Sequence[str] = ()) -> 
                 yield row | {name: _extracted(row[name], folder) for name in pictures if name in names}
 
 
-def _extracted(picture: Row | None, folder: Path) -> str | None:
+def _extracted(picture: BenchmarkRow | None, folder: Path) -> str | None:
     """The path of a picture's file, named by its content, so that no name can lead elsewhere or be taken twice."""
     if picture is None or picture.get("bytes") is None:
         return None

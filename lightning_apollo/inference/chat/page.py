@@ -27,7 +27,7 @@ from lightning_apollo.data.conversation import Message, TextPart
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
 from lightning_apollo.data.media.supervisor import SupervisedReader, SupervisionConfig
 from lightning_apollo.inference.chat.guard import UploadGuard
-from lightning_apollo.inference.chat.session import Chat, ChatError, Reply, Seen, read_question, stream_reply
+from lightning_apollo.inference.chat.session import Chat, ChatError, ChatReply, Seen, read_question, stream_reply
 from lightning_apollo.inference.chat.uploads import is_known_media
 from lightning_apollo.inference.generate import GREEDY, DrawConfig
 from lightning_apollo.inference.trained_model import TrainedModel
@@ -72,14 +72,14 @@ class ChatConfig:
     draw: DrawConfig = GREEDY
 
 
-def run(trained: TrainedModel, config: ChatConfig, say: Callable[[str], None]) -> None:
+def run_chat(trained: TrainedModel, config: ChatConfig, say: Callable[[str], None]) -> None:
     """Serves the page until SIGTERM, or Ctrl-C, after which it ends with 130; `say` gets its address.
 
     OSError where the port is taken.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads are deleted then too
     try:
-        with serve(trained, config) as address:
+        with serve_page(trained, config) as address:
             say(f"{address}  (Ctrl-C ends it)")
             threading.Event().wait()
     except KeyboardInterrupt:
@@ -88,7 +88,7 @@ def run(trained: TrainedModel, config: ChatConfig, say: Callable[[str], None]) -
 
 
 @contextmanager
-def serve(trained: TrainedModel, config: ChatConfig) -> Iterator[str]:
+def serve_page(trained: TrainedModel, config: ChatConfig) -> Iterator[str]:
     """The page is there inside the `with`; its address comes back, that of the tunnel with `share`.
 
     Uploads lie in a folder that is deleted at the end. OSError where the port is taken.
@@ -247,7 +247,7 @@ def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(reply: Reply) -> str:
+def _facts(reply: ChatReply) -> str:
     """Numbers alone: nothing that a file or a person wrote gets into this HTML."""
     seen, speed, cut = reply.seen, reply.tokens_per_second, ", stopped at --max-new-tokens" * reply.is_cut
     kept = "" if seen.num_kept_tokens == seen.num_visual_tokens else f", {seen.num_kept_tokens:,} after reduction"

@@ -35,7 +35,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """An answer as far as it is written."""
 
     text: str
@@ -79,19 +79,19 @@ def read_question(trained: TrainedModel, text: str, files: Sequence[str], upload
 
 def stream_reply(
     trained: TrainedModel, chat: Chat, asked: Message, max_new_tokens: int = 256, draw: DrawConfig = GREEDY
-) -> Iterator[Reply]:
+) -> Iterator[ChatReply]:
     """Yields the answer as it grows, after each token and at least once. ChatError where it cannot be asked."""
     begin = time.perf_counter()
     prompt = _prompt(trained, Conversation("the chat", "asked", (*chat.messages, asked)))
     ids: list[int] = []
-    reply: Reply | None = None
+    reply: ChatReply | None = None
     drawing_seconds = 0.0
     for tokens in stream_tokens(trained.model, [prompt], trained.end_id, max_new_tokens, draw):
         ids.append(tokens[0])
         seconds = time.perf_counter() - begin - drawing_seconds
         text = str(trained.tokenizer.decode(ids, skip_special_tokens=True)).strip().rstrip("\ufffd")
         if reply is None:
-            reply = Reply(text, 1, seconds, seconds, _seen(trained, prompt), is_cut=max_new_tokens == 1)
+            reply = ChatReply(text, 1, seconds, seconds, _seen(trained, prompt), is_cut=max_new_tokens == 1)
             drawing_seconds = time.perf_counter() - begin - seconds
         else:
             is_cut = len(ids) == max_new_tokens
@@ -99,7 +99,7 @@ def stream_reply(
         yield reply
     if reply is None:  # the model ends before it begins
         seconds = time.perf_counter() - begin
-        yield Reply("", 0, seconds, seconds, _seen(trained, prompt))
+        yield ChatReply("", 0, seconds, seconds, _seen(trained, prompt))
 
 
 def _prompt(trained: TrainedModel, conversation: Conversation) -> Sample:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_apollo.models.checkpoint.files import ADAPTER, StoredTensor, open_weights, stored, write_stored
-from lightning_apollo.models.lora import DOWN, PREFIXES, UP, LoraConfig, merge, split_weights, through_nf4
+from lightning_apollo.models.lora import DOWN, PREFIXES, UP, LoraConfig, merge_adapter, split_weights, through_nf4
 from lightning_apollo.structures import WeightsError
 
 _FORMAT = "lightning_apollo.adapter"  # the only key of the metadata: of several, the library writes any first
@@ -140,7 +140,7 @@ def _updated(
 
 
 def _merged_tensor(weight: StoredTensor, down: StoredTensor, up: StoredTensor, scale: float) -> Tensor:
-    return merge(weight.read(), down.read(), up.read(), scale)
+    return merge_adapter(weight.read(), down.read(), up.read(), scale)
 
 
 def _as_trained(tensor: StoredTensor, dtype: torch.dtype, is_quantized: bool) -> StoredTensor:

@@ -22,7 +22,7 @@ _COMPUTED = {r"(.*\.)?(inv_freq|position_ids)": "computed from the sizes, not le
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """One way to name the tensors of a model."""
 
     name: str
@@ -35,7 +35,7 @@ class Layout:
 class Mapped:
     """The names of a checkpoint, each of them in one of three places."""
 
-    layout: Layout
+    layout: TensorLayout
     used: dict[str, str]  # ours -> theirs
     unused: dict[str, str]  # theirs -> why
     unknown: list[str]  # theirs
@@ -47,22 +47,22 @@ class Mapped:
 
 
 LAYOUTS = (
-    Layout(
+    TensorLayout(
         "VideoLLaMA 3 (training repository)",
         f"model.vision_encoder.vision_encoder.{_PATCHES}",
         {"model.vision_encoder.vision_encoder.": "vision_encoder.", "model.mm_projector.": "connector.", **_LLM},
     ),
-    Layout(
+    TensorLayout(
         "VideoLLaMA 3 (hub, remote code)",
         f"model.vision_encoder.{_PATCHES}",
         {"model.vision_encoder.": "vision_encoder.", "model.mm_projector.": "connector.", **_LLM},
     ),
-    Layout(
+    TensorLayout(
         "VideoLLaMA 3 (transformers)",
         f"model.vision_model.{_PATCHES}",
         {theirs: ours for ours, theirs in PORT_PREFIXES.items()},
     ),
-    Layout(
+    TensorLayout(
         "SigLIP",
         f"vision_model.{_PATCHES}",
         {"vision_model.": "vision_encoder."},
@@ -72,15 +72,17 @@ LAYOUTS = (
             r"(text_model\..*|logit_scale|logit_bias)": _CONTRASTIVE,
         },
     ),
-    Layout(
+    TensorLayout(
         "SigLIP (vision tower alone)",
         "embeddings.position_embedding.weight",
         _ENCODER,
         {r"embeddings\.position_embedding\..*": _POSITIONS, r"head\..*": _HEAD},
     ),
-    Layout("VL3-SigLIP-NaViT", _PATCHES, _ENCODER),
-    Layout("language model", "model.embed_tokens.weight", _LLM),
-    Layout("language model (no head)", "embed_tokens.weight", {k.removeprefix("model."): v for k, v in _LLM.items()}),
+    TensorLayout("VL3-SigLIP-NaViT", _PATCHES, _ENCODER),
+    TensorLayout("language model", "model.embed_tokens.weight", _LLM),
+    TensorLayout(
+        "language model (no head)", "embed_tokens.weight", {k.removeprefix("model."): v for k, v in _LLM.items()}
+    ),
 )
 
 

@@ -105,7 +105,7 @@ class BlankMediaCheck(Callback):
         pl_module.log_dict(report.metrics())
         self._is_logged = True
         if trainer.is_global_zero:
-            for line in describe(report, _is_first(trainer), self.starts_trained):
+            for line in blank_media_lines(report, _is_first(trainer), self.starts_trained):
                 self._say(line)
 
 
@@ -116,7 +116,7 @@ def forget_logged(trainer: Trainer) -> None:
         trainer._results.reset(fx="on_before_optimizer_step")
 
 
-def describe(report: BlankMediaReport, is_first: bool, starts_trained: bool) -> list[str]:
+def blank_media_lines(report: BlankMediaReport, is_first: bool, starts_trained: bool) -> list[str]:
     """The report in a line, and a line for each thing that is wrong."""
     metrics, gap, when = report.metrics(), report.gap, "first" if is_first else "last"
     line = f"{when} step: {report.label_share:.0%} of the text is learned"

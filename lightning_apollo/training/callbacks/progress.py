@@ -4,7 +4,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lightning_apollo.progress import Bars, bars
 
 
 class StepProgress(ProgressBar):
@@ -14,7 +15,7 @@ class StepProgress(ProgressBar):
         super().__init__()
         self.title = title
         self._is_enabled = True
-        self._bar: Progress | None = None
+        self._bar: Bars | None = None
 
     def disable(self) -> None:
         """Lightning calls this on every rank but the first."""
@@ -26,15 +27,7 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._is_enabled:
             return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps · loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-            TextColumn("·"),
-            TimeRemainingColumn(),
-        )
+        self._bar = bars("steps · loss {task.fields[loss]:.3f}")
         self._bar.add_task(self.title, total=trainer.estimated_stepping_batches, loss=float("nan"))
         self._bar.start()
 

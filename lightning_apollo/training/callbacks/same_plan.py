@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_apollo.training.processes.agreement import RanksDisagree, compare
+from lightning_apollo.training.processes.agreement import RanksDisagree, disagreement
 
 
 class SamePlan(Callback):
@@ -24,5 +24,5 @@ class SamePlan(Callback):
             return
         seen: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(seen, {"facts": self._facts(), "problem": "", "host": socket.gethostname()})
-        if verdict := compare(seen, [rank["host"] for rank in seen]):
+        if verdict := disagreement(seen, [rank["host"] for rank in seen]):
             raise RanksDisagree(verdict)

@@ -43,7 +43,7 @@ class RanksDisagree(UserError):
     """Ranks that would not train the same; the message names one of them."""
 
 
-def agree(see: Callable[[], Facts], output: Path) -> Facts:
+def agreed_facts(see: Callable[[], Facts], output: Path) -> Facts:
     """Facts of rank 0, where every rank sees the same.
 
     see: looks at this rank's disk; its UserError ends all ranks. output: folder of the run, which all must share.
@@ -156,10 +156,10 @@ def _judge(store: Store, me: Rank) -> str:
         time.sleep(_POLL_SECONDS)
     ranks = range(me.world_size)
     hosts = [store.get(f"host/{rank}").decode() for rank in ranks]
-    return compare([json.loads(store.get(f"facts/{rank}")) for rank in ranks], hosts)
+    return disagreement([json.loads(store.get(f"facts/{rank}")) for rank in ranks], hosts)
 
 
-def compare(seen: Sequence[Mapping[str, object]], hosts: Sequence[str]) -> str:
+def disagreement(seen: Sequence[Mapping[str, object]], hosts: Sequence[str]) -> str:
     """The line about the first rank that does not see what rank 0 sees; empty where all do.
 
     seen: of each rank its `facts`, its `problem` in words or "", and its `output`.

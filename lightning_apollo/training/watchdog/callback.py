@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_apollo.files import SideFile
 from lightning_apollo.models.video_lmm import VideoLMM
-from lightning_apollo.training.watchdog.report import BETWEEN, Position, RankReport, describe, entry, is_stalled
+from lightning_apollo.training.watchdog.report import BETWEEN, Position, RankReport, deadlock_report, entry, is_stalled
 
 EXIT_CODE = 70  # of a run that a sentinel ends
 LOG = "sentinel.log"
@@ -175,7 +175,7 @@ class _Watch(threading.Thread):
             self._reported = None
         elif self._reported is None:
             self._reported = time.monotonic()
-            self._write(describe(reports))
+            self._write(deadlock_report(reports))
         elif time.monotonic() - self._reported >= self.settings.end_seconds:
             self._write(f"nothing has moved for {self.settings.end_seconds:.0f} s more: the run ends")
             self.store.set("end", "")

@@ -61,7 +61,7 @@ def is_stalled(reports: Sequence[RankReport], patience_seconds: float) -> bool:
     return apart and max(still) >= patience_seconds and min(still) >= patience_seconds / 2
 
 
-def describe(reports: Sequence[RankReport]) -> str:
+def deadlock_report(reports: Sequence[RankReport]) -> str:
     """The report for a person: the diagnosis, then every rank with where it is, since when, with which samples."""
     lines = [f"the ranks wait for each other: {diagnosis(reports)}"]
     for report in reports:

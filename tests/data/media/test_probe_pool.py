@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.media.probe_pool import MediaFacts, MediaKey, _Worker, probe_all
+from lightning_apollo.data.media.probe_pool import MediaKey, ProbeResult, _Worker, probe_all
 from lightning_apollo.machine.video_libraries import FFmpegMissing
 from tests.probes import faulty, without_torchcodec
 from tests.small_data import write_pictures
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def facts_of(folder: Path, names: list[str], jobs: int, deadline: float) -> dict[str, MediaFacts]:
+def facts_of(folder: Path, names: list[str], jobs: int, deadline: float) -> dict[str, ProbeResult]:
     keys = [MediaKey(str(folder / name), "image") for name in names]
     return {Path(key.path).name: facts for key, facts in probe_all(keys, jobs, deadline, faulty)}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_apollo.data.plan.mixture import check_shares, share_out
+from lightning_apollo.data.plan.mixture import check_shares, passes_for_shares
 from lightning_apollo.data.plan.order import epoch_order, epoch_size
 from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.recipe.layers import RecipeError
@@ -20,19 +20,19 @@ ONCE = dict.fromkeys(SIZES, 1.0)
 
 
 def test_passes_by_hand() -> None:
-    passes = share_out(ONCE, SIZES, MODALITIES, {"text": 0.2, "image": 0.3, "video": 0.5})
+    passes = passes_for_shares(ONCE, SIZES, MODALITIES, {"text": 0.2, "image": 0.3, "video": 0.5})
     # 1000 samples: 200 of 100 texts, 300 of the 400 images, 500 of the 500 clips
     assert passes == pytest.approx({"chat": 2.0, "photos": 0.75, "charts": 0.75, "clips": 1.0})
 
 
 def test_sources_of_one_modality_keep_their_ratio() -> None:
-    passes = share_out({**ONCE, "charts": 3.0}, SIZES, MODALITIES, {"text": 0.0, "image": 0.5, "video": 0.5})
+    passes = passes_for_shares({**ONCE, "charts": 3.0}, SIZES, MODALITIES, {"text": 0.0, "image": 0.5, "video": 0.5})
     assert passes["charts"] == pytest.approx(3 * passes["photos"])
     assert passes["chat"] == 0.0
 
 
 def test_without_shares_the_mixture_stays() -> None:
-    assert share_out(ONCE, SIZES, dict.fromkeys(SIZES), {}) == ONCE
+    assert passes_for_shares(ONCE, SIZES, dict.fromkeys(SIZES), {}) == ONCE
 
 
 @given(
@@ -42,7 +42,7 @@ def test_without_shares_the_mixture_stays() -> None:
 def test_an_epoch_has_the_shares(weights: list[int], sizes: list[int]) -> None:
     shares = dict(zip(("text", "image", "video"), (w / sum(weights) for w in weights), strict=True))
     source_sizes = dict(zip(SIZES, sizes, strict=True))
-    passes = share_out(ONCE, source_sizes, MODALITIES, shares)
+    passes = passes_for_shares(ONCE, source_sizes, MODALITIES, shares)
     drawn = Counter(MODALITIES[list(SIZES)[source]] for source, _ in epoch_order(source_sizes, passes, 0, 0).tolist())
     total = epoch_size(source_sizes, passes)
     assert abs(total - sum(sizes)) <= 4  # as long as without shares, but for the rounding of each source
@@ -65,9 +65,9 @@ def test_bad_shares(shares: dict[str, float], message: str) -> None:
 
 def test_a_share_without_a_source_and_a_source_without_a_modality() -> None:
     with pytest.raises(ValueError, match=r"shares.*\bmulti_image\b"):
-        share_out(ONCE, SIZES, MODALITIES, {"multi_image": 0.5, "video": 0.5})
+        passes_for_shares(ONCE, SIZES, MODALITIES, {"multi_image": 0.5, "video": 0.5})
     with pytest.raises(ValueError, match=r"data\.sources\.chat\.modality"):
-        share_out(ONCE, SIZES, {**MODALITIES, "chat": None}, {"video": 1.0})
+        passes_for_shares(ONCE, SIZES, {**MODALITIES, "chat": None}, {"video": 1.0})
     with pytest.raises(RecipeError, match=r"stages\.instruction_tuning: .*shares.*\b1\b"):
         load_recipe("apollo-3b", ["stages.instruction_tuning.shares={text: 0.3, video: 0.3}"])
 

@@ -7,7 +7,7 @@ import torch
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.prompt.clip_text import ClipTextConfig
-from lightning_apollo.data.prompt.encode import ChatTokenizer, prompt_text, render, render_prompt
+from lightning_apollo.data.prompt.encode import ChatTokenizer, prompt_text, render_conversation, render_prompt
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.structures import ClipShape, Frames, VisualItem
@@ -147,7 +147,7 @@ def test_a_training_sample_learns_its_answer_alone(tokenizer: ChatTokenizer) -> 
     conversation = Conversation(
         "rows:1", "test", (*asked(FILM).messages, Message("assistant", (TextPart("red"),)))
     )  # fmt: skip
-    sample = render(conversation, [TWO], tokenizer, PATCH, clip_text=ClipTextConfig("both", "released"))
+    sample = render_conversation(conversation, [TWO], tokenizer, PATCH, clip_text=ClipTextConfig("both", "released"))
     learnt = sample.labels[sample.labels >= 0].tolist()
     red = tokenizer.encode("red", add_special_tokens=False, split_special_tokens=True)
     assert learnt == [*red, tokenizer.convert_tokens_to_ids("<|im_end|>")]

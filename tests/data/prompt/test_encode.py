@@ -15,7 +15,7 @@ from transformers import (
 from transformers.video_utils import VideoMetadata
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, Role, TextPart
-from lightning_apollo.data.prompt.encode import prompt_text, render, render_prompt
+from lightning_apollo.data.prompt.encode import prompt_text, render_conversation, render_prompt
 from lightning_apollo.structures import IGNORE_INDEX, Frames, Sample, VisualItem
 from tests.places import ROOT
 
@@ -66,7 +66,7 @@ def _learnt(sample: Sample) -> list[str]:
 
 def test_images_come_before_their_question() -> None:
     conversation = _conversation(_message("user", PICTURE, PICTURE, "Q"), _message("assistant", "A"))
-    sample = render(conversation, [_image(1, 2), _image(1, 1, merge_size=2)], TOKENIZER, PATCH)
+    sample = render_conversation(conversation, [_image(1, 2), _image(1, 1, merge_size=2)], TOKENIZER, PATCH)
     assert _text(sample) == (
         "<|im_start|>user\n<image><image>\n<image>\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
     )
@@ -82,7 +82,7 @@ def test_ids_and_labels_written_out() -> None:
     newline, red, what = (TOKENIZER.encode(text)[0] for text in ("\n", "red", "What"))
     start, end, user, assistant = ids.values()
     conversation = _conversation(_message("user", PICTURE, "What"), _message("assistant", "red"))
-    sample = render(conversation, [_image()], TOKENIZER, PATCH)
+    sample = render_conversation(conversation, [_image()], TOKENIZER, PATCH)
     question = [start, user, newline, IMAGE, newline, what, end, newline]
     answer = [start, assistant, newline, red, end, newline]
     assert sample.input_ids.tolist() == question + answer
@@ -92,7 +92,7 @@ def test_ids_and_labels_written_out() -> None:
 
 def test_every_frame_of_a_video_has_its_time_and_its_own_run() -> None:
     conversation = _conversation(_message("user", CLIP, "Q"), _message("assistant", "A"))
-    sample = render(conversation, [_video(0.0, 0.96, 12.25, columns=2)], TOKENIZER, PATCH)
+    sample = render_conversation(conversation, [_video(0.0, 0.96, 12.25, columns=2)], TOKENIZER, PATCH)
     assert _text(sample).startswith(
         "<|im_start|>user\nTime 0.0s:<image><image>,Time 1.0s:<image><image>,Time 12.2s:<image><image>\nQ<|im_end|>\n"
     )
@@ -101,25 +101,29 @@ def test_every_frame_of_a_video_has_its_time_and_its_own_run() -> None:
 def test_a_video_shown_as_an_image_has_no_time_and_a_hidden_one_leaves_nothing() -> None:
     conversation = _conversation(_message("user", CLIP, "Q"), _message("assistant", "A"))
     answer = "Q<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
-    assert _text(render(conversation, [_image()], TOKENIZER, PATCH)) == f"<|im_start|>user\n<image>\n{answer}"
-    blind = render(conversation, [None], TOKENIZER, PATCH)
+    assert (
+        _text(render_conversation(conversation, [_image()], TOKENIZER, PATCH)) == f"<|im_start|>user\n<image>\n{answer}"
+    )
+    blind = render_conversation(conversation, [None], TOKENIZER, PATCH)
     assert _text(blind) == f"<|im_start|>user\n{answer}"
     assert blind.visuals == ()
 
 
 def test_system_and_every_answer_of_many_turns() -> None:
     turns = [_message("user", "Q"), _message("assistant", "A\n"), _message("user", "R"), _message("assistant", "B")]
-    sample = render(_conversation(_message("system", "S"), *turns), [], TOKENIZER, PATCH, system_prompt="not used")
+    sample = render_conversation(
+        _conversation(_message("system", "S"), *turns), [], TOKENIZER, PATCH, system_prompt="not used"
+    )
     assert _text(sample).startswith("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n")
     assert _learnt(sample) == ["A\n<|im_end|>", "B<|im_end|>"]
-    sample = render(_conversation(*turns), [], TOKENIZER, PATCH, system_prompt="T")
+    sample = render_conversation(_conversation(*turns), [], TOKENIZER, PATCH, system_prompt="T")
     assert _text(sample).startswith("<|im_start|>system\nT<|im_end|>\n<|im_start|>user\nQ")
 
 
 def test_special_tokens_in_a_text_stay_text() -> None:
     text = "Q<|im_end|>\n<|im_start|>assistant\n<image><|stream_start|>"
     conversation = _conversation(_message("user", text), _message("assistant", "A<|im_end|><image>"))
-    sample = render(conversation, [], TOKENIZER, PATCH)
+    sample = render_conversation(conversation, [], TOKENIZER, PATCH)
     assert text in _text(sample)
     assert not bool(sample.is_placeholder.any())
     special = sample.input_ids[sample.input_ids <= 5].tolist()
@@ -137,7 +141,7 @@ STREAM = _conversation(
 
 
 def test_a_stream_deals_its_frames_out_by_time() -> None:
-    sample = render(STREAM, [_video(0.0, 1.0, 2.0, 3.0, 4.0, columns=2)], TOKENIZER, PATCH)
+    sample = render_conversation(STREAM, [_video(0.0, 1.0, 2.0, 3.0, 4.0, columns=2)], TOKENIZER, PATCH)
     assert _text(sample).replace("<image><image>", "#") == (
         "<|stream_start|>stream\nTime 0.0s: #\n<|stream_end|>\n"
         "<|im_start|>user\nQ<|im_end|>\n"
@@ -151,7 +155,7 @@ def test_a_stream_deals_its_frames_out_by_time() -> None:
 
 
 def test_a_stream_teaches_what_really_follows_each_frame() -> None:
-    sample = render(STREAM, [_video(0.0, 1.0, 2.0, 3.0, 4.0)], TOKENIZER, PATCH)
+    sample = render_conversation(STREAM, [_video(0.0, 1.0, 2.0, 3.0, 4.0)], TOKENIZER, PATCH)
     speak, stay_silent, end_of_sample = "\n<|stream_end|>", "\nTime", "\n"
     assert _learnt(sample) == [
         speak,
@@ -162,20 +166,20 @@ def test_a_stream_teaches_what_really_follows_each_frame() -> None:
 
 
 def test_a_stream_without_frames_keeps_its_turns_and_one_beside_other_media_is_refused() -> None:
-    assert _text(render(STREAM, [None], TOKENIZER, PATCH)).startswith(
+    assert _text(render_conversation(STREAM, [None], TOKENIZER, PATCH)).startswith(
         "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant"
     )
     mixed = _conversation(
         _message("stream", CLIP), _message("user", PICTURE, time=1), _message("assistant", "A", time=1)
     )
     with pytest.raises(ValueError, match=r"rows\.jsonl:7: .*stream.*\b1 other"):
-        render(mixed, [_video(0.0), _image()], TOKENIZER, PATCH)
+        render_conversation(mixed, [_video(0.0), _image()], TOKENIZER, PATCH)
 
 
 def test_a_prompt_is_the_beginning_of_the_training_sample() -> None:
     turns = [_message("user", CLIP, "Q"), _message("assistant", "A"), _message("user", "R"), _message("assistant", "B")]
     item = _video(0.0, 1.0, columns=3)
-    sample = render(_conversation(*turns), [item], TOKENIZER, PATCH, "S")
+    sample = render_conversation(_conversation(*turns), [item], TOKENIZER, PATCH, "S")
     for asked in (turns, turns[:-1]):
         prompt = render_prompt(_conversation(*asked), [item], TOKENIZER, PATCH, "S")
         assert prompt.input_ids.tolist() == sample.input_ids[: len(prompt.input_ids)].tolist()
@@ -187,9 +191,11 @@ def test_a_prompt_is_the_beginning_of_the_training_sample() -> None:
 
 def test_a_sample_without_a_label_and_a_wrong_number_of_visuals_are_errors() -> None:
     with pytest.raises(ValueError, match=r"rows\.jsonl:7: .*label"):
-        render(_conversation(_message("user", "Q")), [], TOKENIZER, PATCH)
+        render_conversation(_conversation(_message("user", "Q")), [], TOKENIZER, PATCH)
     with pytest.raises(ValueError, match=r"rows\.jsonl:7: 1 visuals.*\b0 media"):
-        render(_conversation(_message("user", "Q"), _message("assistant", "A")), [_image()], TOKENIZER, PATCH)
+        render_conversation(
+            _conversation(_message("user", "Q"), _message("assistant", "A")), [_image()], TOKENIZER, PATCH
+        )
 
 
 def _exchanges() -> Conversation:
@@ -201,24 +207,24 @@ def _exchanges() -> Conversation:
 
 
 def test_old_exchanges_go_first_and_media_system_and_last_answer_stay() -> None:
-    full = render(_exchanges(), [_image()], TOKENIZER, PATCH)
+    full = render_conversation(_exchanges(), [_image()], TOKENIZER, PATCH)
     length = len(full.input_ids)
-    assert _learnt(render(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=length)) == _learnt(full)
-    less = render(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=length - 1)
+    assert _learnt(render_conversation(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=length)) == _learnt(full)
+    less = render_conversation(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=length - 1)
     assert _learnt(less) == ["A1<|im_end|>", "A2<|im_end|>", "A3<|im_end|>"]
-    least = render(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=len(less.input_ids) - 1)
+    least = render_conversation(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=len(less.input_ids) - 1)
     assert _learnt(least) == ["A1<|im_end|>", "A3<|im_end|>"]
     assert _text(least).startswith("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<image>\nQ1")
     size = len(least.input_ids)
     with pytest.raises(ValueError, match=rf"rows\.jsonl:7: {size} tokens.*max_length.*\b{size - 1}\b"):
-        render(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=size - 1)
+        render_conversation(_exchanges(), [_image()], TOKENIZER, PATCH, max_length=size - 1)
 
 
 def test_a_stream_is_never_shortened() -> None:
     item = _video(0.0, 1.0, 2.0)
-    length = len(render(STREAM, [item], TOKENIZER, PATCH).input_ids)
+    length = len(render_conversation(STREAM, [item], TOKENIZER, PATCH).input_ids)
     with pytest.raises(ValueError, match=rf"\b{length} tokens.*max_length.*\b{length - 1}\b"):
-        render(STREAM, [item], TOKENIZER, PATCH, max_length=length - 1)
+        render_conversation(STREAM, [item], TOKENIZER, PATCH, max_length=length - 1)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +285,7 @@ def test_placeholders_are_visual_tokens_and_labels_are_answers(exchanges: list, 
     for media, question, answer in exchanges:
         messages += [_message("user", *(part for part, _ in media), question), _message("assistant", answer)]
         visuals += [item for _, item in media]
-    sample = render(_conversation(*messages), visuals, TOKENIZER, PATCH, system_prompt)
+    sample = render_conversation(_conversation(*messages), visuals, TOKENIZER, PATCH, system_prompt)
     assert (sample.input_ids == IMAGE).tolist() == sample.is_placeholder.tolist()
     assert int(sample.is_placeholder.sum()) == sum(item.num_visual_tokens(PATCH) for item in visuals)
     assert _learnt(sample) == [f"{answer}<|im_end|>" for _, _, answer in exchanges]
@@ -291,7 +297,7 @@ def test_placeholders_are_visual_tokens_and_labels_are_answers(exchanges: list, 
 def test_in_a_stream_no_turn_sees_the_future(seconds: list[float], times: list[float]) -> None:
     turns = [_message("assistant", f"at {time!r}", time=time) for time in sorted(times)]
     item = _video(*sorted(seconds))
-    sample = render(
+    sample = render_conversation(
         _conversation(_message("stream", CLIP), _message("user", "Q", time=0.0), *turns), [item], TOKENIZER, PATCH
     )
     text = _text(sample)

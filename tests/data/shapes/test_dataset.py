@@ -18,8 +18,8 @@ from lightning_apollo.data.annotations.manifest import check_manifest, read_mani
 from lightning_apollo.data.media.video import decode, load_image, probe
 from lightning_apollo.data.sampling.budget import BudgetConfig, target_sizes
 from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
-from lightning_apollo.data.shapes.dataset import HELD_OUT_QUESTIONS, REPEATS, ShapesConfig, render, texts
-from lightning_apollo.data.shapes.render import draw
+from lightning_apollo.data.shapes.dataset import HELD_OUT_QUESTIONS, REPEATS, ShapesConfig, render_shapes, texts
+from lightning_apollo.data.shapes.render import draw_still
 from lightning_apollo.data.shapes.scene import (
     BORDERS,
     COLOURS,
@@ -29,7 +29,7 @@ from lightning_apollo.data.shapes.scene import (
     QUESTIONS,
     Scene,
     Still,
-    describe,
+    clip_scene,
     describe_image,
 )
 from tests.places import ROOT
@@ -42,7 +42,7 @@ TEMPORAL = [kind for kind, question in QUESTIONS.items() if question.is_temporal
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    render(SMALL, folder)
+    render_shapes(SMALL, folder)
     return folder
 
 
@@ -77,13 +77,13 @@ def stories() -> list[Scene]:
 
 
 def test_every_story_is_told_once(stories: list[Scene]) -> None:
-    scenes = [describe(7, index) for index in range(NUM_STORIES)]
+    scenes = [clip_scene(7, index) for index in range(NUM_STORIES)]
     assert set(scenes) == {replace(story, border=border) for story, border in product(stories, BORDERS)}
     assert len(scenes) == len(set(scenes)) == 36480
-    assert scenes[:20] == [describe(7, index) for index in range(20)]
-    assert scenes[:20] != [describe(8, index) for index in range(20)]
+    assert scenes[:20] == [clip_scene(7, index) for index in range(20)]
+    assert scenes[:20] != [clip_scene(8, index) for index in range(20)]
     with pytest.raises(ValueError, match=r"^clip 36480\b.*\b36480 different"):
-        describe(7, NUM_STORIES)
+        clip_scene(7, NUM_STORIES)
 
 
 @pytest.mark.parametrize("kind", TEMPORAL)
@@ -114,7 +114,7 @@ def test_best_guess_from_one_random_still_on_held_out_clips() -> None:
     votes: dict[tuple, Counter[str]] = defaultdict(Counter)  # the blind model's keys are the questions alone
     single_frame, blind = Counter(), Counter()
     for index in range(num_training + num_held_out):
-        scene, random = describe(0, index), Random(index)
+        scene, random = clip_scene(0, index), Random(index)
         still = random.choice(scene.stills())
         for kind, question in QUESTIONS.items():
             answer = question.answer(scene)
@@ -134,7 +134,7 @@ def test_best_guess_from_one_random_still_on_held_out_clips() -> None:
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_answers_are_what_a_viewer_says(kind: str) -> None:
     for index in range(100):
-        scene = describe(1, index)
+        scene = clip_scene(1, index)
         answer = QUESTIONS[kind].answer(scene)
         assert answer == watched_answer(QUESTIONS[kind].text, scene.stills())
         assert answer in QUESTIONS[kind].choices
@@ -154,11 +154,11 @@ def test_decoded_frames_are_the_stills_and_equal_stills_decode_equally(folder: P
     repeated = 0
     for index in SMALL.training_indices:
         clip = folder / "clips" / f"{index:06d}.mp4"
-        stills = describe(SMALL.seed, index).stills()
+        stills = clip_scene(SMALL.seed, index).stills()
         frames = decode(clip, torch.arange(32, dtype=torch.float64) / 8, (64, 64))
         for i, pixels in enumerate(frames.pixels):
             still = stills[i // 4]
-            assert (pixels.float() - draw(still).float()).abs().mean() < 3.0
+            assert (pixels.float() - draw_still(still).float()).abs().mean() < 3.0
             repeated += (still, i % 4) in decoded
             assert torch.equal(pixels, decoded.setdefault((still, i % 4), pixels))
     assert repeated > 20
@@ -186,7 +186,7 @@ def read_still(picture: torch.Tensor) -> Still:
 
 def test_a_picture_is_border_colour_and_lamp() -> None:
     """A border of four pixels, a lamp in rows 8-27 and columns 10-53, and nothing but the colour elsewhere."""
-    picture = draw(Still("red", is_lit=False, border="white"))
+    picture = draw_still(Still("red", is_lit=False, border="white"))
     red = torch.tensor([220, 40, 40], dtype=torch.uint8).view(3, 1, 1)
     is_red, is_black, is_white = ((picture == colour).all(dim=0) for colour in (red, 0, 255))
     assert torch.equal(is_red | is_black | is_white, torch.ones(64, 64, dtype=torch.bool))
@@ -201,7 +201,7 @@ def test_a_frame_is_read_at_the_size_of_the_tiny_recipe(folder: Path) -> None:
     assert size == (32, 32)
     for index in SMALL.training_indices:
         frames = decode(folder / "clips" / f"{index:06d}.mp4", torch.arange(8, dtype=torch.float64) / 2, size)
-        for still, pixels in zip(describe(SMALL.seed, index).stills(), frames.pixels, strict=True):
+        for still, pixels in zip(clip_scene(SMALL.seed, index).stills(), frames.pixels, strict=True):
             assert read_still(pixels) == still
 
 
@@ -228,12 +228,12 @@ def test_manifests_are_read_without_an_error(folder: Path) -> None:
 
 def test_training_conversations_answer_what_their_clip_shows(folder: Path) -> None:
     for row in read_rows(folder / "video_qa.jsonl"):
-        stills = describe(SMALL.seed, int(Path(row["video"]).stem)).stills()
+        stills = clip_scene(SMALL.seed, int(Path(row["video"]).stem)).stills()
         asked = [turn["value"].removeprefix("<video>\n") for turn in row["conversations"][::2]]
         assert row["conversations"][0]["value"].startswith("<video>\n")
         assert [turn["value"] for turn in row["conversations"][1::2]] == [watched_answer(q, stills) for q in asked]
     for row in read_rows(folder / "streaming.jsonl"):
-        stills = describe(SMALL.seed, int(Path(row["video"][0]).stem)).stills()
+        stills = clip_scene(SMALL.seed, int(Path(row["video"][0]).stem)).stills()
         told = [(turn["time"], turn["content"]) for turn in row["conversation"] if turn["role"] == "assistant"]
         changes = [(i / 2, s.colour) for i, s in enumerate(stills) if i == 0 or s.colour != stills[i - 1].colour]
         assert told == changes
@@ -254,7 +254,7 @@ def test_held_out_questions_ask_everything_about_clips_that_are_not_trained_on(f
     trained = {row["video"] for row in read_rows(folder / "video_qa.jsonl")}
     assert trained.isdisjoint(row["video"] for row in rows)
     for row in rows:
-        stills = describe(SMALL.seed, int(Path(row["video"]).stem)).stills()
+        stills = clip_scene(SMALL.seed, int(Path(row["video"]).stem)).stills()
         assert row["answer"] == watched_answer(row["question"], stills)
         assert row["temporal"] == (row["type"] in TEMPORAL)
         assert row["answer"] in row["choices"]
@@ -270,7 +270,7 @@ def test_more_training_clips_leave_the_held_out_ones_alone() -> None:
 
 
 def test_rendering_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    render(SMALL, tmp_path / "again")
+    render_shapes(SMALL, tmp_path / "again")
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     assert len(files) == 8 + 8 + 8 + 1
     assert all((folder / path).read_bytes() == (tmp_path / "again" / path).read_bytes() for path in files)
@@ -284,30 +284,32 @@ def test_an_interrupted_render_is_redone(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render(config, tmp_path / "shapes", progress=interrupt)
+        render_shapes(config, tmp_path / "shapes", progress=interrupt)
     assert not (tmp_path / "shapes").exists()
     (tmp_path / "shapes.partial" / "clips" / "000000.mp4").write_bytes(b"half of a clip")
 
     seen = []
-    render(config, tmp_path / "shapes", progress=lambda done, total: seen.append((done, total)))
+    render_shapes(config, tmp_path / "shapes", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 7) for done in range(1, 8)]
     assert probe(tmp_path / "shapes" / "clips" / "000000.mp4").num_frames == 32
     assert not (tmp_path / "shapes.partial").exists()
 
 
 def test_a_finished_folder_is_used_as_it_is_and_another_configuration_refused(folder: Path, tmp_path: Path) -> None:
-    assert render(SMALL, folder, progress=lambda done, total: pytest.fail("rendered again")) == render(SMALL, folder)
+    assert render_shapes(SMALL, folder, progress=lambda done, total: pytest.fail("rendered again")) == render_shapes(
+        SMALL, folder
+    )
     with pytest.raises(ValueError, match=r"configuration.*data\.root"):
-        render(replace(SMALL, seed=4), folder)
+        render_shapes(replace(SMALL, seed=4), folder)
     with pytest.raises(ValueError, match=r"exists.*data\.root"):
-        render(SMALL, tmp_path)
+        render_shapes(SMALL, tmp_path)
 
 
 def test_of_two_renders_at_once_one_waits_for_the_other(tmp_path: Path) -> None:
     config = ShapesConfig(num_clips=1, num_held_out=1, num_images=4)
     reports: list[int] = []
     run = [
-        threading.Thread(target=render, args=(config, tmp_path / "shapes", lambda done, _: reports.append(done)))
+        threading.Thread(target=render_shapes, args=(config, tmp_path / "shapes", lambda done, _: reports.append(done)))
         for _ in range(2)
     ]
     for thread in run:

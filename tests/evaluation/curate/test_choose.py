@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from lightning_apollo.evaluation.curate.choose import (
+    CandidateQuestion,
     Correlation,
     CurateConfig,
-    Question,
     ResultTable,
     correlate,
     correlate_random,
     curate,
     leave_one_out,
-    share_out,
+    questions_per_category,
     tabulate,
 )
 from lightning_apollo.evaluation.results import QuestionResult, ResultsError
@@ -92,7 +92,7 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     ],
 )
 def test_the_top_is_shared_out_evenly(top: int, sizes: dict[str, int], expected: dict[str, int]) -> None:
-    assert share_out(top, sizes) == expected
+    assert questions_per_category(top, sizes) == expected
 
 
 def test_correlations_by_hand() -> None:
@@ -129,7 +129,7 @@ def test_where_a_correlation_is_not_defined(scores: list[float]) -> None:
 
 def test_a_random_choice_correlates_like_a_part_with_its_whole() -> None:
     rights = np.random.default_rng(0).random((200, 400)) < 0.5  # models that differ by chance alone
-    questions = tuple(Question("hand", str(number), "ocr") for number in range(400))
+    questions = tuple(CandidateQuestion("hand", str(number), "ocr") for number in range(400))
     table = ResultTable(tuple(map(str, range(200))), questions, {"full": rights})
     assert correlate_random(table, 400).pearson == pytest.approx(1)
     assert correlate_random(table, 100).pearson == pytest.approx(math.sqrt(100 / 400), abs=0.03)

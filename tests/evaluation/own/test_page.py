@@ -13,7 +13,7 @@ from PIL import Image
 
 from lightning_apollo.evaluation.compare import compare
 from lightning_apollo.evaluation.own import page
-from lightning_apollo.evaluation.own.page import loss_a_token, worst_answers, write_page
+from lightning_apollo.evaluation.own.page import loss_a_token, worst_answers, write_outcome_page
 from lightning_apollo.evaluation.own.run import OwnOutcome, evaluate_rows, run_of_rows
 from lightning_apollo.evaluation.run import EvaluationConfig
 from lightning_apollo.models.llm import load_tokenizer
@@ -71,7 +71,7 @@ def test_the_page_is_self_contained_and_escaped(outcomes: list[OwnOutcome], tmp_
     compared = compare(
         first.run.benchmark, first.rows.questions, first.answers["full"], second.answers["full"], names, "full"
     )
-    write_page(tmp_path / "report.html", first, TOKENIZER, [compared], second)
+    write_outcome_page(tmp_path / "report.html", first, TOKENIZER, [compared], second)
     text = (tmp_path / "report.html").read_text()
     assert "<script" not in text
     assert not re.search(r"""(?:src|href)=["'](?!data:image/)""", text)
@@ -80,7 +80,7 @@ def test_the_page_is_self_contained_and_escaped(outcomes: list[OwnOutcome], tmp_
         assert said in text
     assert "val.jsonl:7" in text  # the row with a key that is not read
     assert "paired difference of score" in text
-    write_page(tmp_path / "alone.html", first, TOKENIZER)
+    write_outcome_page(tmp_path / "alone.html", first, TOKENIZER)
     assert "Beside" not in (tmp_path / "alone.html").read_text()
 
 
@@ -93,7 +93,7 @@ def test_long_videos_show_some_of_their_frames(
     assert [picture.seconds for picture in worst[0].pictures] == [0.0, 3.0]
     monkeypatch.setattr(page, "FRAME_PIXELS", 1)
     assert worst_answers(outcomes[0], TOKENIZER)[0].pictures[0].source.startswith("data:image/jpeg;base64,")
-    write_page(tmp_path / "report.html", outcomes[0], TOKENIZER)
+    write_outcome_page(tmp_path / "report.html", outcomes[0], TOKENIZER)
     assert "2 of the 4 frames that were shown" in (tmp_path / "report.html").read_text()
 
 
@@ -109,7 +109,7 @@ def test_media_that_are_gone_since_are_said(tmp_path: Path) -> None:
     evaluate_rows(run, rows, Oracle(), measure)
     (tmp_path / "clip.mp4").unlink()
     outcome = evaluate_rows(run, rows, Oracle(), measure)  # asks nothing
-    write_page(tmp_path / "report.html", outcome, TOKENIZER)
+    write_outcome_page(tmp_path / "report.html", outcome, TOKENIZER)
     text = (tmp_path / "report.html").read_text()
     assert text.count("cannot be shown now: ") == 4
     assert text.count("<h3>") == 7

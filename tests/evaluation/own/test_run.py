@@ -14,7 +14,7 @@ from lightning_apollo.evaluation.own.run import OwnOutcome, evaluate_rows, run_o
 from lightning_apollo.evaluation.question import BenchmarkError
 from lightning_apollo.evaluation.ranks import ONE_PROCESS, Ranks, join_ranks
 from lightning_apollo.evaluation.results import read_results
-from lightning_apollo.evaluation.run import EvaluationConfig, Run
+from lightning_apollo.evaluation.run import EvaluationConfig, EvaluationRun
 from tests.evaluation.own.own_files import EXPECTED, Oracle, measure, read, write_own_rows
 from tests.evaluation.test_prompting import FRAMES
 from tests.launch import launch
@@ -25,7 +25,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_own_rows(tmp_path_factory.mktemp("own"))
 
 
-def run_of(rows: OwnRows, output: Path, modes: tuple[str, ...] = ("full",), limit: int | None = None) -> Run:
+def run_of(rows: OwnRows, output: Path, modes: tuple[str, ...] = ("full",), limit: int | None = None) -> EvaluationRun:
     config = EvaluationConfig(modes, limit, batch_size=2)
     return run_of_rows(rows, FRAMES, output, "tiny", {"weights": "0123"}, config)
 

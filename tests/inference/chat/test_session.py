@@ -11,7 +11,7 @@ from apollo_kernels import Layout
 from lightning_apollo.data.annotations.rows import parse_row
 from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
 from lightning_apollo.inference.answer import answer
-from lightning_apollo.inference.chat.session import Chat, ChatError, Reply, read_question, stream_reply
+from lightning_apollo.inference.chat.session import Chat, ChatError, ChatReply, read_question, stream_reply
 from lightning_apollo.inference.generate import generate
 from lightning_apollo.inference.trained import load_checkpoint
 from lightning_apollo.inference.trained_model import TrainedModel
@@ -42,7 +42,7 @@ def finished(text: str) -> str:
     return text.rstrip("\ufffd")
 
 
-def last(trained: TrainedModel, chat: Chat, text: str, files: list[str], uploads: Path) -> tuple[Chat, list[Reply]]:
+def last(trained: TrainedModel, chat: Chat, text: str, files: list[str], uploads: Path) -> tuple[Chat, list[ChatReply]]:
     asked = read_question(trained, text, files, uploads)
     replies = list(stream_reply(trained, chat, asked, max_new_tokens=8))
     return chat.answered(asked, replies[-1].text), replies

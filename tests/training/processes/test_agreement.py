@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lightning_apollo.training.processes.agreement import compare
+from lightning_apollo.training.processes.agreement import disagreement
 from tests.places import ROOT
 
 HOST = socket.gethostname()
@@ -70,7 +70,7 @@ def test_ranks_that_see_the_same_continue_and_leave_nothing(results: Results) ->
 def test_the_first_rank_that_differs_is_named_with_what_differs() -> None:
     same = {"facts": {"last checkpoint": "that of step 4", "seed": "0"}, "problem": "", "output": "/runs"}
     behind = {**same, "facts": {"last checkpoint": "none", "seed": "0"}}
-    assert compare([same, same], ["a", "b"]) == ""
-    assert compare([same, same, behind], ["a", "b", "c"]).startswith(
+    assert disagreement([same, same], ["a", "b"]) == ""
+    assert disagreement([same, same, behind], ["a", "b", "c"]).startswith(
         "rank 2 (c) does not see what rank 0 (a) sees: last checkpoint is none instead of that of step 4: start"
     )

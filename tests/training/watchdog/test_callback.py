@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.training.watchdog.callback import EXIT_CODE, LOG
-from lightning_apollo.training.watchdog.report import Position, RankReport, describe, diagnosis, is_stalled
+from lightning_apollo.training.watchdog.report import Position, RankReport, deadlock_report, diagnosis, is_stalled
 from tests.launch import launch
 from tests.training.rank_steps import samples
 
@@ -105,6 +105,6 @@ def test_a_stall_is_ranks_apart_and_none_that_moves() -> None:
 def test_a_report_travels_as_text_and_shows_everything() -> None:
     one = report(3, BACKWARD, stack=("model.py:12 forward",))
     assert RankReport.from_json(one.to_json()) == one
-    text = describe([one, report(1, CONNECTOR)])
+    text = deadlock_report([one, report(1, CONNECTOR)])
     assert "rank 3: the backward of `vision`, for 9.0 s; step 7, micro-batch 14" in text
     assert "    samples: clips:3\n    model.py:12 forward" in text

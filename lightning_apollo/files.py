@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 from uuid import uuid4
 
-_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
+_PARTIAL = re.compile(r"(?P<name>.+)\.[0-9a-f]{32}\.partial")
 _MAX_BYTES = 2**24  # that wait for room
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
     The name is no other writer's, in whatever process or on whatever machine. After an error, `path` is as it was and
     nothing is left beside it. The umask says who may read the file, also where a library writes it for its owner alone.
     """
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    partial = _partial(path)
     try:
         partial.touch(exist_ok=False)
         mode = partial.stat().st_mode  # as the umask, or the folder's default list of access, has it
@@ -38,11 +40,41 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise
 
 
-def remove_partials(folder: Path) -> None:
-    """Removes what killed writers left in a folder, in which no other process may be writing."""
+@contextmanager
+def write_folder_atomically(folder: Path) -> Iterator[Path]:
+    """Yields a new folder beside `folder` to fill, which gets its name in one step at the end.
+
+    After an error nothing is left beside it. FileExistsError where another writer was faster: its folder stays.
+    """
+    partial = _partial(folder)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_partials(folder: Path, name: str | None = None) -> None:
+    """Removes what killed writers left in a folder, or of `name` in it alone; no other process may be writing there."""
     for path in folder.glob("*.partial"):
-        if _PARTIAL.fullmatch(path.name):
+        partial = _PARTIAL.fullmatch(path.name)
+        if partial is None or name not in (None, partial["name"]):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid4().hex}.partial")
 
 
 def sync(path: Path) -> None:
@@ -55,14 +87,14 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds the lock of this file, made where it is missing, after waiting for a process that has it.
+def lock(path: Path) -> Iterator[TextIO]:
+    """Yields this file, made where it is missing and locked, after waiting for a process that has its lock.
 
     The system gives it back when the process ends, even when it is killed.
     """
-    with path.open("a") as file:
+    with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def is_locked(path: Path) -> bool:
@@ -73,7 +105,7 @@ def is_locked(path: Path) -> bool:
         return not try_lock(file)
 
 
-def try_lock(file: TextIO) -> bool:
+def try_lock(file: IO[Any]) -> bool:
     """Takes the lock of an open file unless another process has it; OSError where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,7 +124,8 @@ class Misses:
     def add(self, error: BaseException) -> None:
         self.number += 1
         if self.number == 1:
-            logger.warning("%s cannot be written (%s): the run continues, and tries again", self.what, _reason(error))
+            reason = system_words(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+            logger.warning("%s cannot be written (%s): the run continues, and tries again", self.what, reason)
 
     def say(self, after: str) -> None:
         """Says at a run's end how many there were, if any, and `after` it what came of them."""
@@ -100,14 +133,14 @@ class Misses:
             logger.warning("%s: %d writes failed; %s", self.what, self.number, after)
 
 
-def _reason(error: BaseException) -> str:
+def system_words(error: BaseException) -> str | None:
     """The system's words where the error, or one that it came from, has them."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 class SideFile:

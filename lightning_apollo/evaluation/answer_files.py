@@ -7,7 +7,6 @@ OUTPUT/settings.json          with what the answers were made; a run with other 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lightning_apollo.evaluation.question import BenchmarkError
-from lightning_apollo.files import write_atomically
+from lightning_apollo.files import try_lock, write_atomically
 
 SETTINGS = "settings.json"
 
@@ -63,13 +62,9 @@ class AnswerFile:
     def __init__(self, output: Path, rank: int) -> None:
         path = output / f"answers-{rank}.jsonl"
         self._file = path.open("ab+")
-        try:
-            fcntl.flock(
-                self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # given back by the system even when the process is killed
-        except BlockingIOError as error:
+        if not try_lock(self._file):
             self._file.close()
-            raise BenchmarkError(f"{path}: another run is writing it: wait for it, or name another --output") from error
+            raise BenchmarkError(f"{path}: another run is writing it: wait for it, or name another --output")
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)  # what a killed run did not finish
 

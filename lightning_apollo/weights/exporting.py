@@ -8,7 +8,6 @@ fixture/                two small files and what the model makes of them (fixtur
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 
+from lightning_apollo.files import remove_partials, write_folder_atomically
 from lightning_apollo.inference.exported import PORT, export_metadata, load_exported, write_settings
 from lightning_apollo.models.checkpoint.expected import check_shapes, shapes_of_recipe
 from lightning_apollo.models.checkpoint.files import StoredTensor, open_weights, write_stored
@@ -46,10 +46,8 @@ def export_stage(
     if config.format == PORT:
         check_portable(recipe.model, reducer, preparer)
         tensors = to_port_names(tensors)
-    unfinished = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what an export that was stopped left
-    unfinished.mkdir(parents=True)
-    try:
+    remove_partials(output.parent, output.name)  # what an export that was killed left
+    with write_folder_atomically(output) as unfinished:
         write_shards(tensors, unfinished, max_shard_bytes)
         write_settings(config, unfinished)
         placeholders = None
@@ -60,10 +58,6 @@ def export_stage(
             load_tokenizer_of(recipe.model.llm).save_pretrained(unfinished)
         (unfinished / "README.md").write_text(run_card(recipe, stage, config, preparer, weights.parent))
         write_fixture(load_exported(unfinished), unfinished / FOLDER, placeholders)
-    except BaseException:
-        shutil.rmtree(unfinished)  # a full disk is not to stay full of it
-        raise
-    unfinished.replace(output)
 
 
 def write_shards(tensors: Mapping[str, StoredTensor], folder: Path, max_shard_bytes: int) -> None:

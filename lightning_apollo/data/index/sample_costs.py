@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
 from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.files import write_folder_atomically
 from lightning_apollo.progress import Progress
 
 FORMAT_VERSION = 1
@@ -159,15 +160,13 @@ def _write(folder: Path, index: Index, counts: TokenCounts) -> None:
     num_rows = np.bincount(index.sample_column("source"), minlength=len(index.sources))
     num_usable = np.bincount(costs.source, minlength=len(index.sources))
     lost = dict(zip(index.sources, (num_rows - num_usable).tolist(), strict=True))
-    partial_folder = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    for name in _COLUMNS:
-        np.save(partial_folder / f"{name}.npy", rows if name == "rows" else getattr(costs, name))
-    (partial_folder / "facts.json").write_text(json.dumps({"sources": index.sources, "num_unusable": lost}))
-    if not (folder / "facts.json").is_file():  # another process may have been faster; both have the same content
-        shutil.rmtree(folder, ignore_errors=True)
-        partial_folder.rename(folder)
+    # Another process may be faster: both have the same content
+    with suppress(FileExistsError), write_folder_atomically(folder) as partial:
+        for name in _COLUMNS:
+            np.save(partial / f"{name}.npy", rows if name == "rows" else getattr(costs, name))
+        (partial / "facts.json").write_text(json.dumps({"sources": index.sources, "num_unusable": lost}))
+        if not (folder / "facts.json").is_file():  # all that a folder without it can be is damaged
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(index: Index, preparer: Preparer, text: TextCounter) -> str:

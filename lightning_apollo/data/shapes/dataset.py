@@ -18,7 +18,6 @@ Rows are in the format of VideoLLaMA 3 (LLaVA's `conversations`, and `conversati
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -40,7 +39,7 @@ from lightning_apollo.data.shapes.scene import (
     describe_image,
 )
 from lightning_apollo.errors import UserError, suggestion
-from lightning_apollo.files import lock
+from lightning_apollo.files import lock, remove_partials, write_folder_atomically
 from lightning_apollo.progress import Progress
 
 FORMAT_VERSION = 5  # raised when the same configuration renders other files
@@ -97,14 +96,12 @@ def render_shapes(config: ShapesConfig, folder: Path, progress: Progress | None 
         if folder.exists():
             check_holds(config, folder)
             return facts
-        partial = folder.with_name(f"{folder.name}.partial")
-        if partial.exists():
-            shutil.rmtree(partial)
-        _write_media(config, partial, progress)
-        for name, rows in _manifests(config).items():
-            (partial / name).write_text(_jsonl(rows))
-        (partial / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-        partial.rename(folder)
+        remove_partials(folder.parent, folder.name)
+        with write_folder_atomically(folder) as partial:
+            _write_media(config, partial, progress)
+            for name, rows in _manifests(config).items():
+                (partial / name).write_text(_jsonl(rows))
+            (partial / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     return facts
 
 

@@ -15,7 +15,6 @@ An address says all that reading takes, so that any process can open it without 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -23,7 +22,6 @@ import posixpath
 import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +29,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from lightning_apollo.errors import UserError
-from lightning_apollo.files import write_atomically
+from lightning_apollo.files import lock, write_atomically
 from lightning_apollo.machine.packages import extra_command
 from lightning_apollo.structures import MediaError
 
@@ -204,18 +202,14 @@ def derived_file(address: str, suffix: str, write: Callable[[Path], None]) -> Pa
     """
     key = hashlib.sha256(repr((os.path.abspath(address), suffix, file_state(address))).encode()).hexdigest()
     made = cache_folder() / f"{key}-{name_of(address)[-64:]}.{suffix}"
-    with (cache_folder() / "derived.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks that ask for it at once wait for the first of them
+    with lock(cache_folder() / "derived.lock"):  # ranks that ask for it at once wait for the first of them
         if not made.is_file():
-            temporary = made.with_name(f"{made.name}.{uuid.uuid4().hex}")  # several machines may share the folder
             try:
-                write(temporary)
-                temporary.replace(made)
+                with write_atomically(made) as partial:
+                    write(partial)
             except OSError as error:
                 reason = f"its copy cannot be written to {cache_folder()} ({error.strerror or error})"
                 raise StorageError(f"{address}: {reason}: make room, or name a folder in XDG_CACHE_HOME") from error
-            finally:
-                temporary.unlink(missing_ok=True)
     return made
 
 

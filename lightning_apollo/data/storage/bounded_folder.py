@@ -9,7 +9,6 @@ limit, the folder is counted anew.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import uuid
 import warnings
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
+
+from lightning_apollo.files import lock
 
 _CHECKSUM_BYTES = 4
 _BLOCK_BYTES = 4096  # of a file system: what the smallest file takes
@@ -85,14 +86,13 @@ class BoundedFolder:
         if size > self.max_bytes:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "total").open("a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system even when the process is killed
-            total = _read_number(lock)
+        with lock(self.folder / "total") as sum_file:
+            total = _read_number(sum_file)
             if total is None or total + size > self.max_bytes:
                 total = self._make_room(size)
-            lock.truncate(0)
-            lock.write(str(total + size))
-            lock.flush()
+            sum_file.truncate(0)
+            sum_file.write(str(total + size))
+            sum_file.flush()
             with path.open("wb") as file:
                 file.truncate(num_bytes)
         return True

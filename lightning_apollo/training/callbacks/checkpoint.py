@@ -24,7 +24,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_apollo.errors import UserError
-from lightning_apollo.files import sync
+from lightning_apollo.files import sync, system_words
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
@@ -215,12 +215,7 @@ def _remove(*paths: Path) -> None:
 
 
 def write_reason(error: BaseException) -> str:
-    """The system's words where the error, or one that it came from, has them."""
+    """The system's words, or the error's own where there are none."""
     if isinstance(error, CheckpointException):  # what the ranks report, each with where it was
         return write_reason(next(iter(error.failures.values()))[0])
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return f"the file could not be written ({str(error).splitlines()[0]})"
+    return system_words(error) or f"the file could not be written ({str(error).splitlines()[0]})"

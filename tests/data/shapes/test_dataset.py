@@ -286,13 +286,15 @@ def test_an_interrupted_render_is_redone(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         render_shapes(config, tmp_path / "shapes", progress=interrupt)
     assert not (tmp_path / "shapes").exists()
-    (tmp_path / "shapes.partial" / "clips" / "000000.mp4").write_bytes(b"half of a clip")
+    leftover = tmp_path / f"shapes.{'a1' * 16}.partial"  # of a process that was killed
+    leftover.mkdir()
+    (leftover / "000000.mp4").write_bytes(b"half of a clip")
 
     seen = []
     render_shapes(config, tmp_path / "shapes", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 7) for done in range(1, 8)]
     assert probe(tmp_path / "shapes" / "clips" / "000000.mp4").num_frames == 32
-    assert not (tmp_path / "shapes.partial").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shapes", "shapes.lock"]
 
 
 def test_a_finished_folder_is_used_as_it_is_and_another_configuration_refused(folder: Path, tmp_path: Path) -> None:

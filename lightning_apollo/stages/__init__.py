@@ -1,12 +1,12 @@
-"""Training stages, found by the name that a recipe gives as `kind`."""
+"""Kinds of training stages, found by the name that a recipe gives as `kind`. Imports neither torch nor lightning."""
 
 from __future__ import annotations
 
 import difflib
 
 from lightning_apollo.stages.apollo import ConnectorAlignment, InstructionTuning, VisionPretraining
-from lightning_apollo.stages.base import Stage
 from lightning_apollo.stages.config import PackingConfig, StageConfig
+from lightning_apollo.stages.kind import StageKind
 from lightning_apollo.stages.videollama3 import (
     MultiTaskFineTuning,
     VideoCentricFineTuning,
@@ -14,27 +14,29 @@ from lightning_apollo.stages.videollama3 import (
     VisionLanguageAlignment,
 )
 
-STAGES: dict[str, type[Stage]] = {
-    stage.__name__: stage
-    for stage in (
-        Stage,
-        VisionEncoderAdaptation,
-        VisionLanguageAlignment,
-        MultiTaskFineTuning,
-        VideoCentricFineTuning,
-        ConnectorAlignment,
-        VisionPretraining,
-        InstructionTuning,
-    )
+KINDS: dict[str, type[StageKind]] = {
+    "Stage": StageKind,
+    **{
+        kind.__name__: kind
+        for kind in (
+            VisionEncoderAdaptation,
+            VisionLanguageAlignment,
+            MultiTaskFineTuning,
+            VideoCentricFineTuning,
+            ConnectorAlignment,
+            VisionPretraining,
+            InstructionTuning,
+        )
+    },
 }
 
-__all__ = ["STAGES", "PackingConfig", "Stage", "StageConfig", "find_stage"]
+__all__ = ["KINDS", "PackingConfig", "StageConfig", "StageKind", "find_kind"]
 
 
-def find_stage(kind: str) -> type[Stage]:
-    """The stage class called `kind`."""
-    if kind not in STAGES:
-        close = difflib.get_close_matches(kind, STAGES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(STAGES)}"
-        raise ValueError(f"no stage is called {kind}; {hint}")
-    return STAGES[kind]
+def find_kind(name: str) -> type[StageKind]:
+    """The kind of that name; ValueError where there is none."""
+    if name not in KINDS:
+        close = difflib.get_close_matches(name, KINDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KINDS)}"
+        raise ValueError(f"no stage is called {name}; {hint}")
+    return KINDS[name]

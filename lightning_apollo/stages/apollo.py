@@ -5,10 +5,10 @@ All seven schedules of Table 3 are made of them: docs/apollo.md has the table. R
 
 from typing import ClassVar
 
-from lightning_apollo.stages.base import Stage
+from lightning_apollo.stages.kind import StageKind
 
 
-class ConnectorAlignment(Stage):
+class ConnectorAlignment(StageKind):
     """Stage 1: the resampler learns the LLM's space from captions, half of them of images and half of videos.
 
     Towers and LLM are frozen. Rate 1e-4, at most 25 clips a video. (§5.1 says that a frozen LLM sees video alone, C.3
@@ -18,7 +18,7 @@ class ConnectorAlignment(Stage):
     trains: ClassVar = ("connector",)
 
 
-class VisionPretraining(Stage):
+class VisionPretraining(StageKind):
     """Stage 2: both towers and the resampler learn from video captions alone, behind a frozen LLM.
 
     Rates 5e-6 for the towers and 1e-4 for the resampler, at most 25 clips a video.
@@ -27,7 +27,7 @@ class VisionPretraining(Stage):
     trains: ClassVar = ("vision", "connector")
 
 
-class InstructionTuning(Stage):
+class InstructionTuning(StageKind):
     """Stage 3: resampler and LLM learn instructions over text, images, several images and videos.
 
     Rates 1e-4 for the resampler and 5e-5, 2e-5 or 1e-5 for the LLM of 1.5B, 3B or 7B. Apollo keeps the towers frozen

@@ -5,10 +5,10 @@ They differ in what they train and what they learn from; how a step runs is the 
 
 from typing import ClassVar
 
-from lightning_apollo.stages.base import Stage
+from lightning_apollo.stages.kind import StageKind
 
 
-class VisionEncoderAdaptation(Stage):
+class VisionEncoderAdaptation(StageKind):
     """Stage 1: the image encoder learns images of any resolution and the connector learns the LLM's space.
 
     The LLM is frozen, its output layer too. Short captions, scene text and documents; images keep every patch as a
@@ -18,7 +18,7 @@ class VisionEncoderAdaptation(Stage):
     trains: ClassVar = ("vision", "connector")
 
 
-class VisionLanguageAlignment(Stage):
+class VisionLanguageAlignment(StageKind):
     """Stage 2: all components train on detailed captions, text in images, charts, regions and some text alone.
 
     Rates 2e-6 for the encoder and 1e-5 for connector and LLM, here and in the stages after it. No videos yet.
@@ -27,7 +27,7 @@ class VisionLanguageAlignment(Stage):
     trains: ClassVar = ("vision", "connector", "llm")
 
 
-class MultiTaskFineTuning(Stage):
+class MultiTaskFineTuning(StageKind):
     """Stage 3: instructions over images, several images, text and the first videos.
 
     Videos are merged 2×2 and, from here on, lose the tokens that did not change since the frame before (DiffFP).
@@ -36,7 +36,7 @@ class MultiTaskFineTuning(Stage):
     trains: ClassVar = ("vision", "connector", "llm")
 
 
-class VideoCentricFineTuning(Stage):
+class VideoCentricFineTuning(StageKind):
     """Stage 4: mostly videos: general, streaming and temporal grounding, with images and text against forgetting.
 
     Images are merged 2×2 as well, so that an image costs what a frame does.

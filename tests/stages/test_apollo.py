@@ -9,13 +9,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig, TowerConfig
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.apollo.config import FusedEncoderConfig, TowerConfig
+from lightning_apollo.models.config import ConnectorConfig, ModelConfig, ReducerConfig
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.recipe.schema import load_recipe
 from lightning_apollo.runs.explain import explain
-from lightning_apollo.stages import InstructionTuning, StageConfig, find_stage
+from lightning_apollo.stages import InstructionTuning, StageConfig, find_kind
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import Frames, PackedBatch, VisualItem
 from tests.models.samples import MODEL, pack, sample
 from tests.quiet_trainer import quiet_trainer
@@ -111,7 +111,7 @@ def test_frozen_weights_stay_bit_for_bit(schedule: str) -> None:
     model = build_model(clip_model(), ReducerConfig())
     for stage in load_recipe(f"apollo-{schedule}").stages.values():
         before = weights(model)
-        fit(find_stage(stage.kind)(model, stage_config(stage.kind, *stage.trains)), [clip_batch(1), clip_batch(2)])
+        fit(Stage(model, stage_config(stage.kind, *stage.trains)), [clip_batch(1), clip_batch(2)])
         after = weights(model)
         for name in COMPONENTS:
             changed = [key for key in before[name] if not torch.equal(before[name][key], after[name][key])]
@@ -125,7 +125,7 @@ def test_the_conflict_about_the_towers_is_a_value() -> None:
     with pytest.raises(ValueError, match=r"InstructionTuning trains connector, llm \(and vision where the recipe"):
         InstructionTuning.check(stage_config("InstructionTuning", "llm"))
     with pytest.raises(ValueError, match="ConnectorAlignment trains connector, not vision, connector"):
-        find_stage("ConnectorAlignment").check(stage_config("ConnectorAlignment", "vision", "connector"))
+        find_kind("ConnectorAlignment").check(stage_config("ConnectorAlignment", "vision", "connector"))
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,7 @@ def test_realised_shares_are_logged(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
     torch.manual_seed(0)
-    stage = find_stage("ConnectorAlignment")(
-        build_model(clip_model(), ReducerConfig()), stage_config("ConnectorAlignment", "connector")
-    )
+    stage = Stage(build_model(clip_model(), ReducerConfig()), stage_config("ConnectorAlignment", "connector"))
     text = pack(*(sample(num_text=6, seed=number) for number in range(4)))
     trainer = quiet_trainer(
         log_every_n_steps=1,

@@ -6,21 +6,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.stages import (
-    STAGES,
-    MultiTaskFineTuning,
-    Stage,
-    StageConfig,
-    VisionEncoderAdaptation,
-    find_stage,
-)
+from lightning_apollo.stages import KINDS, MultiTaskFineTuning, StageConfig, StageKind, find_kind
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch, Sample
-from lightning_apollo.training.optim import OptimizerConfig
+from lightning_apollo.training.config import OptimizerConfig
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer
 
@@ -136,19 +130,19 @@ def test_frozen_parts_stay_bit_for_bit_and_trained_ones_move(trained: tuple[str,
 
 def test_each_trained_parameter_is_in_one_group_with_its_components_rate() -> None:
     one = model()
-    stage = VisionEncoderAdaptation(
-        one, config(trains={"vision": 1e-5, "connector": 1e-3}, optimizer=OptimizerConfig(weight_decay=0.1))
+    rates = {"vision": 1e-5, "connector": 1e-3}
+    stage = Stage(
+        one, config(kind="VisionEncoderAdaptation", trains=rates, optimizer=OptimizerConfig(weight_decay=0.1))
     )
     stage.trainer = Trainer(accelerator="cpu", max_steps=10, logger=False, enable_checkpointing=False)
     optimizer = stage.configure_optimizers()["optimizer"]
-    rates = [(parameter, group["initial_lr"]) for group in optimizer.param_groups for parameter in group["params"]]
-    expected = {"vision": 1e-5, "connector": 1e-3}
-    assert len(rates) == len({id(parameter) for parameter, _ in rates})
-    by_id = {id(parameter): rate for parameter, rate in rates}
+    own = [(parameter, group["initial_lr"]) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(own) == len({id(parameter) for parameter, _ in own})
+    by_id = {id(parameter): rate for parameter, rate in own}
     for name, part in one.components().items():
         for parameter in part.parameters():
-            assert by_id.get(id(parameter)) == expected.get(name)
-            assert parameter.requires_grad == (name in expected)
+            assert by_id.get(id(parameter)) == rates.get(name)
+            assert parameter.requires_grad == (name in rates)
 
 
 def test_a_row_of_metrics_counts_the_whole_step() -> None:
@@ -196,19 +190,19 @@ def test_the_papers_stages_train_what_they_say() -> None:
     with pytest.raises(
         ValueError, match="VisionEncoderAdaptation trains vision, connector, not vision, connector, llm"
     ):
-        VisionEncoderAdaptation(model(), config())
+        Stage(model(), config(kind="VisionEncoderAdaptation"))
     MultiTaskFineTuning.check(config())
     with pytest.raises(ValueError, match="kind: Stage trains whatever"):
         MultiTaskFineTuning.check(config(trains={"llm": 1e-5}))
 
 
-def test_stages_are_found_by_name() -> None:
-    assert [find_stage(name) for name in STAGES] == list(STAGES.values())
-    assert all(issubclass(stage, Stage) and issubclass(stage, nn.Module) for stage in STAGES.values())
+def test_kinds_are_found_by_name() -> None:
+    assert [find_kind(name) for name in KINDS] == list(KINDS.values())
+    assert all(issubclass(kind, StageKind) and name in ("Stage", kind.__name__) for name, kind in KINDS.items())
     with pytest.raises(ValueError, match="did you mean MultiTaskFineTuning"):
-        find_stage("MultiTaskFinetuning")
+        find_kind("MultiTaskFinetuning")
     with pytest.raises(ValueError, match="there are Stage, VisionEncoderAdaptation"):
-        find_stage("xyz")
+        find_kind("xyz")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lightning_apollo.cli.options import Overrides, RecipeArgument, RecipeOption
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.recipe.conf import recipe_file
-from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests
+from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests, require_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,6 +111,7 @@ def index(
             require_manifests(words or (), root)
         else:
             require_data(recipe, words or ())
+            require_recipe(recipe, words or ())
         from lightning_apollo.cli.data_tables import Plain, one_line, open_recipe
 
         if recipe is None:
@@ -190,6 +191,7 @@ def show(
         require_files([index])
         if recipe is not None:
             recipe_file(recipe)
+            require_recipe(recipe, overrides or ())
         from lightning_apollo.cli.data_tables import open_recipe, show_costs, show_text
         from lightning_apollo.data.index.tables import Index
 
@@ -248,6 +250,7 @@ def tune(
     with errors_in_one_line(debug):
         require_video()
         require_data(recipe, overrides or (), stage)
+        require_recipe(recipe, overrides or ())
         from lightning_apollo.cli.data_tables import choose_stage, open_recipe
         from lightning_apollo.cli.tables import tuning
         from lightning_apollo.runs import tune as tuner
@@ -271,6 +274,7 @@ def calibrate(recipe: RecipeArgument, overrides: Overrides = None, stage: Stage 
     with errors_in_one_line(debug):
         require_video()
         recipe_file(recipe)
+        require_recipe(recipe, overrides or ())
         from lightning_apollo.cli.data_tables import choose_stage, open_recipe
         from lightning_apollo.cli.tables import calibration
         from lightning_apollo.runs import calibrate as calibrator

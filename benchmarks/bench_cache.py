@@ -25,7 +25,8 @@ import torch
 from clips import Clip
 from harness import Measurement, Spread, spread
 
-from lightning_apollo.data.media.frame_cache import CachedReader, FrameCacheConfig
+from lightning_apollo.data.media.config import FrameCacheConfig
+from lightning_apollo.data.media.frame_cache import CachedReader
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
 from lightning_apollo.structures import Frames
 

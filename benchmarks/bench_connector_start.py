@@ -34,7 +34,7 @@ from harness import Measurement
 from PIL import Image, ImageEnhance, ImageOps
 from safetensors.torch import load_file, save_file
 
-from lightning_apollo.models.connector import INITS
+from lightning_apollo.models.config import INITS
 from lightning_apollo.recipe.schema import Recipe, load_recipe
 from lightning_apollo.runs.fit import run_stage
 from lightning_apollo.runs.stage_folder import stage_folder

@@ -30,7 +30,8 @@ from transformers import VideoLlama3VideoProcessor
 from apollo_kernels import Layout, pack_patches
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.sampling.budget import BudgetConfig, target_sizes
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.structures import Frames, MediaInfo, VisualBatch, VisualItem
 
 PATCH_SIZE, MERGE_SIZE = 14, 2

@@ -24,6 +24,7 @@ import numpy as np
 import plots
 from harness import Measurement, spread
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
 from lightning_apollo.data.plan.costs import SampleCosts
@@ -31,7 +32,7 @@ from lightning_apollo.data.plan.epoch import PlanConfig
 from lightning_apollo.data.plan.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.structures import PackedBatch, Sample

@@ -27,11 +27,13 @@ from torch.profiler import ProfilerActivity, profile
 from apollo_kernels import Layout, pack_patches
 from lightning_apollo.data.collate import collate
 from lightning_apollo.models import video_lmm
+from lightning_apollo.models.config import ModelConfig
 from lightning_apollo.models.reduce import select
-from lightning_apollo.models.video_lmm import FrameLMM, ModelConfig
+from lightning_apollo.models.video_lmm import FrameLMM
 from lightning_apollo.structures import PackedBatch, Sample
+from lightning_apollo.training.config import OptimizerConfig
 from lightning_apollo.training.losses import token_loss_sum
-from lightning_apollo.training.optim import OptimizerConfig, build_optimizer
+from lightning_apollo.training.optim import build_optimizer
 
 VOCABULARIES = (4_096, 32_768)
 LOOSE_THRESHOLD = 5.8  # grey levels: what Run-Length Tokenization drops

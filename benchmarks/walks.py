@@ -24,7 +24,7 @@ from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.schema import Recipe, load_recipe
 from lightning_apollo.runs.build import build_data
 from lightning_apollo.runs.fit import run_stage
-from lightning_apollo.stages import Stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.training.losses import token_loss_sum
 
 PACKAGE = Path(lightning_apollo.__file__).parent

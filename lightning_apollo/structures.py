@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lightning_apollo.errors import MediaError as MediaError
 from lightning_apollo.errors import UserError
+
+if TYPE_CHECKING:  # recipes name modalities and clips, and are read without torch
+    import torch
+    from torch import Tensor
 
 IGNORE_INDEX = -100  # the label of a token that no loss is taken on (PyTorch's own default)
 
@@ -67,6 +68,8 @@ class Frames:
     pts_seconds: Tensor  # (F,) float64, not decreasing, but where a clip begins before the one ahead of it ends
 
     def __post_init__(self) -> None:
+        import torch
+
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != torch.uint8:
             raise ValueError(f"frames are (F, 3, H, W) uint8, not {tuple(self.pixels.shape)} {self.pixels.dtype}")
         if self.pts_seconds.shape != self.pixels.shape[:1]:
@@ -190,6 +193,8 @@ class VisualBatch:
     @classmethod
     def from_items(cls, items: Sequence[VisualItem], patch_size: int) -> VisualBatch:
         """Packs items one after the other; no item at all gives an empty batch, which every op accepts."""
+        import torch
+
         clips = {item.clip for item in items}
         if len(clips) > 1:
             raise ValueError(f"items of one batch are clips of one shape, not {clips}")
@@ -206,7 +211,7 @@ class VisualBatch:
     @cached_property
     def grid_thw(self) -> Tensor:
         """(V, 3) int64 on the CPU: frames, rows, columns in patches before merging."""
-        return self.sizes // torch.tensor([1, self.patch_size, self.patch_size])
+        return self.sizes // self.sizes.new_tensor([1, self.patch_size, self.patch_size])
 
     @cached_property
     def frame_lengths(self) -> list[int]:
@@ -284,6 +289,8 @@ class PackedBatch:
 
 def cumulative_lengths(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """(S+1,) int32 with a leading 0: the `cu_seqlens` of segments with these lengths."""
+    import torch
+
     cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
     torch.cumsum(torch.tensor(lengths, dtype=torch.int32), dim=0, out=cu_seqlens[1:])
     return cu_seqlens.to(device, non_blocking=True)

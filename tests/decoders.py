@@ -15,8 +15,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.media.config import SupervisionConfig
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
-from lightning_apollo.data.media.supervisor import SupervisedReader, SupervisionConfig
+from lightning_apollo.data.media.supervisor import SupervisedReader
 from lightning_apollo.machine.video_libraries import FFmpegMissing
 from lightning_apollo.structures import Frames, MediaInfo, Modality
 

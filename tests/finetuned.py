@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.models.checkpoint.load import save_weights
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.schema import Recipe, load_recipe
 from tests.models.clips import randomize

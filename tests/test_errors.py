@@ -20,7 +20,7 @@ KINDS = {
     "errors.MediaError": Exception,
     "structures.MediaError": Exception,
     "structures.WeightsError": ValueError,
-    "data.plan.costs.PlanError": ValueError,
+    "data.plan.config.PlanError": ValueError,
     "data.datamodule.DataChanged": ValueError,
     "data.index.tables.IndexFileError": ValueError,
     "data.annotations.manifest.ManifestError": ValueError,

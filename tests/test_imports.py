@@ -18,8 +18,9 @@ FLOORS = (
     ("pages", "inference/parsers", "data/conversation", "data/plan", "data/sampling", "data/shapes", "data/collate"),
     ("data/storage", "data/prompt", "evaluation/open_answers", "evaluation/curate", "evaluation/question"),
     ("data/annotations", "data/media"),
+    ("data/config",),
     ("data/prepare", "data/source"),
-    ("data/index", "data/config", "data/readiness"),
+    ("data/index", "data/readiness"),
     ("data/dataset",),
     ("data/quarantine",),
     ("data/loader",),
@@ -50,6 +51,7 @@ OTHERS = {
     "data/prompt/clip_text": ("num2words",),
     "data/prompt/tokenizer": ("tokenizers",),
     "data/storage/remote": ("s3fs", "botocore", "aiohttp"),
+    "data/media/config": ("PIL",),
     "data/media/picture": ("PIL",),
     "data/media/rgb": ("PIL",),
     "models": ("apollo_kernels", "safetensors", "huggingface_hub"),
@@ -61,6 +63,10 @@ OTHERS = {
     "training": ("lightning",),
     "stages": ("lightning",),
 }
+# Modules of a command line that answers at once, and of the configuration that it checks before anything is trained or asked:
+# with all that they import in turn, they import these libraries and no other, so neither torch nor lightning nor transformers.
+LIGHT = ("cli/main", "recipe/schema", "recipe/early_checks", "stages")
+LIGHT_LIBRARIES = {"omegaconf", "yaml", "PIL", "typer", "rich", "packaging"}
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 SOURCES = {
     path.relative_to(ROOT / OURS).with_suffix("").as_posix().removesuffix("/__init__"): path
@@ -123,6 +129,29 @@ def test_a_file_imports_only_the_libraries_of_its_room(source: str) -> None:
         also = OTHERS.get(row.split("/")[0], ())
         wrong = libraries - set(OTHERS[row]) - set(also) - sys.stdlib_module_names
         assert not wrong, f"{source} imports {', '.join(sorted(wrong))}; see OTHERS"
+
+
+def loaded(source: str, seen: set[str]) -> set[str]:
+    """Files that are read where this one is imported: with their imports, and the packages around each of them."""
+    words = source.split("/")
+    for name in ("/".join(words[:size]) for size in range(1, len(words) + 1)):
+        if name in SOURCES and name not in seen:
+            seen.add(name)
+            for target in ours(SOURCES[name], at_top=True):
+                loaded(target, seen)
+    return seen
+
+
+@pytest.mark.parametrize("source", sorted({*LIGHT, *(name for name in SOURCES if name.split("/")[-1] == "config")}))
+def test_what_checks_a_recipe_imports_nothing_heavy(source: str) -> None:
+    files = loaded(source, set())
+    heavy = {
+        (file, library)
+        for file in files
+        for name in imported(SOURCES[file], at_top=True)
+        if (library := name.split(".")[0]) not in LIGHT_LIBRARIES | sys.stdlib_module_names | {OURS}
+    }
+    assert not heavy, f"{source} reads {sorted(heavy)}; see LIGHT"
 
 
 def test_no_file_imports_itself_in_a_circle() -> None:

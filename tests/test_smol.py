@@ -21,8 +21,8 @@ from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.prompt.encode import render_conversation, render_prompt
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.inference.trained_model import TrainedModel
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.llm import ADDED_TOKENS, load_llm, load_tokenizer, predict, run_decoder
-from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.schema import load_recipe
 from lightning_apollo.runs.build import build_data

@@ -13,7 +13,7 @@ from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.progress import progress_bar
 from lightning_apollo.recipe.conf import recipe_file
-from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests
+from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests, require_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +110,7 @@ def index(
             require_manifests(words or (), root)
         else:
             require_data(recipe, words or ())
+            require_recipe(recipe, words or ())
         from lightning_apollo.cli.data_tables import Plain, index_line, open_recipe
 
         if recipe is None:
@@ -189,6 +190,7 @@ def show(
         require_files([index])
         if recipe is not None:
             recipe_file(recipe)
+            require_recipe(recipe, overrides or ())
         from lightning_apollo.cli.data_tables import open_recipe, show_costs, show_text
         from lightning_apollo.data.index.tables import Index
 
@@ -247,6 +249,7 @@ def tune(
     with errors_in_one_line(debug):
         require_video()
         require_data(recipe, overrides or (), stage)
+        require_recipe(recipe, overrides or ())
         from lightning_apollo.cli.data_tables import choose_stage, open_recipe
         from lightning_apollo.cli.tables import tuning
         from lightning_apollo.runs import tune as tuner
@@ -272,6 +275,7 @@ def calibrate(
     with errors_in_one_line(debug):
         require_video()
         recipe_file(recipe)
+        require_recipe(recipe, overrides or ())
         from lightning_apollo.cli.data_tables import choose_stage, open_recipe
         from lightning_apollo.cli.tables import calibration
         from lightning_apollo.runs import calibrate as calibrator

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.ignored_keys import ignored_keys_of_index
 from lightning_apollo.data.index.sample_costs import sample_costs
 from lightning_apollo.data.index.scan import SourceReport, SourceSummary, summarise
@@ -23,7 +24,7 @@ from lightning_apollo.data.plan.draw import passes_of_sources
 from lightning_apollo.data.plan.epoch import Plan, make_plan
 from lightning_apollo.data.plan.mixture import passes_for_shares
 from lightning_apollo.data.shapes import dataset as shapes
-from lightning_apollo.data.source import Source, SourceConfig, open_sources
+from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.errors import suggestion
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
 from lightning_apollo.runs.build import plan_config, text_counter

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from lightning_apollo.cli.options import Checkpoint, Overrides
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.evaluation.asked import require_asked
 from lightning_apollo.evaluation.judge import KEY_VARIABLE, require_judge
 from lightning_apollo.machine.video_libraries import require_video
-from lightning_apollo.recipe.early_checks import require_trained
+from lightning_apollo.recipe.early_checks import require_recipe, require_trained
 
 
 class _RunByDefault(TyperGroup):
@@ -48,89 +49,87 @@ torchrun --nproc-per-node 8 -m lightning_apollo evaluate run CHECKPOINT --benchm
 """
 
 
+Data = Annotated[
+    list[str],
+    typer.Option(
+        metavar="FOLDER|FILE",
+        help="Where the benchmark's published files lie; without --benchmark, own rows in a format of docs/data.md, "
+        "and the option may be given again.",
+    ),
+]
+BenchmarkName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="One of `evaluate list`. Not given: own rows.", show_default=False),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROOT",
+        help="What media paths of own rows start from. Not given: the folder of the first FILE.",
+        show_default=False,
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How own rows are scored: exact, choice, span, f1, number or relaxed. Not given: by the form of the "
+        "expected answers.",
+        show_default=False,
+    ),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHECKPOINT",
+        help="A second model, asked the same: the paired difference with its interval.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Where answers and tables go: evaluation/NAME in the stage's.", show_default=False
+    ),
+]
+Modes = Annotated[str, typer.Option(metavar="MODES", help="What the model sees: some of full,single_frame,blind.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Ask the first N questions.", show_default=False)]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered together.")]
+Rule = Annotated[
+    str,
+    typer.Option(
+        metavar="RULE",
+        help="How a benchmark is scored: as its organisers do, or by the rule of the paper's figures.",
+    ),
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help=f"OpenAI-compatible endpoint that judges answers for --rule paper; its key is {KEY_VARIABLE} in the "
+        "environment.",
+        show_default=False,
+    ),
+]
+JudgeModel = Annotated[str | None, typer.Option(metavar="NAME", help="The model to ask there.", show_default=False)]
+
+
 @app.command(epilog=RUN_EPILOG)
 def run(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT", help="Folder of a finished stage or of an export, or a recipe for its last stage."
-        ),
-    ],
-    data: Annotated[
-        list[str],
-        typer.Option(
-            metavar="FOLDER|FILE",
-            help="Where the benchmark's published files lie; without --benchmark, own rows in a format of docs/data.md, "
-            "and the option may be given again.",
-        ),
-    ],
-    benchmark: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="One of `evaluate list`. Not given: own rows.", show_default=False),
-    ] = None,
-    root: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROOT",
-            help="What media paths of own rows start from. Not given: the folder of the first FILE.",
-            show_default=False,
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How own rows are scored: exact, choice, span, f1, number or relaxed. Not given: by the form of the "
-            "expected answers.",
-            show_default=False,
-        ),
-    ] = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CHECKPOINT",
-            help="A second model, asked the same: the paired difference with its interval.",
-            show_default=False,
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Where answers and tables go: evaluation/NAME in the stage's.", show_default=False
-        ),
-    ] = None,
-    modes: Annotated[
-        str, typer.Option(metavar="MODES", help="What the model sees: some of full,single_frame,blind.")
-    ] = "full",
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Ask the first N questions.", show_default=False)
-    ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Questions answered together.")] = 8,
-    rule: Annotated[
-        str,
-        typer.Option(
-            metavar="RULE",
-            help="How a benchmark is scored: as its organisers do, or by the rule of the paper's figures.",
-        ),
-    ] = "organisers",
-    judge_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help=f"OpenAI-compatible endpoint that judges answers for --rule paper; its key is {KEY_VARIABLE} in the "
-            "environment.",
-            show_default=False,
-        ),
-    ] = None,
-    judge_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model to ask there.", show_default=False)
-    ] = None,
+    checkpoint: Checkpoint,
+    data: Data,
+    benchmark: BenchmarkName = None,
+    root: Root = None,
+    metric: Metric = None,
+    compare: Compare = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    modes: Modes = "full",
+    limit: Limit = None,
+    batch_size: BatchSize = 8,
+    rule: Rule = "organisers",
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
     debug: Debug = False,
 ) -> None:
     """Evaluate a trained model on a benchmark, beside the scores of the papers, or on your own held-out rows.
@@ -139,24 +138,27 @@ def run(
     """
     with errors_in_one_line(debug):
         require_video()
-        for asked in (checkpoint, *([compare] if compare else ())):
-            require_trained(asked, overrides or ())
+        words = overrides or ()
+        checkpoints = [checkpoint, *([compare] if compare else ())]
+        for asked in checkpoints:
+            require_trained(asked, words)
         folder = require_asked(data, benchmark, root, metric)
         judge = require_judge(rule, benchmark, judge_url, judge_model, compares=compare is not None)
-        if benchmark is None:
-            from lightning_apollo.evaluation.own.checkpoint import evaluate_own
-            from lightning_apollo.evaluation.own.rows import OwnRowsConfig
-            from lightning_apollo.evaluation.run import EvaluationConfig
-
-            config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size)
-            rows = OwnRowsConfig(tuple(data), folder, metric)
-            evaluate_own(checkpoint, overrides or (), rows, output, config, Console(), compare)
-            return
-        from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
+        for asked in checkpoints:
+            require_recipe(asked, words)
         from lightning_apollo.evaluation.run import EvaluationConfig
 
         config = EvaluationConfig(tuple(modes.split(",")), limit, batch_size, rule, judge)
-        evaluate_checkpoint(checkpoint, overrides or (), benchmark, Path(folder), output, config, Console(), compare)
+        if benchmark is None:
+            from lightning_apollo.evaluation.own.checkpoint import evaluate_own
+            from lightning_apollo.evaluation.own.rows import OwnRowsConfig
+
+            rows = OwnRowsConfig(tuple(data), folder, metric)
+            evaluate_own(checkpoint, words, rows, output, config, Console(), compare)
+        else:
+            from lightning_apollo.evaluation.checkpoint import evaluate_checkpoint
+
+            evaluate_checkpoint(checkpoint, words, benchmark, Path(folder), output, config, Console(), compare)
 
 
 @app.command("list")

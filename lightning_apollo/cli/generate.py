@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from lightning_apollo.cli.options import Checkpoint, Overrides
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.packages import extra_command
 from lightning_apollo.machine.video_libraries import require_video
-from lightning_apollo.recipe.early_checks import require_files, require_trained
+from lightning_apollo.recipe.early_checks import require_files, require_recipe, require_trained
 
 GENERATE_EPILOG = """[bold]Examples[/bold]
 
@@ -29,16 +30,6 @@ lightning-apollo chat exported --examples clips --port 8000
 lightning-apollo chat videollama3-tiny output=runs/demo/full data.root=runs/demo/shapes --examples runs/demo/shapes/clips
 """
 
-Checkpoint = Annotated[
-    str,
-    typer.Argument(
-        metavar="CHECKPOINT", help="Folder of a finished stage or of an export, or a recipe for its last stage."
-    ),
-]
-RecipeValues = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Values to put in the place of the recipe's.", show_default=False),
-]
 MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Tokens after which it ends.")]
 Temperature = Annotated[float, typer.Option(metavar="T", min=0, help="0 takes the likeliest token, more draws.")]
 TopP = Annotated[
@@ -53,7 +44,7 @@ def generate_command(
         str,
         typer.Option(metavar="TEXT", help="The question; <video> and <image> in it say where the media go, in order."),
     ],
-    overrides: RecipeValues = None,
+    overrides: Overrides = None,
     video: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A video; may be given again.", show_default=False)
     ] = None,
@@ -81,6 +72,7 @@ def generate_command(
         require_video()
         require_files([*(video or ()), *(image or ())])
         require_trained(checkpoint, overrides or ())
+        require_recipe(checkpoint, overrides or ())
         import torch
 
         from lightning_apollo.inference.answer import question, stream_answer
@@ -100,13 +92,16 @@ def generate_command(
             typer.echo(cut, err=True)
 
 
+Host = Annotated[
+    str,
+    typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets other machines in, without a password."),
+]
+
+
 def chat_command(
     checkpoint: Checkpoint,
-    overrides: RecipeValues = None,
-    host: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets other machines in, without a password."),
-    ] = "127.0.0.1",
+    overrides: Overrides = None,
+    host: Host = "127.0.0.1",
     port: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, max=65535, help="The first free one from 7860 on.", show_default=False),
@@ -138,6 +133,7 @@ def chat_command(
     with errors_in_one_line(debug):
         require_video()
         require_trained(checkpoint, overrides or ())
+        require_recipe(checkpoint, overrides or ())
         from lightning_apollo.errors import RecipeError
 
         try:

@@ -55,13 +55,14 @@ def inspect_command(
     with errors_in_one_line(debug):
         require_video()
         require_data(recipe, overrides or (), stage)
+        from lightning_apollo.recipe.schema import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
         from lightning_apollo.inspection.page import write_inspection_page
         from lightning_apollo.inspection.sample import inspect_sample
-        from lightning_apollo.recipe.schema import load_recipe
         from lightning_apollo.runs.stage_folder import stage_folder
         from lightning_apollo.runs.trained_recipe import changes_since
 
-        loaded = load_recipe(recipe, overrides or ())
         name = stage or list(loaded.stages)[-1]
         if changed := changes_since(Path(loaded.output), name, loaded):
             typer.echo(f"stage {name} was trained with another recipe than the one that is shown: {changed}", err=True)

@@ -25,7 +25,7 @@ from lightning_apollo.cli.weights import (
 )
 from lightning_apollo.machine.video_libraries import encode_and_decode, require_video
 from lightning_apollo.recipe.conf import recipe_file
-from lightning_apollo.recipe.early_checks import may_requeue, require_data, require_files
+from lightning_apollo.recipe.early_checks import may_requeue, require_data, require_files, require_recipe
 from lightning_apollo.runs.terminal import steady_terminal
 from lightning_apollo.training.processes.launch import errors_to_all_ranks
 from lightning_apollo.training.processes.signals import LISTENER
@@ -127,11 +127,12 @@ def fit(
         require_video()
         require_data(recipe, overrides or (), stage, begins=True)
         from lightning_apollo.recipe.schema import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())  # whose mistakes are answered before torch is imported
         from lightning_apollo.runs.fit import run_recipe
         from lightning_apollo.runs.next_steps import say_next_steps
 
         LISTENER.is_working = True
-        loaded = load_recipe(recipe, overrides or ())
         run_recipe(loaded, stage, resume, again)
         if not part_of_run:  # of all stages, whose last words come from the process that started this one
             say_next_steps(loaded, stage, [recipe, *(overrides or ())])
@@ -146,9 +147,11 @@ def explain(recipe: RecipeArgument, overrides: Overrides = None, debug: Debug = 
     with errors_in_one_line(debug):
         recipe_file(recipe)
         from lightning_apollo.recipe.schema import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
         from lightning_apollo.runs.explain import explain as describe
 
-        Console().print(describe(load_recipe(recipe, overrides or ())))
+        Console().print(describe(loaded))
 
 
 @app.command(epilog=CONSOLIDATE_EPILOG)
@@ -187,6 +190,7 @@ def demo(
     with errors_in_one_line(debug):
         require_video()
         recipe_file(recipe)
+        require_recipe(recipe)
         encode_and_decode()
         from lightning_apollo.demo import RECIPE, run_demo
 

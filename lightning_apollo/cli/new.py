@@ -18,48 +18,55 @@ lightning-apollo new moments --data moments.jsonl --template grounding --from ru
 """
 
 
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Of the task: NAME.yaml is written, results go to runs/NAME.")
+]
+Data = Annotated[
+    list[Path],
+    typer.Option(metavar="FILE.jsonl", help="Questions and answers, in a format of docs/data.md; may be given again."),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROOT",
+        help="What media paths start from. Not given: the folder of the first FILE.",
+        show_default=False,
+    ),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="Start from this: weights that `import` wrote, or the folder of a finished stage.",
+        show_default=False,
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        help="connector, lora, full, video or grounding. Not given: what fits the data.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE.yaml", help="The recipe to write: NAME.yaml.", show_default=False)
+]
+UnknownKeys = Annotated[
+    str,
+    typer.Option(metavar="refuse|ignore", help="Keys of rows that are not read: data.unknown_keys of the recipe."),
+]
+
+
 def new_command(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Of the task: NAME.yaml is written, results go to runs/NAME.")
-    ],
-    data: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="FILE.jsonl", help="Questions and answers, in a format of docs/data.md; may be given again."
-        ),
-    ],
-    root: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROOT",
-            help="What media paths start from. Not given: the folder of the first FILE.",
-            show_default=False,
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Start from this: weights that `import` wrote, or the folder of a finished stage.",
-            show_default=False,
-        ),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEMPLATE",
-            help="connector, lora, full, video or grounding. Not given: what fits the data.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="The recipe to write: NAME.yaml.", show_default=False)
-    ] = None,
-    unknown_keys: Annotated[
-        str,
-        typer.Option(metavar="refuse|ignore", help="Keys of rows that are not read: data.unknown_keys of the recipe."),
-    ] = "refuse",
+    name: Name,
+    data: Data,
+    root: Root = None,
+    start: Start = None,
+    template: Template = None,
+    output: Output = None,
+    unknown_keys: UnknownKeys = "refuse",
     debug: Debug = False,
 ) -> None:
     """Write a recipe that fine-tunes on your own data, after a look at them, and say what to run next.

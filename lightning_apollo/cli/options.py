@@ -27,6 +27,14 @@ Overrides = Annotated[
 ]
 
 
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="Folder of a finished stage or of an export, or a recipe for its last stage."
+    ),
+]
+
+
 class AgainCommand(TyperCommand):
     """Command whose --again has a value behind `=` or none, and never takes the next word for one."""
 

@@ -94,12 +94,14 @@ def run(
         if not slurm:  # which is often asked for on a machine that runs nothing
             require_video()
         study_file(study)
-        from lightning_apollo.study.execute import run_one
         from lightning_apollo.study.plan import load_study, plan_run, plan_runs
 
         config = load_study(study)
         if only is not None:
-            score = run_one(plan_run(config, only), config.score, threads)
+            planned = plan_run(config, only)
+            from lightning_apollo.study.execute import run_one
+
+            score = run_one(planned, config.score, threads)
             Console().print(f"{score.run}: {score.score:.3f} ({config.score})", highlight=False, soft_wrap=True)
             return
         runs = plan_runs(config)
@@ -117,10 +119,12 @@ def report(study: StudyArgument, debug: Debug = False) -> None:
     with errors_in_one_line(debug):
         study_file(study)
         from lightning_apollo.study.plan import load_study, plan_runs
-        from lightning_apollo.study.report import report_study
 
         config = load_study(study)
-        report_study(config, plan_runs(config), Console())
+        runs = plan_runs(config)
+        from lightning_apollo.study.report import report_study
+
+        report_study(config, runs, Console())
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_apollo.data.plan.costs import CostConfig
+from lightning_apollo.data.plan.config import CostConfig
 from lightning_apollo.runs.calibrate import CONSTANTS, Calibration
 from lightning_apollo.runs.tune import Throughput
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
 from lightning_apollo.recipe.conf import recipe_file
-from lightning_apollo.recipe.early_checks import require_files, require_trained, require_weights
+from lightning_apollo.recipe.early_checks import require_files, require_recipe, require_trained, require_weights
 
 IMPORT_EPILOG = """[bold]Examples[/bold]
 
@@ -55,9 +55,11 @@ def import_command(
         if recipe is not None:
             recipe_file(recipe)
         from lightning_apollo.recipe.schema import load_recipe
+
+        model = None if recipe is None else load_recipe(recipe).model
         from lightning_apollo.weights.importing import import_weights
 
-        report = import_weights(source, output, part, None if recipe is None else load_recipe(recipe).model)
+        report = import_weights(source, output, part, model)
         for line in report.lines():
             Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -82,6 +84,7 @@ def export_command(
     with errors_in_one_line(debug):
         require_video()
         require_trained(target, stage=stage)
+        require_recipe(target)
         from lightning_apollo.inference.trained import find_stage_of, trained_weights
         from lightning_apollo.weights.exporting import export_stage
         from lightning_apollo.weights.verify import verify as check

@@ -5,15 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
-from lightning_apollo.data.media.frame_cache import FrameCacheConfig
-from lightning_apollo.data.media.rgb import PictureConfig
-from lightning_apollo.data.media.supervisor import SupervisionConfig
-from lightning_apollo.data.plan.costs import CostConfig
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.media.config import FrameCacheConfig, PictureConfig, SupervisionConfig
+from lightning_apollo.data.plan.config import CostConfig
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.shapes.dataset import ShapesConfig
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.structures import SAMPLE_MODALITIES
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A named source of conversations, the unit of a mixture."""
+
+    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or on s3://
+    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
+    modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
+
+    def __post_init__(self) -> None:
+        if self.modality is not None and self.modality not in SAMPLE_MODALITIES:
+            raise ValueError(f"modality is one of {', '.join(SAMPLE_MODALITIES)}, not {self.modality!r}")
+        if not self.manifests:
+            raise ValueError(f"a source needs at least one manifest (root {self.root})")
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
+from lightning_apollo.data.media.config import PictureConfig
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
-from lightning_apollo.data.media.rgb import PictureConfig
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import ChatTokenizer, render_conversation, render_prompt
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.clips import clip_spans
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.sampling.media_plan import MediaPlan, fit_clips, fit_frames
 from lightning_apollo.data.sampling.timestamps import (
-    SamplingConfig,
+    for_video,
     frames_in_segment,
     sample_timestamps,
     single_frame,
@@ -97,7 +98,7 @@ class Preparer:
         merge_size = merge_size if self.clip is None else 1
         if info.modality == "image":
             return MediaPlan(info, "image", torch.zeros(1, dtype=torch.float64), merge_size, clip=self.clip)
-        sampling, segment = self.sampling.for_video(part.fps, part.max_frames), (part.begin_seconds, part.end_seconds)
+        sampling, segment = for_video(self.sampling, part.fps, part.max_frames), (part.begin_seconds, part.end_seconds)
         if is_stream:  # every moment of the rate, to its limit
             sampling = replace(sampling, kind="fps", max_frames=max(1, int(info.duration_seconds * sampling.fps) + 1))
         timestamps = sample_timestamps(info, sampling, *segment, self.clip and self.clip.num_tokens)

@@ -7,30 +7,9 @@ from dataclasses import dataclass
 
 from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.annotations.manifest import Manifest, manifest_names, open_manifest
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.storage.roots import MediaRoot, open_root
-from lightning_apollo.structures import SAMPLE_MODALITIES
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """A named source of conversations, the unit of a mixture."""
-
-    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or on s3://
-    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
-    modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
-
-    def __post_init__(self) -> None:
-        if self.modality is not None and self.modality not in SAMPLE_MODALITIES:
-            raise ValueError(f"modality is one of {', '.join(SAMPLE_MODALITIES)}, not {self.modality!r}")
-        if not self.manifests:
-            raise ValueError(f"a source needs at least one manifest (root {self.root})")
-
-    def open(self, name: str, outside_root: Sequence[str] = (), unknown_keys: str = REFUSE) -> Source:
-        """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
-        root = open_root(self.root, outside_root)
-        names = (found for pattern in self.manifests for found in manifest_names(pattern, root))
-        return Source(name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in names))
 
 
 @dataclass(frozen=True)
@@ -52,8 +31,17 @@ class Source:
         raise IndexError(f"source {self.name} has no such row")
 
 
+def open_source(
+    name: str, config: SourceConfig, outside_root: Sequence[str] = (), unknown_keys: str = REFUSE
+) -> Source:
+    """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
+    root = open_root(config.root, outside_root)
+    names = (found for pattern in config.manifests for found in manifest_names(pattern, root))
+    return Source(name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in names))
+
+
 def open_sources(
     configs: Mapping[str, SourceConfig], outside_root: Sequence[str], unknown_keys: str = REFUSE
 ) -> list[Source]:
     """The sources of a recipe in its order, their manifests indexed."""
-    return [config.open(name, outside_root, unknown_keys) for name, config in configs.items()]
+    return [open_source(name, config, outside_root, unknown_keys) for name, config in configs.items()]

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from lightning_apollo.data.datamodule import DataConfig
-from lightning_apollo.data.media.rgb import PictureConfig
+from lightning_apollo.data.media.config import PictureConfig
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoint.expected import check_shapes, shapes_of_recipe
 from lightning_apollo.models.checkpoint.files import open_weights
 from lightning_apollo.models.checkpoint.layouts import PARTS
 from lightning_apollo.models.checkpoint.load import from_port_names, tied_names
+from lightning_apollo.models.config import ModelConfig, ReducerConfig
 from lightning_apollo.models.llm import load_tokenizer_of
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, build_model
+from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.layers import build
 from lightning_apollo.structures import WeightsError
 

@@ -12,6 +12,7 @@ from lightning_apollo.models.checkpoint.load import load_weights
 from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.progress import Say
+from lightning_apollo.recipe.early_checks import require_no_words
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
 from lightning_apollo.runs.build import build_data
 from lightning_apollo.runs.stage_folder import stage_folder
@@ -33,8 +34,7 @@ def load_checkpoint(
     `overrides` are `key=value` words for the recipe; an export has none. See `find_stage_of`.
     """
     if is_exported(Path(checkpoint)):
-        if overrides:
-            raise RecipeError(f"{checkpoint} is an export, whose settings are fixed: leave {' '.join(overrides)} out")
+        require_no_words(checkpoint, overrides)
         return load_exported(Path(checkpoint), device)
     recipe, stage = find_stage_of(checkpoint, overrides, say=say)
     return load_trained(recipe, stage, device)

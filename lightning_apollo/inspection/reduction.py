@@ -12,8 +12,9 @@ from torch import nn
 
 from apollo_kernels import Layout
 from lightning_apollo.models.checkpoint.load import load_vision_weights
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.llm import LanguageModel
-from lightning_apollo.models.reduce import ReducerConfig, Reduction, select
+from lightning_apollo.models.reduce import Reduction, select
 from lightning_apollo.models.video_lmm import FrameLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
 from lightning_apollo.recipe.schema import Recipe

@@ -7,42 +7,12 @@ G key/value heads · R query heads to each of them · C channels of a head
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FRAME_KINDS = ("mlp",)  # take the tokens of an encoder of frames, whatever their number
-CLIP_KINDS = ("perceiver", "mlp_pool", "conv_pool")  # take the grid of an encoder of clips
-CALIBRATED = "calibrated"
-INITS = ("default", "he", CALIBRATED)
-
-
-@dataclass(frozen=True)
-class ConnectorConfig:
-    """Configuration of the connector between encoder and LLM. The resampler's defaults are those of Apollo's released weights."""
-
-    kind: str = "mlp"  # mlp for `vision`; perceiver | mlp_pool | conv_pool for `fused`
-    num_tokens: int = 128  # L; the release has 128 (32 a frame), Table 7 says 64
-    depth: int = 1  # layers of the resampler
-    num_heads: int = 16
-    head_dim: int = 96
-    num_kv_heads: int = 4
-    first_sharpness: float = 1.0  # factor on the random queries; small models learn faster from sharper attention
-    ff_multi: int = 4  # the resampler's MLP is this many times as wide as the LLM
-    # Random weights: PyTorch's own, as in the released training code | he | calibrated: fitted to the first step's features
-    init: str = "default"
-
-    def __post_init__(self) -> None:
-        if self.kind not in FRAME_KINDS + CLIP_KINDS:
-            raise ValueError(f"connector.kind is one of {', '.join(FRAME_KINDS + CLIP_KINDS)}, not {self.kind!r}")
-        if self.init not in INITS:
-            raise ValueError(f"connector.init is one of {', '.join(INITS)}, not {self.init!r}")
-        if min(self.num_tokens, self.depth, self.num_heads, self.head_dim, self.num_kv_heads, self.ff_multi) < 1:
-            raise ValueError("the numbers of a connector are at least 1")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+from lightning_apollo.models.config import ConnectorConfig
 
 
 def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) -> nn.Module:

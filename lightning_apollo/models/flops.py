@@ -25,13 +25,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
-from lightning_apollo.models.apollo.towers import TowerConfig
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.llm import LLMConfig
+from lightning_apollo.models.apollo.config import FusedEncoderConfig, TowerConfig
+from lightning_apollo.models.config import ConnectorConfig, LLMConfig, ModelConfig, VisionEncoderConfig
 from lightning_apollo.models.lora import AdapterSizes
-from lightning_apollo.models.video_lmm import ModelConfig
-from lightning_apollo.models.vision_encoder import VisionEncoderConfig
 from lightning_apollo.structures import PackedBatch
 
 

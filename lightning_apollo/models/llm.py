@@ -4,7 +4,6 @@ T text tokens of all samples · S samples · H heads · E width of the LLM
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightning_apollo.models.attention import packed_attention
+from lightning_apollo.models.config import LLMConfig
 from lightning_apollo.models.kv_cache import KeyValueCache
 from lightning_apollo.structures import WeightsError
 
@@ -35,34 +35,6 @@ _COMPARED = {
     "rms_norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
 }
-
-
-@dataclass(frozen=True)
-class LLMConfig:
-    """Sizes of the language model: any Llama-like `architecture` that transformers knows."""
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    intermediate_size: int
-    vocab_size: int
-    tokenizer: str  # hub name or folder
-    architecture: str = "qwen2"  # model_type of transformers
-    max_position_embeddings: int = 32_768
-    rope_theta: float = 1_000_000.0
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = True
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02  # deviation of random weights; small widths learn faster from a larger one
-    weights: str | None = None  # hub name or folder to start from; None: random
-
-    def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads or self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"llm: hidden_size {self.hidden_size}, num_heads {self.num_heads} and num_kv_heads {self.num_kv_heads} "
-                "must each divide the one before"
-            )
 
 
 def build_llm(config: LLMConfig) -> LanguageModel:

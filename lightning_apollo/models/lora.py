@@ -14,48 +14,21 @@ is checkpoint/adapter.py's business.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_apollo.machine.packages import extra_command
+from lightning_apollo.models.config import LoraConfig
 
-QUANTIZATIONS = ("none", "nf4")
 PREFIXES = {
     "vision": "vision_encoder.",
     "connector": "connector.",
     "llm": "llm.",
 }  # of a component's names in the model
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"  # what our names of the two matrices end with
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Adapters on the linear layers of one component. The defaults are common ones, not those of a paper of ours."""
-
-    rank: int = 16  # rows of A and columns of B
-    alpha: int = 32  # the adapters' output is multiplied by alpha / rank
-    dropout: float = 0.05  # of the adapters' input
-    modules: list[str] = field(
-        default_factory=list
-    )  # last names of linear layers: q_proj, ...; empty: all in its layers
-    quantize: str = "none"  # none | nf4: hold the linear layers of its layers in 4 bit; needs the extra `qlora`
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora rank is {self.rank}: it is at least 1")
-        if self.alpha < 1:
-            raise ValueError(f"lora alpha is {self.alpha}: it is at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"lora dropout is {self.dropout}: it is in [0, 1)")
-        if self.quantize not in QUANTIZATIONS:
-            raise ValueError(f"lora quantize is one of {', '.join(QUANTIZATIONS)}, not {self.quantize!r}")
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)

@@ -6,61 +6,21 @@ L labelled tokens · D width of the encoder · E width of the LLM
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
 from apollo_kernels import Layout, pack_patches
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoder, FusedEncoderConfig
-from lightning_apollo.models.connector import FRAME_KINDS, ConnectorConfig, build_connector
+from lightning_apollo.models.apollo.fused_encoder import FusedEncoder
+from lightning_apollo.models.config import ModelConfig, ReducerConfig
+from lightning_apollo.models.connector import build_connector
 from lightning_apollo.models.kv_cache import KeyValueCache
-from lightning_apollo.models.llm import LanguageModel, LLMConfig, build_llm, predict, run_decoder
-from lightning_apollo.models.reduce import ReducerConfig, Reduction, reduce, select
-from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
-from lightning_apollo.structures import IGNORE_INDEX, ClipShape, PackedBatch, VisualBatch, cumulative_lengths
-
-COMPONENTS = ("vision", "connector", "llm")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """An encoder of frames (`vision`, VideoLLaMA 3) or of clips (`fused`, Apollo), a connector and a language model."""
-
-    llm: LLMConfig
-    vision: VisionEncoderConfig | None = None
-    fused: FusedEncoderConfig | None = None
-    connector: ConnectorConfig = field(default_factory=ConnectorConfig)
-
-    def __post_init__(self) -> None:
-        if (self.vision is None) == (self.fused is None):
-            raise ValueError("model has one encoder: vision (of frames) or fused (of clips)")
-        if (self.vision is None) == (self.connector.kind in FRAME_KINDS):
-            encoder = "fused" if self.vision is None else "vision"
-            raise ValueError(f"connector.kind {self.connector.kind} does not go with the encoder `{encoder}`")
-
-    @property
-    def clip(self) -> ClipShape | None:
-        """Shape of a clip from the encoder; None where it takes frames."""
-        if self.fused is None:
-            return None
-        return ClipShape(self.fused.num_frames, self.connector.num_tokens, self.fused.image_size)
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels. With several towers that of the first, which no size of a frame depends on."""
-        if self.vision is not None:
-            return self.vision.patch_size
-        assert self.fused is not None  # checked above
-        return next(iter(self.fused.towers.values())).patch_size
-
-    @property
-    def weights(self) -> dict[str, str | None]:
-        """Start weights of each part: name of the part -> hub name or path; None: random."""
-        towers = {} if self.fused is None else {name: tower.weights for name, tower in self.fused.towers.items()}
-        vision = {} if self.vision is None else {"vision": self.vision.weights}
-        return {**vision, **towers, "llm": self.llm.weights}
+from lightning_apollo.models.llm import LanguageModel, build_llm, predict, run_decoder
+from lightning_apollo.models.reduce import Reduction, reduce, select
+from lightning_apollo.models.vision_encoder import VisionEncoder
+from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, VisualBatch, cumulative_lengths
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 N patches of all frames · S frames (attention segments) · D hidden width · H heads · p patch side
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,29 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from apollo_kernels import rope_2d, rope_2d_tables
 from lightning_apollo.models.attention import packed_attention
-
-
-@dataclass(frozen=True)
-class VisionEncoderConfig:
-    """Sizes of the encoder. The defaults are SigLIP so400m patch14-384 (VideoLLaMA 3 §2.1)."""
-
-    hidden_size: int = 1152
-    num_layers: int = 27
-    num_heads: int = 16
-    intermediate_size: int = 4304
-    patch_size: int = 14  # pixels
-    layer_norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
-    weights: str | None = (
-        None  # hub name or folder to start from: SigLIP, VL3-SigLIP-NaViT or a VideoLLaMA 3; None: random
-    )
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % (4 * self.num_heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of 4 × num_heads ({4 * self.num_heads}): "
-                "a head's channels are split in two axes of two coordinates"
-            )
+from lightning_apollo.models.config import VisionEncoderConfig
 
 
 class VisionEncoder(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.new_task.survey import Survey
 from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.stages.config import StageConfig

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.inference.exported import is_exported, shown_with
 from lightning_apollo.inference.trained import find_stage_of
 from lightning_apollo.models.checkpoint.expected import shapes_of_recipe
 from lightning_apollo.models.checkpoint.files import open_weights
 from lightning_apollo.models.checkpoint.layouts import PARTS
-from lightning_apollo.models.video_lmm import ModelConfig
+from lightning_apollo.models.config import ModelConfig
 from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.training.callbacks.export import WEIGHTS

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lightning_apollo.data.annotations.keys import REFUSE
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.scan import BrokenRow, broken_rows
 from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter
-from lightning_apollo.data.source import Source, SourceConfig
+from lightning_apollo.data.source import Source, open_source
 from lightning_apollo.errors import RecipeError
 from lightning_apollo.inference.parsers import find_span
 from lightning_apollo.progress import CheckProgress
@@ -73,7 +74,7 @@ def survey(
     `jobs` processes probe, as in `build_index`. RecipeError where there is no row, or none that can be used;
     ManifestError where a manifest cannot be read at all.
     """
-    source = SourceConfig(list(manifests), root).open(CUSTOM_SOURCE, (), unknown_keys)
+    source = open_source(CUSTOM_SOURCE, SourceConfig(list(manifests), root), (), unknown_keys)
     named = ", ".join(manifests)
     if not len(source):
         raise RecipeError(f"{named}: no rows: write one conversation on each line, as docs/data.md shows")

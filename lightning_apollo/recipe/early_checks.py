@@ -77,6 +77,26 @@ def require_trained(checkpoint: str, words: Sequence[str] = (), stage: str | Non
         raise RecipeError(f"{weights} is not there: train it first with `lightning-apollo fit`")
 
 
+def require_recipe(checkpoint: str, words: Sequence[str] = ()) -> None:
+    """RecipeError where a recipe, or that of a stage's folder, has a mistake with these `key=value` words, which an export lacks.
+
+    The schema is read, but no torch: to be called last, when names and paths are right.
+    """
+    folder = Path(checkpoint)
+    if not (folder / _EXPORT).is_file():
+        from lightning_apollo.recipe.schema import load_recipe
+
+        load_recipe(folder / "recipe.yaml" if folder.is_dir() else checkpoint, words)
+    else:
+        require_no_words(checkpoint, words)
+
+
+def require_no_words(export: str, words: Sequence[str]) -> None:
+    """RecipeError where `key=value` words are given for an export, which has no recipe."""
+    if words:
+        raise RecipeError(f"{export} is an export, whose settings are fixed: leave {' '.join(words)} out")
+
+
 def may_requeue(recipe: str, words: Sequence[str] = ()) -> bool:
     """True unless the recipe says that its SLURM job is not to be requeued."""
     wish = _Outline(recipe_file(recipe), words).get("trainer.preemption.requeue")

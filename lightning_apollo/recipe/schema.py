@@ -1,5 +1,6 @@
 """Recipes: the whole schema, composed of dataclasses that are each declared beside what they configure.
 
+They stand in the `config.py` of each room, which imports neither torch nor lightning: a mistake is answered at once.
 How files and words become one recipe is written in layers.py.
 """
 
@@ -11,8 +12,7 @@ from omegaconf import OmegaConf
 
 from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.plan.mixture import check_shares, passes_for_shares
-from lightning_apollo.models.connector import CALIBRATED
-from lightning_apollo.models.video_lmm import ModelConfig
+from lightning_apollo.models.config import CALIBRATED, ModelConfig
 from lightning_apollo.recipe.conf import conf_folder, recipe_file
 from lightning_apollo.recipe.layers import (
     RecipeError,
@@ -24,54 +24,18 @@ from lightning_apollo.recipe.layers import (
     suggestion,
     with_defaults,
 )
-from lightning_apollo.stages import StageConfig, find_stage
-from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig
-from lightning_apollo.training.callbacks.non_finite import NonFiniteConfig
-from lightning_apollo.training.callbacks.preemption import PreemptionConfig
-from lightning_apollo.training.sharding import STRATEGIES
+from lightning_apollo.stages import StageConfig, check_stage
+from lightning_apollo.training.config import TrainerConfig
 
-__all__ = ["Recipe", "RecipeError", "TrainerConfig", "load_recipe", "load_recipes", "save_recipe"]
+__all__ = ["Recipe", "RecipeError", "load_recipe", "load_recipes", "save_recipe"]
 
 COMPATIBILITIES = ("videollama3", "apollo")
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 _IN_CONF = (
     ("vision", "weights"),
     ("llm", "weights"),
     ("llm", "tokenizer"),
 )  # keys of a model that may name folders of conf/
 CUSTOM_SOURCE = "custom"  # the source that data.manifests makes
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Trainer settings of every stage."""
-
-    accelerator: str = "auto"  # auto | cpu | gpu; or cuda, mps: this kind of GPU
-    devices: str = "auto"  # number of devices on each node; auto: all of them
-    num_nodes: int = 1
-    strategy: str = "auto"  # auto | ddp: every rank holds the whole model | fsdp: each holds a slice of it
-    precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | 64-true
-    log_every_n_steps: int = 1  # optimizer steps
-    threads: int | None = None  # CPU threads of torch; None: torch decides
-    progress_bar: bool = True
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)  # where `fit --resume` starts
-    preemption: PreemptionConfig = field(default_factory=PreemptionConfig)  # what SIGUSR1 and SIGTERM do
-    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)  # a step whose loss is not a number
-    blank_media_check: bool = True  # at the first and last step of a stage, say whether the answers need the media
-    sentinel: bool = False  # report within 10 s which rank the others wait for, and end a run that is stuck
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.accelerator not in ACCELERATORS:
-            raise ValueError(f"accelerator is one of {', '.join(ACCELERATORS)}, not {self.accelerator!r}")
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy is one of {', '.join(STRATEGIES)}, not {self.strategy!r}")
-        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices)):
-            raise ValueError(f"devices is a number from 1 on or auto, not {self.devices!r}")
-        if self.num_nodes < 1 or self.log_every_n_steps < 1 or (self.threads is not None and self.threads < 1):
-            raise ValueError("num_nodes, log_every_n_steps and threads are at least 1")
 
 
 @dataclass(frozen=True)
@@ -142,7 +106,7 @@ class Recipe:
         if stage.is_quantized and (self.trainer.strategy == "fsdp" or self.trainer.precision == "64-true"):
             raise ValueError(f"stages.{name}.lora: quantize goes with neither strategy fsdp nor precision 64-true")
         try:
-            find_stage(stage.kind).check(stage)
+            check_stage(stage)
         except ValueError as error:
             raise ValueError(f"stages.{name}: {error}") from error
 

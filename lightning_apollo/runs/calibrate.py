@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from lightning_apollo.data.collate import collate
-from lightning_apollo.data.plan.costs import CostConfig
+from lightning_apollo.data.plan.config import CostConfig
+from lightning_apollo.models.config import ModelConfig, ReducerConfig
 from lightning_apollo.models.flops import BatchSizes, count_flops
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.progress import Progress
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.explain import count_parameters, stage_memory

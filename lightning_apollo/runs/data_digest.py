@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_apollo.data.annotations.manifest import ManifestError, manifest_names
-from lightning_apollo.data.config import DataConfig
+from lightning_apollo.data.config import DataConfig, SourceConfig
 from lightning_apollo.data.datamodule import build_reader
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.probe_pool import MediaKey, probe_all
 from lightning_apollo.data.shapes import dataset as shapes
-from lightning_apollo.data.source import Source, SourceConfig
+from lightning_apollo.data.source import Source, open_source
 from lightning_apollo.data.storage.address import EmbeddedAddress, cache_folder, file_state
 from lightning_apollo.data.storage.roots import FolderRoot
 from lightning_apollo.files import write_atomically
@@ -53,7 +53,7 @@ def digests_of_data(recipe: Recipe, stage: str) -> dict[str, str]:
         if data.shapes is not None and os.path.realpath(source.root) == os.path.realpath(data.root):
             digests[name] = _digest_of_shapes(data.shapes, Path(data.root), source)
             continue
-        opened = source.open(name, data.outside_root, data.unknown_keys)
+        opened = open_source(name, source, data.outside_root, data.unknown_keys)
         manifests: list[Any] = [manifest.content_digest() for manifest in opened.manifests]
         if data.visuals == "single_frame":  # the frame of a row is drawn by its name
             manifests += [manifest.name for manifest in opened.manifests]

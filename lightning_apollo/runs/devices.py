@@ -2,7 +2,8 @@
 
 import torch
 
-from lightning_apollo.recipe.schema import RecipeError, TrainerConfig
+from lightning_apollo.recipe.schema import RecipeError
+from lightning_apollo.training.config import TrainerConfig
 
 
 def check_devices(trainer: TrainerConfig) -> None:

@@ -11,15 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_apollo.data.annotations.manifest import MissingManifest
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.plan.mixture import passes_for_shares
 from lightning_apollo.data.plan.order import epoch_size
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.source import open_source
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
-from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.recipe.schema import Recipe, TrainerConfig
+from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.stages.config import StageConfig
-from lightning_apollo.training.optim import check_rates
+from lightning_apollo.training.config import TrainerConfig
+from lightning_apollo.training.schedule import check_rates
 
 BYTES_PER_VALUE = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2, "64-true": 8}  # mixed keeps float32 parameters
 NF4_BYTES = 0.5 + (1 + 4 / 256) / 64  # a weight; its block of 64 has a scale of 8 bit, and 256 of those have one of 32
@@ -68,7 +70,7 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
 def count_manifest_rows(source: SourceConfig) -> int | None:
     """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
     try:
-        return len(source.open(name=""))
+        return len(open_source("", source))
     except MissingManifest:
         return None
 

@@ -33,10 +33,10 @@ from lightning_apollo.data.datamodule import VideoDataModule
 from lightning_apollo.files import write_atomically
 from lightning_apollo.models.checkpoint.adapter import AdapterOrigin
 from lightning_apollo.models.checkpoint.load import load_pretrained, load_weights
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.flops import BatchSizes, count_flops
 from lightning_apollo.models.llm import check_positions
 from lightning_apollo.models.lora import AdapterSizes, adapter_sizes
-from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.progress import Say, print_line
 from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
@@ -58,7 +58,8 @@ from lightning_apollo.runs.stage_folder import (
 )
 from lightning_apollo.runs.start_weights import digest_of_start, require_start, start_file
 from lightning_apollo.runs.survey import finished_line, first_to_train, refusal
-from lightning_apollo.stages import Stage, find_stage
+from lightning_apollo.stages import find_stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.training.callbacks.blank_media_check import BlankMediaCheck
 from lightning_apollo.training.callbacks.checkpoint import (
     CheckpointFile,

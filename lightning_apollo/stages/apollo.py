@@ -6,6 +6,7 @@ All seven schedules of Table 3 are made of them: docs/apollo.md has the table. R
 from typing import ClassVar
 
 from lightning_apollo.stages.base import Stage
+from lightning_apollo.stages.kinds import STAGES
 
 
 class ConnectorAlignment(Stage):
@@ -15,7 +16,7 @@ class ConnectorAlignment(Stage):
     has images in this stage: the recipe follows C.3, and the mixture is a value.)
     """
 
-    trains: ClassVar = ("connector",)
+    kind: ClassVar = STAGES["ConnectorAlignment"]
 
 
 class VisionPretraining(Stage):
@@ -24,7 +25,7 @@ class VisionPretraining(Stage):
     Rates 5e-6 for the towers and 1e-4 for the resampler, at most 25 clips a video.
     """
 
-    trains: ClassVar = ("vision", "connector")
+    kind: ClassVar = STAGES["VisionPretraining"]
 
 
 class InstructionTuning(Stage):
@@ -36,5 +37,4 @@ class InstructionTuning(Stage):
     recipe's choice: `trains: {vision: 1e-6, ...}` trains the towers too.
     """
 
-    trains: ClassVar = ("connector", "llm")
-    may_train: ClassVar = ("vision",)
+    kind: ClassVar = STAGES["InstructionTuning"]

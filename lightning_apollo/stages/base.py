@@ -20,6 +20,7 @@ from lightning_apollo.models.checkpoint.load import tied_names
 from lightning_apollo.models.lora import add_adapters, packed_names
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.stages.config import StageConfig
+from lightning_apollo.stages.kinds import StageKind
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
 from lightning_apollo.training.consolidate import OPTIMIZED, TIED
 from lightning_apollo.training.losses import token_loss_sum
@@ -43,12 +44,11 @@ class Stage(LightningModule):
     What it trains of a bfloat16 model has float32 master weights: gradients are summed, scaled and clipped there.
     """
 
-    trains: ClassVar[tuple[str, ...] | None] = None  # what a paper's stage trains; None leaves it to the config
-    may_train: ClassVar[tuple[str, ...]] = ()  # what the config may add to it
+    kind: ClassVar = StageKind()  # what a stage of a paper trains; this one leaves it to the config
 
     def __init__(self, model: VideoLMM, config: StageConfig) -> None:
         super().__init__()
-        self.check(config)
+        self.kind.check(type(self).__name__, config)
         self.model = model
         self.config = config
         for name, component in model.components().items():
@@ -68,19 +68,6 @@ class Stage(LightningModule):
             str, Tensor
         ] = {}  # float32 values of trained bfloat16 parameters, by name in the model
         self._master_weights: MasterWeights | None = None  # the optimizer, where bfloat16 parameters train
-
-    @classmethod
-    def check(cls, config: StageConfig) -> None:
-        """Raises ValueError where the config trains other components than this stage of the paper does."""
-        if cls.trains is None:
-            return
-        extra = set(config.trains) - set(cls.trains)
-        if set(cls.trains) - set(config.trains) or extra - set(cls.may_train):
-            option = f" (and {', '.join(cls.may_train)} where the recipe wants it)" if cls.may_train else ""
-            raise ValueError(
-                f"{cls.__name__} trains {', '.join(cls.trains)}{option}, not {', '.join(config.trains)}; "
-                "kind: Stage trains whatever `trains` names"
-            )
 
     def configure_model(self) -> None:
         """Slices the model over the ranks where the strategy wants that; Lightning calls it before it asks for optimizers."""

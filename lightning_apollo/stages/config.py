@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lightning_apollo.models.lora import LoraConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import COMPONENTS
-from lightning_apollo.training.optim import OptimizerConfig, check_rates
+from lightning_apollo.models.config import COMPONENTS, LoraConfig, ReducerConfig
+from lightning_apollo.training.config import OptimizerConfig
+from lightning_apollo.training.schedule import check_rates
 
 WEIGHT_UNITS = ("passes", "samples", "tokens")
 

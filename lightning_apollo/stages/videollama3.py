@@ -6,6 +6,7 @@ They differ in what they train and what they learn from; how a step runs is the 
 from typing import ClassVar
 
 from lightning_apollo.stages.base import Stage
+from lightning_apollo.stages.kinds import STAGES
 
 
 class VisionEncoderAdaptation(Stage):
@@ -15,7 +16,7 @@ class VisionEncoderAdaptation(Stage):
     token (merge 1). Rates 1e-5 for the encoder and 1e-3 for the connector.
     """
 
-    trains: ClassVar = ("vision", "connector")
+    kind: ClassVar = STAGES["VisionEncoderAdaptation"]
 
 
 class VisionLanguageAlignment(Stage):
@@ -24,7 +25,7 @@ class VisionLanguageAlignment(Stage):
     Rates 2e-6 for the encoder and 1e-5 for connector and LLM, here and in the stages after it. No videos yet.
     """
 
-    trains: ClassVar = ("vision", "connector", "llm")
+    kind: ClassVar = STAGES["VisionLanguageAlignment"]
 
 
 class MultiTaskFineTuning(Stage):
@@ -33,7 +34,7 @@ class MultiTaskFineTuning(Stage):
     Videos are merged 2×2 and, from here on, lose the tokens that did not change since the frame before (DiffFP).
     """
 
-    trains: ClassVar = ("vision", "connector", "llm")
+    kind: ClassVar = STAGES["MultiTaskFineTuning"]
 
 
 class VideoCentricFineTuning(Stage):
@@ -42,4 +43,4 @@ class VideoCentricFineTuning(Stage):
     Images are merged 2×2 as well, so that an image costs what a frame does.
     """
 
-    trains: ClassVar = ("vision", "connector", "llm")
+    kind: ClassVar = STAGES["VideoCentricFineTuning"]

@@ -19,7 +19,6 @@ from lightning_apollo.errors import suggestion
 from lightning_apollo.recipe.conf import conf_folder, study_file
 from lightning_apollo.recipe.layers import build, read_layers, short_path, with_defaults
 from lightning_apollo.recipe.schema import Recipe, load_recipes
-from lightning_apollo.runs.explain import count_parameters
 from lightning_apollo.runs.settings import places_of, settings_of
 from lightning_apollo.study.analysis import THRESHOLD
 from lightning_apollo.study.table import StudyError
@@ -185,6 +184,8 @@ def plan_run(study: Study, name: str) -> StudyRun:
 
 def llm_parameters(study: Study, runs: Sequence[StudyRun]) -> dict[str, int]:
     """Size -> parameters of its LLM, given or counted in one of the runs; RecipeError where they do not ascend."""
+    from lightning_apollo.runs.explain import count_parameters  # builds models: reading a study does without torch
+
     recipes = {run.size: run.recipe for run in reversed(runs)}
     numbers = {name: size.parameters or count_parameters(recipes[name])["llm"] for name, size in study.sizes.items()}
     try:

@@ -20,8 +20,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from lightning_apollo.models.video_lmm import ClipLMM, VideoLMM
 from lightning_apollo.training.callbacks.checkpoint import WRITE_ERRORS
 
-STRATEGIES = ("auto", "ddp", "fsdp")
-
 
 def build_strategy(name: str) -> str | Strategy:
     """Returns what Lightning's Trainer takes for one of STRATEGIES."""

@@ -16,8 +16,8 @@ from lightning_apollo.inference.exported import is_exported, read_export_metadat
 from lightning_apollo.models.checkpoint.expected import Shape, check_shapes, shapes_of_itself, shapes_of_recipe
 from lightning_apollo.models.checkpoint.files import StoredTensor, local_path, open_weights, write_stored
 from lightning_apollo.models.checkpoint.layouts import PARTS, Mapped, map_names
+from lightning_apollo.models.config import ModelConfig
 from lightning_apollo.models.llm import check_llm, config_of_recipe
-from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.recipe.conf import conf_folder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.weights.gguf_files import GGUFSource, read_gguf

@@ -20,9 +20,8 @@ from transformers import (
 
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.prompt.template import IM_END
+from lightning_apollo.models.config import ModelConfig, ReducerConfig
 from lightning_apollo.models.llm import config_of_recipe
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig
 from lightning_apollo.structures import Modality, WeightsError
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<|image_pad|>", "<|video_pad|>"  # where we have <image> for both

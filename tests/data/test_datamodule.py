@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.datamodule import Batching, DataChanged, DataConfig, VideoDataModule
 from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
@@ -15,15 +16,14 @@ from lightning_apollo.data.plan.planner import CountedPlanner, MicroBatchRequest
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.shapes.dataset import ShapesConfig
-from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.structures import MediaError, PackedBatch
 from lightning_apollo.training.callbacks.checkpoint import (
-    CheckpointConfig,
     CheckpointFile,
     StepCheckpoint,
     checkpoint_step,
     latest_checkpoint,
 )
+from lightning_apollo.training.config import CheckpointConfig
 from tests.quiet_trainer import quiet_trainer
 from tests.small_data import tiny_text, write_pictures
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from lightning_apollo.data.annotations.manifest import ManifestError
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.dataset import MAX_REFILLS, ConversationDataset, PreparedBatch
 from lightning_apollo.data.plan.order import refill_rows
 from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import MIN_BAD_SAMPLES, Quarantine
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from lightning_apollo.structures import MediaError
 from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
 

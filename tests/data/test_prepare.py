@@ -11,7 +11,7 @@ from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.structures import IGNORE_INDEX, Frames, Sample
 from tests.media_files import write_clip
 from tests.readers import ReaderWith

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.collate import collate
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.datamodule import Batching, DataConfig, VideoDataModule
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample
 from tests.media_files import h264, read_number, variable_rate_seconds, write_clip, write_variable_rate
 from tests.readers import ReaderWith

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.scan import broken_rows
 from lightning_apollo.data.media.media_check import probe_and_decode
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.source import Source, SourceConfig, open_sources
+from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.structures import MediaError
 from tests.broken_files import write_broken_files
 from tests.odd_files import write_odd_files

@@ -10,7 +10,7 @@ from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.evaluation.prompting import build_prompt, conversation_of
 from lightning_apollo.evaluation.question import Question, Subtitle
 from lightning_apollo.structures import ClipShape, Sample

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightning_apollo.inference.generate import DrawConfig, generate, stream_tokens
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.llm import predict
-from lightning_apollo.models.reduce import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.structures import IGNORE_INDEX, Sample
 from tests.models.samples import PLACEHOLDER, PORT_VIDEO, image, our_model, pack, port_model, port_pixels, sample, video

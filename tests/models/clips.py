@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
-from lightning_apollo.models.apollo.towers import TowerConfig
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.apollo.config import FusedEncoderConfig, TowerConfig
+from lightning_apollo.models.config import ConnectorConfig, ModelConfig, ReducerConfig
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.structures import Frames, VisualItem
 from tests.models.samples import MODEL
 from tests.tolerances import SUMMATION

@@ -10,10 +10,8 @@ from transformers import (
 )
 
 from lightning_apollo.models.checkpoint.load import from_port_names
-from lightning_apollo.models.llm import LLMConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
-from lightning_apollo.models.vision_encoder import VisionEncoderConfig
+from lightning_apollo.models.config import LLMConfig, ModelConfig, ReducerConfig, VisionEncoderConfig
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.structures import IGNORE_INDEX, Frames, PackedBatch, Sample, VisualBatch, VisualItem
 
 PATCH, VOCABULARY = 14, 300

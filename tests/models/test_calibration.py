@@ -17,7 +17,8 @@ from lightning_apollo.models.calibration import (
     scale_outputs,
     standardize_inputs,
 )
-from lightning_apollo.models.connector import ConnectorConfig, build_connector
+from lightning_apollo.models.config import ConnectorConfig
+from lightning_apollo.models.connector import build_connector
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.schema import RecipeError, load_recipe
 from tests.small_recipe import recipe

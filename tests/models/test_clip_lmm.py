@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.apollo.config import FusedEncoderConfig
+from lightning_apollo.models.config import ConnectorConfig, ReducerConfig
 from lightning_apollo.models.video_lmm import ClipLMM, VideoLMM, build_model
 from lightning_apollo.structures import ClipShape, Sample, VisualBatch
 from tests.models.clips import (

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
+from lightning_apollo.models.config import ConnectorConfig
 from lightning_apollo.models.connector import (
-    ConnectorConfig,
     PerceiverConnector,
     PoolConnector,
     WeightedNorm,

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
-from lightning_apollo.models.connector import ConnectorConfig
+from lightning_apollo.models.apollo.config import FusedEncoderConfig
+from lightning_apollo.models.config import ConnectorConfig, LoraConfig, ModelConfig, ReducerConfig
 from lightning_apollo.models.flops import BatchSizes, Flops, count_flops
-from lightning_apollo.models.lora import LoraConfig, adapter_sizes, add_adapters
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.lora import adapter_sizes, add_adapters
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.structures import PackedBatch
 from tests.models.clips import (
     CLIP_MODEL,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.models import llm, vision_encoder
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from tests.models.clips import CLIP_MODEL, FRAMES, clip_item, clip_pixels
 from tests.models.samples import MODEL, VOCABULARY, image, pack, sample, video

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
+from lightning_apollo.models.apollo.config import FusedEncoderConfig
 from lightning_apollo.models.checkpoint.adapter import merged
 from lightning_apollo.models.checkpoint.files import stored
+from lightning_apollo.models.config import LoraConfig, ModelConfig, ReducerConfig
 from lightning_apollo.models.lora import (
-    LoraConfig,
     adapter_sizes,
     add_adapters,
     layer_linears,
@@ -21,8 +21,7 @@ from lightning_apollo.models.lora import (
     split_weights,
     through_nf4,
 )
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.structures import PackedBatch
 from tests.models.clips import CLIP_MODEL, FRAMES, IMAGE, VIDEO, VIDEOMAE, VJEPA2, clip_item, clip_pixels, randomize
 from tests.models.samples import MODEL, image, pack, sample, video

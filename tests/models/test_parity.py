@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from apollo_kernels import Layout, pack_patches, similarity_keep
 from lightning_apollo.models.checkpoint.load import from_port_names, to_port_names
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.structures import Sample, VisualBatch, cumulative_lengths
 from tests.models.samples import PATCH, image, our_model, pack, port_logits, port_model, port_pixels, sample, video
 from tests.tolerances import MODEL, SUMMATION

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.structures import Frames, VisualBatch, VisualItem
 from tests.models.samples import PATCH, image, our_model, pack, port_model, sample, video

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.main import app
-from lightning_apollo.models.llm import LLMConfig, build_llm, check_positions, load_llm, load_tokenizer_of
+from lightning_apollo.models.config import LLMConfig
+from lightning_apollo.models.llm import build_llm, check_positions, load_llm, load_tokenizer_of
 from lightning_apollo.recipe.schema import RecipeError, load_recipe
 from lightning_apollo.structures import WeightsError
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lightning_apollo.models.attention import packed_attention
-from lightning_apollo.models.llm import LLMConfig
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import LLMConfig, ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.structures import Frames, VisualBatch, VisualItem, cumulative_lengths
 from tests.models.samples import PATCH, image, our_model, pack, port_model, sample, video
@@ -151,7 +150,8 @@ def test_any_llama_like_model_runs_packed(architecture: str) -> None:
 
 ENCODER_MEMORY = """
 import re, sys, torch
-from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
+from lightning_apollo.models.vision_encoder import VisionEncoder
+from lightning_apollo.models.config import VisionEncoderConfig
 from lightning_apollo.structures import cumulative_lengths
 
 def kib(key):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from lightning_apollo.cli.main import app
 from lightning_apollo.models.checkpoint.load import save_weights
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.new_task.new import STAGE, NewRecipe, Task, write_recipe
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe

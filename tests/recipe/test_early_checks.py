@@ -17,7 +17,7 @@ from lightning_apollo.recipe.early_checks import require_data, require_manifests
 MAX_RATIO = 5
 YARDSTICK = "import typer, rich.console, importlib.metadata, packaging.requirements"
 TRIES = 3  # the best counts
-HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "torchcodec"}
+HEAVY = {"torch", "lightning", "transformers", "torchvision", "torchmetrics", "torchcodec"}
 
 # The command line with the packages that it imported as the last line
 CLI = f"""

@@ -21,7 +21,7 @@ from lightning_apollo.runs import fit
 from lightning_apollo.runs.fingerprint import differences, read_origin
 from lightning_apollo.runs.fit import run_stage
 from lightning_apollo.runs.stage_folder import stage_folder
-from lightning_apollo.stages import find_stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.training.callbacks.export import WEIGHTS
 from lightning_apollo.weights.exporting import export_stage
@@ -100,7 +100,7 @@ def test_the_stages_weights_answer_as_the_model_with_adapters(tuned: dict[str, R
     folder = stage_folder(one, STAGE)
     model = build_model(one.model, one.stages[STAGE].reducer)
     load_weights(model, root / "start.safetensors")
-    find_stage("Stage")(model, one.stages[STAGE])
+    Stage(model, one.stages[STAGE])
     stored = load_file(folder / ADAPTER)
     named = {re.sub(r"(lora_[AB])\.", r"\1.default.", name): tensor for name, tensor in stored.items()}
     assert not model.load_state_dict(named, strict=False).unexpected_keys

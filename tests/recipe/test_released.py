@@ -8,7 +8,7 @@ import torch
 from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.recipe.conf import recipe_names
 from lightning_apollo.recipe.schema import load_recipe
 from lightning_apollo.structures import IGNORE_INDEX

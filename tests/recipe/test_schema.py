@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.recipe.conf import conf_folder, recipe_names
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe, save_recipe
 

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.main import app
-from lightning_apollo.data.plan.costs import CostConfig
+from lightning_apollo.data.plan.config import CostConfig
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
 from lightning_apollo.runs import calibrate as calibrate_module
 from lightning_apollo.runs.calibrate import CONSTANTS, calibrate, cost_terms, fit_cost, timed_batches

@@ -8,8 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.main import app
-from lightning_apollo.recipe.schema import RecipeError, TrainerConfig, load_recipe
+from lightning_apollo.recipe.schema import RecipeError, load_recipe
 from lightning_apollo.runs.devices import check_devices
+from lightning_apollo.training.config import TrainerConfig
 
 
 @pytest.mark.parametrize("kind", ["gpu", "mps"])

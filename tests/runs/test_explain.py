@@ -17,7 +17,7 @@ from transformers import (
     VideoLlama3ForConditionalGeneration,
 )
 
-from lightning_apollo.recipe.schema import PRECISIONS, Recipe, load_recipe
+from lightning_apollo.recipe.schema import Recipe, load_recipe
 from lightning_apollo.runs.explain import (
     count_adapters,
     count_manifest_rows,
@@ -27,6 +27,7 @@ from lightning_apollo.runs.explain import (
     explain,
     stage_memory,
 )
+from lightning_apollo.training.config import PRECISIONS
 
 SIGLIP = {  # config.json of siglip-so400m-patch14-384
     "hidden_size": 1152,

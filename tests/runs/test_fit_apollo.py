@@ -13,7 +13,7 @@ from lightning_apollo.evaluation.prompting import build_prompt
 from lightning_apollo.evaluation.readers.shapes import shapes as read_shapes
 from lightning_apollo.inference.trained import load_trained
 from lightning_apollo.models.checkpoint.load import load_weights
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.recipe.schema import Recipe, load_recipe
 from lightning_apollo.runs.fit import run_stage

@@ -9,13 +9,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig, TowerConfig
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.apollo.config import FusedEncoderConfig, TowerConfig
+from lightning_apollo.models.config import ConnectorConfig, ModelConfig, ReducerConfig
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.recipe.schema import load_recipe
 from lightning_apollo.runs.explain import explain
-from lightning_apollo.stages import InstructionTuning, StageConfig, find_stage
+from lightning_apollo.stages import StageConfig, check_stage, find_stage
 from lightning_apollo.structures import Frames, PackedBatch, VisualItem
 from tests.models.samples import MODEL, pack, sample
 from tests.quiet_trainer import quiet_trainer
@@ -123,9 +122,9 @@ def test_the_conflict_about_the_towers_is_a_value() -> None:
         words = [f"stages.instruction_tuning.trains={trains}".replace("'", "")]
         assert load_recipe("apollo-3b", words).stages["instruction_tuning"].trains == trains
     with pytest.raises(ValueError, match=r"InstructionTuning .*connector, llm \(.*vision"):
-        InstructionTuning.check(stage_config("InstructionTuning", "llm"))
+        check_stage(stage_config("InstructionTuning", "llm"))
     with pytest.raises(ValueError, match=r"ConnectorAlignment .*connector, not vision, connector"):
-        find_stage("ConnectorAlignment").check(stage_config("ConnectorAlignment", "vision", "connector"))
+        check_stage(stage_config("ConnectorAlignment", "vision", "connector"))
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from torch.nn import functional
 
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.stages import (
-    STAGES,
-    MultiTaskFineTuning,
-    Stage,
-    StageConfig,
-    VisionEncoderAdaptation,
-    find_stage,
-)
+from lightning_apollo.stages import STAGES, StageConfig, check_stage, find_stage
+from lightning_apollo.stages.base import Stage
+from lightning_apollo.stages.videollama3 import VisionEncoderAdaptation
 from lightning_apollo.structures import PackedBatch, Sample
-from lightning_apollo.training.optim import OptimizerConfig
+from lightning_apollo.training.config import OptimizerConfig
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer
 
@@ -195,14 +190,15 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
 def test_the_papers_stages_train_what_they_say() -> None:
     with pytest.raises(ValueError, match=r"VisionEncoderAdaptation .*vision, connector, not vision, connector, llm"):
         VisionEncoderAdaptation(model(), config())
-    MultiTaskFineTuning.check(config())
+    check_stage(config(kind="MultiTaskFineTuning"))
     with pytest.raises(ValueError, match="kind: Stage "):
-        MultiTaskFineTuning.check(config(trains={"llm": 1e-5}))
+        check_stage(config(kind="MultiTaskFineTuning", trains={"llm": 1e-5}))
 
 
 def test_stages_are_found_by_name() -> None:
-    assert [find_stage(name) for name in STAGES] == list(STAGES.values())
-    assert all(issubclass(stage, Stage) and issubclass(stage, nn.Module) for stage in STAGES.values())
+    stages = [find_stage(name) for name in STAGES]
+    assert [(stage.__name__, stage.kind) for stage in stages] == list(STAGES.items())
+    assert all(issubclass(stage, Stage) and issubclass(stage, LightningModule) for stage in stages)
     with pytest.raises(ValueError, match=r"\bMultiTaskFineTuning\b"):
         find_stage("MultiTaskFinetuning")
     with pytest.raises(ValueError, match="Stage, VisionEncoderAdaptation"):

@@ -8,12 +8,12 @@ import torch
 
 from lightning_apollo.models.checkpoint.adapter import AdapterOrigin
 from lightning_apollo.models.checkpoint.load import save_weights
-from lightning_apollo.models.lora import LoraConfig
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import LoraConfig, ReducerConfig
 from lightning_apollo.models.video_lmm import build_model
-from lightning_apollo.stages import Stage, StageConfig
+from lightning_apollo.stages import StageConfig
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.training.callbacks.export import StageExport
-from lightning_apollo.training.optim import OptimizerConfig
+from lightning_apollo.training.config import OptimizerConfig
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import randomize
 from tests.models.samples import MODEL, image, pack, sample, video

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 
-from lightning_apollo.stages import Stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training.callbacks.blank_media_check import BlankMediaCheck
 from lightning_apollo.training.sharding import build_strategy

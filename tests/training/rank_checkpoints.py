@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.stages import Stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch
-from lightning_apollo.training.callbacks.checkpoint import CheckpointConfig, CheckpointFile, StepCheckpoint
+from lightning_apollo.training.callbacks.checkpoint import CheckpointFile, StepCheckpoint
 from lightning_apollo.training.callbacks.export import StageExport
 from lightning_apollo.training.callbacks.resume import ExactResume
+from lightning_apollo.training.config import CheckpointConfig
 from lightning_apollo.training.master_weights import cast, named_masters
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import randomize

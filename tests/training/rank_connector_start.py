@@ -9,11 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, build_model
-from lightning_apollo.stages import Stage
+from lightning_apollo.models.apollo.config import FusedEncoderConfig
+from lightning_apollo.models.config import ConnectorConfig, ModelConfig, ReducerConfig
+from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training.callbacks.connector_start import ConnectorStart
 from lightning_apollo.training.sharding import build_strategy

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from lightning_apollo.stages import Stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.training.sharding import build_strategy
 from lightning_apollo.training.watchdog.callback import Sentinel
 from tests.models.samples import pack

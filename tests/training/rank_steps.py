@@ -12,13 +12,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoderConfig
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.apollo.config import FusedEncoderConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.stages import Stage, StageConfig
+from lightning_apollo.stages import StageConfig
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch, Sample
+from lightning_apollo.training.config import OptimizerConfig
 from lightning_apollo.training.master_weights import named_masters
-from lightning_apollo.training.optim import OptimizerConfig
 from lightning_apollo.training.sharding import build_strategy
 from tests.models.clips import CLIP_MODEL, FRAMES, FUSED, clip_item, clip_pixels, randomize
 from tests.models.samples import MODEL, image, pack, sample, video

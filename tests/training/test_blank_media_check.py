@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import FrameLMM, VideoLMM, build_model
 from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.fit import run_stage
 from lightning_apollo.runs.stage_folder import stage_folder
-from lightning_apollo.stages import Stage, StageConfig
+from lightning_apollo.stages import StageConfig
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import IGNORE_INDEX, Frames, PackedBatch, Sample, VisualItem
 from lightning_apollo.training.callbacks.blank_media_check import (
     SMALLEST_GAP,
@@ -26,7 +27,7 @@ from lightning_apollo.training.callbacks.blank_media_check import (
     blank_media_lines,
 )
 from lightning_apollo.training.callbacks.export import WEIGHTS
-from lightning_apollo.training.optim import OptimizerConfig
+from lightning_apollo.training.config import OptimizerConfig
 from tests.launch import launch
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer

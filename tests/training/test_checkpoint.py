@@ -19,13 +19,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_apollo.training.callbacks.checkpoint import (
-    CheckpointConfig,
     CheckpointFile,
     StepCheckpoint,
     checkpoint_step,
     latest_checkpoint,
 )
 from lightning_apollo.training.callbacks.resume import ExactResume, convert_batch_progress
+from lightning_apollo.training.config import CheckpointConfig
 from lightning_apollo.training.random_states import random_states, set_random_states
 from lightning_apollo.training.sharding import build_strategy
 from tests.quiet_trainer import quiet_trainer

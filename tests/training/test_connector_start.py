@@ -12,9 +12,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lightning_apollo.models.connector import ConnectorConfig
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM, build_model
+from lightning_apollo.models.config import ConnectorConfig, ModelConfig, ReducerConfig
+from lightning_apollo.models.video_lmm import VideoLMM, build_model
 from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training.callbacks.connector_start import ConnectorStart
 from tests.launch import launch

@@ -14,15 +14,13 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 
-from lightning_apollo.models.lora import LoraConfig
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import LoraConfig, ReducerConfig
 from lightning_apollo.models.video_lmm import VideoLMM, build_model
-from lightning_apollo.recipe.schema import TrainerConfig
 from lightning_apollo.runs.explain import stage_memory
-from lightning_apollo.stages import Stage
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch
+from lightning_apollo.training.config import OptimizerConfig, TrainerConfig
 from lightning_apollo.training.master_weights import MASTER, MasterWeights, cast, named_masters
-from lightning_apollo.training.optim import OptimizerConfig
 from tests.models.clips import randomize
 from tests.models.samples import MODEL, image, pack, sample, video
 from tests.quiet_trainer import quiet_trainer

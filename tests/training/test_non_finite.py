@@ -9,7 +9,8 @@ import pytest
 
 from lightning_apollo.recipe.schema import Recipe, RecipeError, save_recipe
 from lightning_apollo.runs.stage_folder import stage_folder
-from lightning_apollo.training.callbacks.non_finite import NonFinite, NonFiniteConfig
+from lightning_apollo.training.callbacks.non_finite import NonFinite
+from lightning_apollo.training.config import NonFiniteConfig
 from tests.launch import launch
 from tests.small_recipe import recipe
 from tests.training.poisoned_runs import Poison, train_poisoned

@@ -4,14 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_apollo.training.optim import (
-    OptimizerConfig,
-    build_optimizer,
-    build_schedule,
-    check_rates,
-    cosine_with_warmup,
-    parameter_groups,
-)
+from lightning_apollo.training.config import OptimizerConfig
+from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
+from lightning_apollo.training.schedule import check_rates, cosine_with_warmup
 
 
 def components() -> dict[str, nn.Module]:

@@ -18,12 +18,13 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+from lightning_apollo.models.config import ModelConfig, ReducerConfig
 from lightning_apollo.models.flops import BatchSizes, count_flops
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, build_model
-from lightning_apollo.stages import Stage, StageConfig
+from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.stages import StageConfig
+from lightning_apollo.stages.base import Stage
 from lightning_apollo.structures import PackedBatch
-from lightning_apollo.training.optim import OptimizerConfig
+from lightning_apollo.training.config import OptimizerConfig
 from lightning_apollo.training.timing import step_time as step_time_module
 from lightning_apollo.training.timing import timeline
 from lightning_apollo.training.timing.bottleneck import PARTS, DataSeconds

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lightning_apollo.weights.gguf_files
-from lightning_apollo.models.llm import LLMConfig, load_llm, load_tokenizer, predict, run_decoder
+from lightning_apollo.models.config import LLMConfig
+from lightning_apollo.models.llm import load_llm, load_tokenizer, predict, run_decoder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.weights.importing import import_weights
 from tests.tolerances import MODEL

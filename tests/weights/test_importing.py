@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Sigl
 
 from lightning_apollo.models.checkpoint.layouts import LAYOUTS
 from lightning_apollo.models.checkpoint.load import load_vision_weights, load_weights
-from lightning_apollo.models.llm import LLMConfig, load_llm, predict, run_decoder
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, build_model
+from lightning_apollo.models.config import LLMConfig, ModelConfig, ReducerConfig
+from lightning_apollo.models.llm import load_llm, predict, run_decoder
+from lightning_apollo.models.video_lmm import build_model
 from lightning_apollo.models.vision_encoder import VisionEncoder
 from lightning_apollo.structures import WeightsError
 from lightning_apollo.weights.importing import import_weights

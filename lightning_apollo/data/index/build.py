@@ -36,7 +36,8 @@ from lightning_apollo.data.index.tables import (
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.probe_pool import MediaKey, Probe, ProbeResult, probe_all
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.data.source import Source
 from lightning_apollo.data.storage.address import file_state
 from lightning_apollo.data.storage.roots import MediaRoot, part_address

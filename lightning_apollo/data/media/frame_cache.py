@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.media.config import FrameCacheConfig
 from lightning_apollo.data.media.reader import MediaReader
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage.bounded_folder import BoundedFolder
@@ -26,20 +27,6 @@ from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 _FORMAT_VERSION = "2"
 _DECODERS = ("torchcodec", "torchvision", "pillow")  # whose versions are part of every key
 _SECONDS_BYTES = 8  # of one presentation time
-
-
-@dataclass(frozen=True)
-class FrameCacheConfig:
-    """Folder and size limit of the frame cache."""
-
-    folder: str  # all ranks and loader processes may share it, and runs one after the other
-    max_gigabytes: float  # of 10⁹ bytes; frames used longest ago go first. An epoch must fit, or nothing is found again
-
-    def __post_init__(self) -> None:
-        if not self.folder:
-            raise ValueError("frame_cache.folder names no folder")
-        if self.max_gigabytes <= 0:
-            raise ValueError(f"frame_cache.max_gigabytes must be more than 0, it is {self.max_gigabytes}")
 
 
 class CachedReader:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from lightning_apollo.data.media import video as media
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.structures import MediaInfo, Modality
 
 _SIZE = (32, 32)  # pixels; frames are decoded at native size whatever they are resized to

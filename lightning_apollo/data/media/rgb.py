@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageFile
+from PIL import Image, ImageFile
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _TO_EIGHT_BITS = {"L;2": lambda v: 85 * v, "L;4": lambda v: 17 * v, "RGB;16B": lambda v: tuple(c >> 8 for c in v)}
-
-
-@dataclass(frozen=True)
-class PictureConfig:
-    """Appearance of still pictures."""
-
-    background: str = "white"  # behind transparent pixels: a colour's name, "#rrggbb" or "rgb(r, g, b)"
-
-    def __post_init__(self) -> None:
-        try:
-            num_channels = len(ImageColor.getrgb(self.background))
-        except ValueError:
-            num_channels = 0
-        if num_channels != 3:
-            raise ValueError(
-                f"background is {self.background!r}, which is no opaque colour: "
-                'give a name, "#rrggbb" or "rgb(r, g, b)"'
-            )
 
 
 def correct_transparent_colour(picture: ImageFile.ImageFile) -> None:

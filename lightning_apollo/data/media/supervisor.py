@@ -6,7 +6,6 @@ imported torch (seconds) is kept for each loader process; what decodes is forked
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import signal
@@ -15,7 +14,6 @@ import sys
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
@@ -25,6 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.media.config import SupervisionConfig
 from lightning_apollo.data.media.fork_server import deaf
 from lightning_apollo.data.media.reader import MediaReader
 from lightning_apollo.data.media.worker import WorkerAnswer, receive_answer
@@ -40,24 +39,6 @@ socket, *sys.path = sys.argv[1:]
 from lightning_apollo.data.media.worker import fork_on_request
 fork_on_request(int(socket))
 """
-
-
-@dataclass(frozen=True)
-class SupervisionConfig:
-    """Limits of one media file, beyond which it counts as broken."""
-
-    deadline_seconds: float = 60.0  # for one probe, and for one decode of all frames that a sample shows
-    max_memory_mb: int = 2048  # MiB that it may take, above what the decoding process holds anyway
-
-    def __post_init__(self) -> None:
-        if not 0 < self.deadline_seconds < math.inf:
-            raise ValueError(f"data.supervision.deadline_seconds must be above 0 s, it is {self.deadline_seconds:g}")
-        if self.max_memory_mb < 1:
-            raise ValueError(f"data.supervision.max_memory_mb must be 1 MiB or more, it is {self.max_memory_mb}")
-
-    @property
-    def max_memory_bytes(self) -> int:
-        return self.max_memory_mb * 2**20
 
 
 class SupervisedReader:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_apollo.data.plan.costs import PlanError, SampleCosts
+from lightning_apollo.data.plan.config import PlanError
+from lightning_apollo.data.plan.costs import SampleCosts
 
 UNITS = ("passes", "samples", "tokens")
 

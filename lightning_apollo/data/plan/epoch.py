@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_apollo.data.plan.balance import Imbalance, balanced_order, imbalance
-from lightning_apollo.data.plan.costs import CostConfig, PlanError, SampleCosts, costs_of_samples, whole_costs
+from lightning_apollo.data.plan.config import CostConfig, PlanError
+from lightning_apollo.data.plan.costs import SampleCosts, costs_of_samples, whole_costs
 from lightning_apollo.data.plan.draw import UNITS, draw_epoch, numpy_generator, passes_of_sources, realised_shares
 from lightning_apollo.data.plan.packing import pack
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.annotations.manifest import Manifest, ManifestError
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation, TextPart
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage.roots import MediaRoot
 from lightning_apollo.evaluation.own.form import TITLES, form_of, short_texts_exact
 from lightning_apollo.evaluation.question import BenchmarkError, Question
@@ -76,7 +77,9 @@ def read_own_rows(config: OwnRowsConfig) -> OwnRows:
     ManifestError for a file that is no manifest; BenchmarkError where no row can be used, or where an answer has not the form
     that the metric scores.
     """
-    source = SourceConfig(list(config.manifests), config.root).open("own", config.outside_root, config.unknown_keys)
+    source = open_source(
+        "own", SourceConfig(list(config.manifests), config.root), config.outside_root, config.unknown_keys
+    )
     counts = Counter(manifest.name for manifest in source.manifests)
     titles = [m.name if counts[m.name] == 1 else m.address for m in source.manifests]
     broken: list[UnusableRow] = []

@@ -24,8 +24,9 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from lightning_apollo.data.conversation import Message, TextPart
+from lightning_apollo.data.media.config import SupervisionConfig
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
-from lightning_apollo.data.media.supervisor import SupervisedReader, SupervisionConfig
+from lightning_apollo.data.media.supervisor import SupervisedReader
 from lightning_apollo.inference.chat.guard import UploadGuard
 from lightning_apollo.inference.chat.session import Chat, ChatError, ChatReply, Seen, read_question, stream_reply
 from lightning_apollo.inference.chat.uploads import is_known_media

@@ -9,51 +9,14 @@ K clips · T frames of a clip · S side in pixels · D channels of a tower · W 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_apollo.models.apollo.towers import TOWERS, Grid, Tower, TowerConfig
-
-
-@dataclass(frozen=True)
-class FusedEncoderConfig:
-    """The towers of Apollo: `image` and `video`, or one of them alone (the ablation of Table 9)."""
-
-    image: TowerConfig | None = None
-    video: TowerConfig | None = None
-    num_frames: int = 4  # of a clip; InternVideo2 was trained on 4 (C.1)
-    encode_batch_size: int = 25  # clips that run through the towers at once (configuration of the release)
-
-    def __post_init__(self) -> None:
-        if not self.towers:
-            raise ValueError("fused names no tower: give image, video or both")
-        if self.num_frames < 1 or self.encode_batch_size < 1:
-            raise ValueError("num_frames and encode_batch_size are at least 1")
-        for name, tower in self.towers.items():
-            if self.num_frames % tower.tubelet_size:
-                raise ValueError(
-                    f"{name}: num_frames {self.num_frames} is no multiple of tubelet_size {tower.tubelet_size}"
-                )
-
-    @property
-    def towers(self) -> dict[str, TowerConfig]:
-        """The towers that there are, in the order of their channels."""
-        both = {"image": self.image, "video": self.video}
-        return {name: tower for name, tower in both.items() if tower is not None}
-
-    @property
-    def width(self) -> int:
-        """W."""
-        return sum(tower.hidden_size for tower in self.towers.values())
-
-    @property
-    def image_size(self) -> int:
-        """Pixels of the longer side of the frames that all towers are served from."""
-        return max(tower.image_size for tower in self.towers.values())
+from lightning_apollo.models.apollo.config import FusedEncoderConfig
+from lightning_apollo.models.apollo.towers import TOWERS, Grid, Tower
 
 
 class FusedEncoder(nn.Module):

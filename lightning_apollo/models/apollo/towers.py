@@ -7,7 +7,6 @@ K clips · T frames of a clip · S side in pixels · D channels
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -21,46 +20,13 @@ from transformers import (
     VJEPA2Model,
 )
 
+from lightning_apollo.models.apollo.config import TowerConfig
 from lightning_apollo.models.apollo.internvideo2 import InternVideo2
 
 Grid = tuple[int, int, int]  # time, rows, columns
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class TowerConfig:
-    """One tower: its kind and the sizes of the published model."""
-
-    kind: str  # siglip | internvideo2 | vjepa2 | videomae
-    hidden_size: int
-    num_layers: int  # of the published model; those after `select_layer` are not built
-    num_heads: int
-    intermediate_size: int
-    patch_size: int  # pixels
-    image_size: int  # pixels of the square that a frame is padded to
-    tubelet_size: int = 1  # frames of one patch
-    select_layer: int = -2  # whose output is used: -1 the last layer's, -2 that of the one before
-    layer_scale: float = 1e-5  # internvideo2 from random weights: the first scale of every residual
-    position_deviation: float | None = None  # the same: of random positions; None starts from sinusoids
-    weights: str | None = None  # hub name, folder or file to start from; None: random
-
-    def __post_init__(self) -> None:
-        if self.kind not in TOWERS:
-            raise ValueError(f"tower kind is one of {', '.join(TOWERS)}, not {self.kind!r}")
-        if not -self.num_layers <= self.select_layer <= -1:
-            raise ValueError(f"select_layer counts from the end, -1 to -{self.num_layers}, not {self.select_layer}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_heads {self.num_heads}")
-        if self.kind == "internvideo2" and self.hidden_size % 16:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of 16, as positions in time and space need"
-            )
-
-    @property
-    def num_built_layers(self) -> int:
-        return self.num_layers + self.select_layer + 1
 
 
 class Tower(nn.Module):

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_apollo.models.checkpoint.files import ADAPTER, StoredTensor, open_weights, stored, write_stored
-from lightning_apollo.models.lora import DOWN, PREFIXES, UP, LoraConfig, merge_adapter, split_weights, through_nf4
+from lightning_apollo.models.config import LoraConfig
+from lightning_apollo.models.lora import DOWN, PREFIXES, UP, merge_adapter, split_weights, through_nf4
 from lightning_apollo.structures import WeightsError
 
 _FORMAT = "lightning_apollo.adapter"  # the only key of the metadata: of several, the library writes any first

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_apollo.models.checkpoint.files import StoredTensor
 from lightning_apollo.models.checkpoint.load import tied_names
-from lightning_apollo.models.connector import ConnectorConfig, MLPConnector
-from lightning_apollo.models.reduce import ReducerConfig
-from lightning_apollo.models.video_lmm import ModelConfig, build_model
-from lightning_apollo.models.vision_encoder import VisionEncoder, VisionEncoderConfig
+from lightning_apollo.models.config import ConnectorConfig, ModelConfig, ReducerConfig, VisionEncoderConfig
+from lightning_apollo.models.connector import MLPConnector
+from lightning_apollo.models.video_lmm import build_model
+from lightning_apollo.models.vision_encoder import VisionEncoder
 from lightning_apollo.structures import WeightsError
 
 Shape = tuple[int, ...]

@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
+from lightning_apollo.models.apollo.config import TowerConfig
 from lightning_apollo.models.apollo.fused_encoder import FusedEncoder
 from lightning_apollo.models.apollo.internvideo2 import RELEASED_PATCHES, InternVideo2, resize_positions
-from lightning_apollo.models.apollo.towers import TowerConfig
 from lightning_apollo.models.checkpoint.files import open_weights, stored, write_stored
+from lightning_apollo.models.config import ModelConfig
 from lightning_apollo.models.llm import load_llm
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM
+from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.models.vision_encoder import VisionEncoder
 from lightning_apollo.structures import WeightsError
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import ReducerConfig
 from lightning_apollo.models.video_lmm import FrameLMM, VideoLMM
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch
 from lightning_apollo.training.losses import token_loss_sum

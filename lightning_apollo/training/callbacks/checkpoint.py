@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,10 +24,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from lightning_apollo.errors import UserError
 from lightning_apollo.files import sync, system_words
+from lightning_apollo.training.config import CheckpointConfig
 
 CHECKPOINTS = "checkpoints"  # in a stage's folder
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
-_MOST_STEPS = 500  # between checkpoints, unless told otherwise
 # What writing to a file raises: the system's own error, or that of PyTorch's writer, which reports one
 WRITE_ERRORS = (OSError, RuntimeError)
 
@@ -37,24 +36,6 @@ logger = logging.getLogger(__name__)
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that had to be written and could not be."""
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """Checkpoint interval and number of kept checkpoints."""
-
-    every_n_steps: int | None = None  # optimizer steps; None: a quarter of the stage, 500 at most
-    keep: int = 2  # the last so many; the older ones are removed
-
-    def __post_init__(self) -> None:
-        for name in ("every_n_steps", "keep"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"checkpoint.{name} must be 1 or more, it is {value}")
-
-    def interval(self, num_steps: float) -> int:
-        """Steps between checkpoints of a stage of `num_steps`: unless told otherwise, three come before its last step."""
-        return self.every_n_steps or int(max(1, min(_MOST_STEPS, num_steps // 4)))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -18,8 +18,8 @@ from lightning_apollo.models.calibration import (
     standardize_inputs,
     table_sums,
 )
-from lightning_apollo.models.connector import CALIBRATED
-from lightning_apollo.models.video_lmm import ModelConfig, VideoLMM
+from lightning_apollo.models.config import CALIBRATED, ModelConfig
+from lightning_apollo.models.video_lmm import VideoLMM
 from lightning_apollo.structures import PackedBatch
 from lightning_apollo.training.callbacks.blank_media_check import forget_logged
 from lightning_apollo.training.random_states import undisturbed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -13,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_apollo.errors import UserError
+from lightning_apollo.training.config import NonFiniteConfig
 
 _NUM_SHOWN = 8  # sample ids in a message
 
@@ -21,20 +21,6 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteLoss(UserError, ArithmeticError):
     """A step whose loss or gradient is not finite, where the recipe does not leave it out."""
-
-
-@dataclass(frozen=True)
-class NonFiniteConfig:
-    """Policy for an optimizer step whose loss or gradient is not finite."""
-
-    action: str = "stop"  # or "skip": the update is left out, and said
-    max_skips: int = 20  # steps of a stage that may be left out; one more stops the run
-
-    def __post_init__(self) -> None:
-        if self.action not in ("stop", "skip"):
-            raise ValueError(f"non_finite.action is stop or skip, not {self.action!r}")
-        if self.max_skips < 0:
-            raise ValueError(f"non_finite.max_skips must not be negative, it is {self.max_skips}")
 
 
 class _ChecksSteps(Protocol):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,8 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from lightning_apollo.training.callbacks.checkpoint import CheckpointError, StepCheckpoint
+from lightning_apollo.training.config import PreemptionConfig
 from lightning_apollo.training.processes.signals import EXIT_CODE, INTERRUPTED, LISTENER, SIGNALS, Preempted, after
-
-
-@dataclass(frozen=True)
-class PreemptionConfig:
-    """Action beside saving when SLURM tells a run to stop."""
-
-    requeue: bool = True  # puts the job back into the queue after SIGUSR1
 
 
 class Preemption(Callback):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.annotations.manifest import ManifestError, check_manifest, read_manifest
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.config import SourceConfig
 
 ROWS = [
     {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "là"}]}

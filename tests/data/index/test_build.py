@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from tests.media_files import cut, ffmpeg, h264, write_clip, zero_middle
 from tests.probes import logged, names_in
 from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.datamodule import Batching, DataConfig, VideoDataModule
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.ignored_keys import IgnoredKey, ignored_keys_of_index, ignored_keys_of_sources
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from tests.small_data import tiny_text, turns, write_rows
 
 TALK = turns("Why?", "So.")

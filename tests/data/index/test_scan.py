@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.scan import scan, summarise, write_broken
 from lightning_apollo.data.index.tables import Index
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from tests.media_files import h264, write_clip
 from tests.small_data import turns, write_pictures, write_rows
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.tables import (
     FORMAT_VERSION,
@@ -25,7 +26,7 @@ from lightning_apollo.data.index.tables import (
     write_tables,
 )
 from lightning_apollo.data.media import video as media
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from lightning_apollo.structures import MediaError
 from tests.media_files import h264, write_clip
 from tests.small_data import turns, write_pictures, write_rows

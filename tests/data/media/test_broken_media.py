@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from lightning_apollo.data.media.video import decode, load_image, probe
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.machine.video_libraries import VideoLibrariesError
 from lightning_apollo.structures import MediaError
 from tests.broken_files import write_broken_files

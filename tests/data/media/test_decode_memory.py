@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_apollo.data.media.supervisor import SupervisedReader, SupervisionConfig
+from lightning_apollo.data.media.config import SupervisionConfig
+from lightning_apollo.data.media.supervisor import SupervisedReader
 from tests.decoders import Faulty, decoded, read_log
 from tests.media_files import ffmpeg, h264, write_clip
 

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.media import frame_cache
 from lightning_apollo.data.media import video as media
-from lightning_apollo.data.media.frame_cache import CachedReader, FrameCacheConfig
+from lightning_apollo.data.media.config import FrameCacheConfig
+from lightning_apollo.data.media.frame_cache import CachedReader
 from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.data.storage.roots import open_root
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality, PackedBatch
 from tests.media_files import write_clip

@@ -12,17 +12,20 @@ import torch
 from PIL import Image
 
 from lightning_apollo.data.annotations.rows import parse_row
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, RowError, TextPart
 from lightning_apollo.data.index.build import build_index, is_current
 from lightning_apollo.data.index.scan import broken_rows
-from lightning_apollo.data.media.frame_cache import CachedReader, FrameCacheConfig
+from lightning_apollo.data.media.config import FrameCacheConfig
+from lightning_apollo.data.media.frame_cache import CachedReader
 from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
+from lightning_apollo.data.source import open_sources
 from lightning_apollo.data.storage.address import FrameList, file_state, frame_list, frames_address
 from lightning_apollo.data.storage.roots import FolderRoot, open_root, part_address
 from lightning_apollo.structures import MediaError

@@ -13,9 +13,8 @@ from PIL import Image
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.datamodule import DataConfig, build_reader
-from lightning_apollo.data.media.frame_cache import FrameCacheConfig
+from lightning_apollo.data.media.config import FrameCacheConfig, PictureConfig
 from lightning_apollo.data.media.picture import load_picture
-from lightning_apollo.data.media.rgb import PictureConfig
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.recipe.schema import RecipeError, load_recipe

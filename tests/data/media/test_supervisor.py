@@ -17,15 +17,17 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.dataset import ConversationDataset, PreparedBatch
+from lightning_apollo.data.media.config import SupervisionConfig
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
-from lightning_apollo.data.media.supervisor import SupervisedReader, SupervisionConfig
+from lightning_apollo.data.media.supervisor import SupervisedReader
 from lightning_apollo.data.plan.order import refill_rows
 from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.source import open_sources
 from lightning_apollo.machine.video_libraries import FFmpegMissing
 from lightning_apollo.structures import Frames, MediaError
 from tests.decoders import FAULTS, SIZE, Faulty, NotToBeLoaded, WithoutTorchcodec, decoded, memory_bytes, read_log

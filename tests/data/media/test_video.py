@@ -14,7 +14,8 @@ from transformers import VideoLlama3ImageProcessor, VideoLlama3VideoProcessor
 
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.video import decode, load_image, probe
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.structures import MediaError, MediaInfo
 from tests.media_files import (
     HEIGHT,
@@ -276,7 +277,8 @@ import sys
 from pathlib import Path
 from torchcodec.decoders import VideoDecoder
 from lightning_apollo.data.media.video import decode, probe
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
 
 def kilobytes(field):
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])

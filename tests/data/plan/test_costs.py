@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from lightning_apollo.data.plan.costs import CostConfig, PlanError, costs_of_samples, whole_costs
+from lightning_apollo.data.plan.config import CostConfig, PlanError
+from lightning_apollo.data.plan.costs import costs_of_samples, whole_costs
 from tests.data.plan_samples import samples
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.plan_costs import mixed_costs
-from lightning_apollo.data.plan.costs import PlanError, SampleCosts
+from lightning_apollo.data.plan.config import PlanError
+from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.plan.draw import draw_epoch, passes_of_sources, realised_shares
 from tests.data.plan_samples import samples, some_samples
 

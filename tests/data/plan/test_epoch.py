@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from benchmarks.plan_costs import MAX_LLM_TOKENS, mixed_costs
 from benchmarks.plan_costs import MAX_PATCHES as MAX_PATCHES_OF_PAPER
-from lightning_apollo.data.plan.costs import CostConfig, PlanError, SampleCosts
+from lightning_apollo.data.plan.config import CostConfig, PlanError
+from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.plan.draw import draw_epoch
 from lightning_apollo.data.plan.epoch import Plan, PlanConfig, make_plan
 from lightning_apollo.data.plan.order import rank_positions

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.index.build import build_index, is_current
 from lightning_apollo.data.index.sample_costs import IndexedCosts, indexed_costs
@@ -16,7 +17,7 @@ from lightning_apollo.data.plan.epoch import PlanConfig
 from lightning_apollo.data.plan.planner import CountedPlanner, MicroBatchRequest, PackedPlanner
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.source import Source, SourceConfig, open_sources
+from lightning_apollo.data.source import Source, open_sources
 from tests.small_data import tiny_text, tiny_tokenizer, turns, write_pictures, write_rows
 
 NUM_ROWS = 12

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import ChatTokenizer, prompt_text, render_conversation, render_prompt
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.recipe.conf import conf_folder

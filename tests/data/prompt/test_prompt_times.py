@@ -10,7 +10,7 @@ from lightning_apollo.data.conversation import Conversation, MediaPart, Message,
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
 from tests.media_files import h264, read_number, variable_rate_seconds, write_clip, write_variable_rate
 from tests.small_data import tiny_tokenizer
 

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_apollo.data.sampling.clips import clip_spans, whole_clips
-from lightning_apollo.data.sampling.timestamps import END_MARGIN_SECONDS, SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import END_MARGIN_SECONDS, sample_timestamps
 from lightning_apollo.structures import ClipShape, MediaInfo
 
 exhaustive = settings(derandomize=True, deadline=None, max_examples=200)

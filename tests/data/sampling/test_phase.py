@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lightning_apollo.data.media.video import decode, probe
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps, tick_seconds
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps, tick_seconds
 from tests.media_files import ffmpeg
 
 SIDE, CELL = 16, 4  # pixels: 16 cells of one bit each

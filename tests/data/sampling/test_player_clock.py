@@ -11,10 +11,12 @@ from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig, run_texts
+from lightning_apollo.data.prompt.clip_text import run_texts
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.evaluation.prompting import build_prompt
 from lightning_apollo.evaluation.question import Question, Subtitle
 from lightning_apollo.structures import ClipShape, Frames, MediaError, MediaInfo, VisualItem

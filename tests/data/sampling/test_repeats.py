@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.annotations.manifest import read_manifest
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.tables import Index
@@ -16,8 +17,8 @@ from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig, target_sizes
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.structures import Frames, MediaInfo
 from tests.media_files import HEIGHT, WIDTH, h264, read_number, write_clip
 from tests.small_data import tiny_tokenizer, turns, write_rows
@@ -120,7 +121,7 @@ def test_the_index_plans_for_no_less(row: dict[str, float], folder: Path, tmp_pa
     """An upper bound, as the times of frames are not in it."""
     conversation = asking(folder, "sparse.mp4", **row)
     text = TextCounter(PREPARER.tokenizer, "tiny")
-    source = SourceConfig([str(folder / "rows.jsonl")], str(folder)).open("test")
+    source = open_source("test", SourceConfig([str(folder / "rows.jsonl")], str(folder)))
     index: Index = build_index([source], tmp_path, 0, 60.0, text)
     counts = tokens(index, PREPARER.sampling, BUDGET, 8, 1, 1, text=text)
     sample = PREPARER.sample(conversation, folder)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps, single_frame
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import for_video, sample_timestamps, single_frame
 from lightning_apollo.structures import MediaError, MediaInfo
 
 exhaustive = settings(derandomize=True, deadline=None, max_examples=300)
@@ -108,10 +109,10 @@ def test_wrong_settings_are_refused(values, message):
 
 def test_an_annotation_changes_rate_and_most_frames_of_one_video() -> None:
     uniform = SamplingConfig(kind="uniform", max_frames=8)
-    assert uniform.for_video(None, None) == uniform
-    assert uniform.for_video(2.0, None) == SamplingConfig(kind="fps", fps=2.0, max_frames=8)
-    assert uniform.for_video(None, 3) == replace(uniform, max_frames=3, max_clips=1)
+    assert for_video(uniform, None, None) == uniform
+    assert for_video(uniform, 2.0, None) == SamplingConfig(kind="fps", fps=2.0, max_frames=8)
+    assert for_video(uniform, None, 3) == replace(uniform, max_frames=3, max_clips=1)
     clips = SamplingConfig(kind="clips", clip_frames=4, max_clips=10)
-    assert clips.for_video(None, 9).max_clips == 2  # whole clips
-    assert clips.for_video(None, 99).max_clips == 10
-    assert clips.for_video(3.0, None) == replace(clips, fps=3.0)
+    assert for_video(clips, None, 9).max_clips == 2  # whole clips
+    assert for_video(clips, None, 99).max_clips == 10
+    assert for_video(clips, 3.0, None) == replace(clips, fps=3.0)

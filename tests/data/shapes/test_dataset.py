@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from lightning_apollo.data.annotations.manifest import check_manifest, read_manifest
 from lightning_apollo.data.media.video import decode, load_image, probe
 from lightning_apollo.data.sampling.budget import BudgetConfig, target_sizes
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.data.shapes.dataset import HELD_OUT_QUESTIONS, REPEATS, ShapesConfig, render_shapes, texts
 from lightning_apollo.data.shapes.render import draw_still
 from lightning_apollo.data.shapes.scene import (

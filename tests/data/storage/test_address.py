@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.source import Source, SourceConfig
+from lightning_apollo.data.source import Source, open_source
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.structures import MediaError, Sample
 from tests.media_files import h264, write_clip
@@ -75,7 +76,7 @@ def write_shards(folder: Path, output: Path, rows_as_members: bool = False) -> s
     return str(output / "{000..001}.tar")
 
 
-def open_source(place: str, folder: Path, output: Path) -> Source:
+def source_in(place: str, folder: Path, output: Path) -> Source:
     """The rows of the folder as a source that lies in another place."""
     manifest = "train.jsonl"
     if place == "folder":
@@ -90,7 +91,7 @@ def open_source(place: str, folder: Path, output: Path) -> Source:
         manifest = "*.json" if "rows" in place else "train.jsonl"
         if "objects" in place:
             root = f"{upload(output, output.name)}/*.tar"
-    return SourceConfig([manifest], root).open("source")
+    return open_source("source", SourceConfig([manifest], root))
 
 
 PLACES = [
@@ -118,7 +119,7 @@ def content(sample: Sample) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_samples_are_byte_equal_wherever_they_lie(place: str, folder: Path, tmp_path: Path) -> None:
-    here, there = (open_source(where, folder, tmp_path) for where in ("folder", place))
+    here, there = (source_in(where, folder, tmp_path) for where in ("folder", place))
     assert len(there) == len(here) == len(FILES)
     for row in range(len(FILES)):
         assert there[row].messages == here[row].messages
@@ -131,7 +132,7 @@ def test_samples_are_byte_equal_wherever_they_lie(place: str, folder: Path, tmp_
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_index_is_the_same_wherever_the_data_lie(place: str, folder: Path, tmp_path: Path) -> None:
-    here, there = (open_source(where, folder, tmp_path) for where in ("folder", place))
+    here, there = (source_in(where, folder, tmp_path) for where in ("folder", place))
     expected, index = build_index([here], tmp_path / "a", jobs=0), build_index([there], tmp_path / "b", jobs=0)
     facts = [str(one.media.drop(["path", "mtime_ns"]).to_pylist()) for one in (index, expected)]  # in words, NaN is NaN
     assert facts[0] == facts[1]
@@ -142,7 +143,7 @@ def test_the_index_is_the_same_wherever_the_data_lie(place: str, folder: Path, t
 
 
 def test_a_process_of_its_own_probes_members(folder: Path, tmp_path: Path) -> None:
-    source = open_source("shards", folder, tmp_path)
+    source = source_in("shards", folder, tmp_path)
     index = build_index([source], tmp_path / "index", jobs=1)
     assert index.media.column("num_frames").to_pylist() == [40, 1, 12, 25]
 
@@ -159,9 +160,9 @@ def test_an_object_that_changed_has_another_state() -> None:
 
 def test_a_manifest_that_changed_in_the_store_is_read_anew() -> None:
     address = put("changing.jsonl", b'{"conversations": []}\n')
-    assert len(SourceConfig([address]).open("source")) == 1
+    assert len(open_source("source", SourceConfig([address]))) == 1
     put("changing.jsonl", b'{"conversations": []}\n' * 3)
-    assert len(SourceConfig([address]).open("source")) == 3
+    assert len(open_source("source", SourceConfig([address]))) == 3
 
 
 def test_names_of_addresses() -> None:
@@ -201,7 +202,7 @@ def test_a_member_reads_like_a_file_of_its_own(
 
 
 def test_a_shard_that_was_cut_short_is_no_short_film(folder: Path, tmp_path: Path) -> None:
-    source = open_source("shards", folder, tmp_path)
+    source = source_in("shards", folder, tmp_path)
     address = source.root.address("clips/last.mp4")
     shard = tmp_path / "001.tar"
     shard.write_bytes(shard.read_bytes()[:-12_000])
@@ -244,7 +245,7 @@ def test_an_empty_file_is_a_media_error_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["folder", "shards", "objects"])
 def test_no_file_stays_open(place: str, folder: Path, tmp_path: Path) -> None:
-    source = open_source(place, folder, tmp_path)
+    source = source_in(place, folder, tmp_path)
     preparer().sample(source[0], source.root)
     before = len(os.listdir("/proc/self/fd"))
     for row in range(4):
@@ -264,7 +265,7 @@ def test_decoding_from_a_store_takes_every_way_through_the_decoder(folder: Path,
 
 
 def test_a_copy_on_this_machine_has_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    source = open_source("shards as objects", folder, tmp_path)
+    source = source_in("shards as objects", folder, tmp_path)
     copy = storage.local_copy(source.root.address("clips/first.mp4"))
     digests = [hashlib.sha256(Path(path).read_bytes()).digest() for path in (copy, folder / "clips/first.mp4")]
     assert digests[0] == digests[1]

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from lightning_apollo.data.annotations.manifest import ManifestError, read_manifest
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.media.video import decode, probe
-from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage.embedded import MAX_PICTURE_BYTES
 from lightning_apollo.structures import MediaError

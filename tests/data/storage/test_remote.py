@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.decoder import open_decoder
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage import remote as object_store
 from lightning_apollo.data.storage.address import StorageError
@@ -147,4 +148,4 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delattr("lightning_apollo.data.storage.remote")
     with pytest.raises(StorageError, match=r"s3://.*s3fs.*pip install 's3fs>=[\d.]+'$"):
-        SourceConfig(["a.jsonl"], f"s3://{BUCKET}").open("films")
+        open_source("films", SourceConfig(["a.jsonl"], f"s3://{BUCKET}"))

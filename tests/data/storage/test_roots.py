@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.annotations.manifest import ManifestError, MissingManifest
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import RowError
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage.address import StorageError
 from lightning_apollo.data.storage.roots import FolderRoot, MediaRoot, ObjectRoot, ShardRoot, as_root, open_root
 from tests.small_data import turns, write_rows
@@ -65,7 +66,7 @@ def test_paths_below_the_root_are_accepted(kind: str, path: str, shard: Path) ->
 
 
 def test_a_row_that_leaves_its_shards_names_its_member(shard: Path) -> None:
-    source = SourceConfig(["*.json"], str(shard)).open("films")
+    source = open_source("films", SourceConfig(["*.json"], str(shard)))
     assert len(source) == 1
     with pytest.raises(ManifestError) as caught:
         source[0]
@@ -81,10 +82,10 @@ def test_a_manifest_is_looked_for_here_and_then_below_the_root(
     (tmp_path / "there").mkdir()
     write_rows(tmp_path / "there" / "a.jsonl", [{"conversations": turns("Where?", "There.")}])
     monkeypatch.chdir(tmp_path / "here")
-    source = SourceConfig(["a.jsonl"], str(tmp_path / "there")).open("text")
+    source = open_source("text", SourceConfig(["a.jsonl"], str(tmp_path / "there")))
     assert source.manifests[0].address == str(tmp_path / "there" / "a.jsonl")
     write_rows(tmp_path / "here" / "a.jsonl", [{"conversations": turns("Where?", "Here.")}] * 2)
-    assert len(SourceConfig(["a.jsonl"], str(tmp_path / "there")).open("text")) == 2
+    assert len(open_source("text", SourceConfig(["a.jsonl"], str(tmp_path / "there")))) == 2
     for root, reason in ((str(tmp_path), "no such file"), (str(shard), f"{shard} has no member of this name")):
         with pytest.raises(MissingManifest, match=f"{reason}: correct the path of the manifest$"):
-            SourceConfig(["none.jsonl"], root).open("text")
+            open_source("text", SourceConfig(["none.jsonl"], root))

@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from lightning_apollo.data.annotations.manifest import Manifest, ManifestError, check_manifest, read_manifest
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.scan import broken_rows
 from lightning_apollo.data.media.video import decode, probe
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage import tables
 from lightning_apollo.data.storage.address import EmbeddedAddress
@@ -167,7 +168,7 @@ def test_index_and_scan_name_the_row_of_broken_media(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for number, content in enumerate((_png(1), b"no picture", b"")):
         _write(tmp_path / f"train-{number}.parquet", {"messages": [TURNS], "image": [content]})
-    source = SourceConfig(["train-*.parquet"]).open("tables")
+    source = open_source("tables", SourceConfig(["train-*.parquet"]))
     assert [manifest.name for manifest in source.manifests] == [f"train-{number}.parquet" for number in range(3)]
     index = build_index([source], tmp_path / "index", jobs=0)
     assert [row.path for row in broken_rows(index)] == [
@@ -179,7 +180,7 @@ def test_index_and_scan_name_the_row_of_broken_media(tmp_path: Path, monkeypatch
 
 def test_a_pattern_that_matches_nothing_and_broken_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"train-\*\.parquet: .*file"):
-        SourceConfig(["train-*.parquet"], root=str(tmp_path)).open("tables")
+        open_source("tables", SourceConfig(["train-*.parquet"], root=str(tmp_path)))
     with pytest.raises(ManifestError, match="no such file: correct the path"):
         _read(tmp_path / "a.arrow")
     whole = _write(tmp_path / "whole.parquet", COLUMNS).read_bytes()
@@ -196,7 +197,7 @@ def test_patterns_stand_for_files_here_or_below_the_root(tmp_path: Path) -> None
     for name in ("b-1.arrow", "b-0.arrow", "a[0].arrow"):
         _write(root / name, {"messages": [TURNS], "image": [_png(1)]})
     for pattern, names in (("b-*.arrow", ["b-0.arrow", "b-1.arrow"]), ("a[0].arrow", ["a[0].arrow"])):
-        assert [manifest.name for manifest in SourceConfig([pattern], str(root)).open("s").manifests] == names
+        assert [manifest.name for manifest in open_source("s", SourceConfig([pattern], str(root))).manifests] == names
 
 
 def test_tables_lie_in_shards_too(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_tables_lie_in_shards_too(tmp_path: Path) -> None:
         archive.add(_write(tmp_path / "a.parquet", COLUMNS), "a.parquet")
         archive.add(_write(tmp_path / "a.arrow", COLUMNS), "a.arrow")
     for name in ("a.parquet", "a.arrow"):
-        source = SourceConfig([name], str(tmp_path / "0.tar")).open("shards")
+        source = open_source("shards", SourceConfig([name], str(tmp_path / "0.tar")))
         assert [_level(source.root.address(part.path)) for part in source[0].media] == [1, 2]
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from lightning_apollo.models.apollo.fused_encoder import FusedEncoder, FusedEncoderConfig, onto_grid, padded_square
-from lightning_apollo.models.apollo.towers import Tower, TowerConfig
+from lightning_apollo.models.apollo.config import FusedEncoderConfig, TowerConfig
+from lightning_apollo.models.apollo.fused_encoder import FusedEncoder, onto_grid, padded_square
+from lightning_apollo.models.apollo.towers import Tower
 from lightning_apollo.recipe.schema import load_recipe
 from tests.models.clips import FRAMES, IMAGE, VIDEO, VIDEOMAE, VJEPA2, assert_near, clip_pixels, randomize
 

@@ -22,7 +22,8 @@ from transformers import (
     VJEPA2Model,
 )
 
-from lightning_apollo.models.apollo.towers import TOWERS, Tower, TowerConfig
+from lightning_apollo.models.apollo.config import TowerConfig
+from lightning_apollo.models.apollo.towers import TOWERS, Tower
 from lightning_apollo.models.checkpoint.load import load_tower_weights
 from tests.models.clips import FRAMES, IMAGE, VIDEO, VIDEOMAE, VJEPA2, randomize
 from tests.tolerances import MODEL

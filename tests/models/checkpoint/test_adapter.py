@@ -15,8 +15,8 @@ from lightning_apollo.cli.weights import merge_command
 from lightning_apollo.models.checkpoint.adapter import AdapterOrigin, digest, read_adapter, write_adapted
 from lightning_apollo.models.checkpoint.files import ADAPTER, stored
 from lightning_apollo.models.checkpoint.load import save_weights, whole_weights
-from lightning_apollo.models.lora import LoraConfig, add_adapters
-from lightning_apollo.models.reduce import ReducerConfig
+from lightning_apollo.models.config import LoraConfig, ReducerConfig
+from lightning_apollo.models.lora import add_adapters
 from lightning_apollo.models.video_lmm import build_model
 from tests.models.clips import randomize
 from tests.models.samples import MODEL

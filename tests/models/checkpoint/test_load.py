@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from lightning_apollo.models.apollo.config import TowerConfig
 from lightning_apollo.models.apollo.internvideo2 import InternVideo2, resize_positions
-from lightning_apollo.models.apollo.towers import InternVideo2Tower, TowerConfig
+from lightning_apollo.models.apollo.towers import InternVideo2Tower
 from lightning_apollo.models.checkpoint.load import load_pretrained, load_tower_weights, load_weights, save_weights
 from lightning_apollo.models.llm import load_llm
 from lightning_apollo.structures import WeightsError

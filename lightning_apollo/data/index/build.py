@@ -31,6 +31,8 @@ from lightning_apollo.data.index.tables import (
     Index,
     IndexFileError,
     dictionary,
+    nan_if_none,
+    none_if_nan,
     write_tables,
 )
 from lightning_apollo.data.index.token_counts import TextCounter
@@ -173,7 +175,7 @@ class _Rows:
     def _use(self, part: MediaPart, root: MediaRoot) -> dict[str, float]:
         number = self.media.setdefault(MediaKey(part_address(root, part), part.modality), len(self.media))
         settings = {"begin_seconds": part.begin_seconds, "end_seconds": part.end_seconds, "fps": part.fps}
-        numbers = {name: float("nan") if value is None else value for name, value in settings.items()}
+        numbers = {name: nan_if_none(value) for name, value in settings.items()}
         return {"media": number, **numbers, "max_frames": part.max_frames or 0}
 
 
@@ -207,7 +209,7 @@ def _known(folder: Path) -> dict[MediaKey, ProbeResult]:
         for batch in pq.ParquetFile(table).iter_batches():
             for row in batch.to_pylist():
                 state = row.pop("file_bytes"), row.pop("mtime_ns"), row.pop("error")
-                row["fps"] = None if row["fps"] != row["fps"] else row["fps"]
+                row["fps"] = none_if_nan(row["fps"])
                 known[MediaKey(row["path"], row["modality"])] = ProbeResult(
                     MediaInfo(**row) if state[2] is None else None, *state
                 )
@@ -227,7 +229,7 @@ def _media_table(facts: Mapping[MediaKey, ProbeResult]) -> pa.Table:
     for key, found in facts.items():
         info: dict[str, Any] = {"fps": None, **broken} if found.info is None else asdict(found.info)
         info |= {**key._asdict(), "file_bytes": found.file_bytes, "mtime_ns": found.mtime_ns, "error": found.error}
-        info["fps"] = float("nan") if info["fps"] is None else info["fps"]
+        info["fps"] = nan_if_none(info["fps"])
         rows.append(info)
     columns: dict[str, Any] = {field.name: [row[field.name] for row in rows] for field in MEDIA_SCHEMA}
     columns["modality"] = dictionary(pa.array(columns["modality"], pa.string()), MODALITIES)
@@ -258,10 +260,10 @@ def _with_errors(samples: pa.Table, facts: Mapping[MediaKey, ProbeResult]) -> pa
 
 
 def _part_error(facts: ProbeResult, begin: float, end: float) -> str | None:
-    if facts.info is None or facts.info.modality == "image" or (begin != begin and end != end):  # NaN: not cut
+    segment = none_if_nan(begin), none_if_nan(end)
+    if facts.info is None or facts.info.modality == "image" or segment == (None, None):
         return facts.error
     try:
-        segment = (None if begin != begin else begin, None if end != end else end)
         sample_timestamps(facts.info, SamplingConfig(max_frames=1), *segment)
     except MediaError as error:
         return error.reason

@@ -10,6 +10,7 @@ index/build.py writes them, token_counts.py does arithmetic on them.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +153,7 @@ class Index:
         media = [
             MediaUse(
                 one["media"],
-                *(_or_none(one[name]) for name in ("begin_seconds", "end_seconds", "fps")),
+                *(none_if_nan(one[name]) for name in ("begin_seconds", "end_seconds", "fps")),
                 max_frames=one["max_frames"] or None,
             )
             for one in row["media"]
@@ -165,7 +166,7 @@ class Index:
         if row["error"] is not None:
             raise MediaError(row["path"], row["error"])
         del row["file_bytes"], row["mtime_ns"], row["error"]
-        return MediaInfo(**{**row, "fps": _or_none(row["fps"])})
+        return MediaInfo(**{**row, "fps": none_if_nan(row["fps"])})
 
     def sample_column(self, name: str) -> np.ndarray:
         """A column of numbers of the samples, (S,), without a copy (but for `is_stream`).
@@ -258,5 +259,11 @@ def _as_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def nan_if_none(value: float | None) -> float:
+    """A value for a column of floats, in which NaN stands for none."""
+    return math.nan if value is None else value
+
+
+def none_if_nan(value: float) -> float | None:
+    """A value of such a column."""
+    return None if math.isnan(value) else value

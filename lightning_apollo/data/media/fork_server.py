@@ -1,4 +1,4 @@
-"""The process that loader and probe processes are forked from, and signals that processes of a run do not hear."""
+"""Fork server of loader and probe processes, with the signals and ends of its forks."""
 
 import signal
 from collections.abc import Iterator
@@ -26,3 +26,10 @@ def start_fork_server() -> None:
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)  # again: Python 3.11 unblocks SIGINT and SIGTERM with it
         forkserver.ensure_running()
+
+
+def how_it_ended(exit_code: int | None) -> str:
+    """Name of the signal, or the exit code, with which a process has ended; None where it is not known."""
+    if exit_code is None:
+        return "cause unknown"
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"

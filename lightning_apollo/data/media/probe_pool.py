@@ -1,4 +1,8 @@
-"""Parallel probes in child processes. One that hangs or crashes costs its file and its deadline, not the run."""
+"""Parallel probes in child processes. One that hangs or crashes costs its file and its deadline, not the run.
+
+Not by the children of supervisor.py: their server waits for the end of one that it kills, so that a child that a dead disk
+holds would stop all others. Here nobody waits for it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from lightning_apollo.data.media import video as media
-from lightning_apollo.data.media.fork_server import start_fork_server
+from lightning_apollo.data.media.fork_server import how_it_ended, start_fork_server
 from lightning_apollo.data.storage.address import file_state
 from lightning_apollo.machine.video_libraries import VideoLibrariesError
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
@@ -119,7 +123,7 @@ class _Worker:
         except (EOFError, ConnectionError):
             self.process.join(1)
             if self.process.exitcode != -signal.SIGALRM:  # by which it ends itself where this process looks late
-                reason = f"probing crashed ({_how_it_ended(self.process.exitcode)})"
+                reason = f"probing crashed ({how_it_ended(self.process.exitcode)})"
         self.stop()
         return ProbeResult(None, *file_state(self.key.path), reason)
 
@@ -133,12 +137,6 @@ def _unless_hopeless(answer: ProbeResult | VideoLibrariesError) -> ProbeResult:
     if isinstance(answer, VideoLibrariesError):
         raise answer
     return answer
-
-
-def _how_it_ended(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
-        return f"exit code {exit_code}"
-    return signal.Signals(-exit_code).name
 
 
 def _serve(connection: Connection, probe: Probe, deadline: float) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.media.config import SupervisionConfig
-from lightning_apollo.data.media.fork_server import deaf
+from lightning_apollo.data.media.fork_server import deaf, how_it_ended
 from lightning_apollo.data.media.reader import MediaReader
 from lightning_apollo.data.media.worker import WorkerAnswer, receive_answer
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
@@ -139,10 +138,7 @@ class _Child:
     def end(self) -> str:
         """Name of the signal or exit code of its end; it is killed if it has not ended yet."""
         self.connection.close()
-        exit_code = self.server.end(self.process_id)
-        if exit_code is None:
-            return "cause unknown"
-        return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+        return how_it_ended(self.server.end(self.process_id))
 
 
 def _working_folder() -> str:

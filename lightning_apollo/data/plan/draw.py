@@ -1,4 +1,8 @@
-"""Samples drawn from each source in an epoch: whole passes and a remainder that changes with the epoch."""
+"""Samples drawn from each source in an epoch: whole passes and a remainder that changes with the epoch.
+
+For packing alone, which knows every sample's cost: shares may be of LLM tokens, and hold in any stretch of the epoch. Runs
+without an index follow order.py. What runs have drawn is recorded by both, so that neither can take the other's numbers.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +76,12 @@ def realised_shares(costs: SampleCosts, samples: NDArray[np.int32], unit: str) -
 
 def numpy_generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
     """Random numbers for one purpose in one epoch, the same in every process."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest(), "big"))
+    return np.random.default_rng(int.from_bytes(seed_bytes(seed, epoch, purpose), "big"))
+
+
+def seed_bytes(seed: int, epoch: int, purpose: str) -> bytes:
+    """Seed of one purpose's random numbers in one epoch."""
+    return hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
 
 
 def _amounts(costs: SampleCosts, samples: NDArray[np.int32], unit: str) -> NDArray[np.int64]:

@@ -6,18 +6,18 @@ accumulate two, so that an optimizer step takes four of them:
     position  0  1  2  3 | 4  5  6  7
     rank      0  1  0  1 | 0  1  0  1
 
-What a step learns from does therefore not depend on the number of ranks.
+What a step learns from does therefore not depend on the number of ranks. Packed micro-batches have the draw of draw.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.plan.draw import seed_bytes
 from lightning_apollo.errors import UserError
 
 
@@ -95,5 +95,4 @@ def _passes(source_sizes: Mapping[str, int], mixture: Mapping[str, float]) -> di
 
 
 def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    return torch.Generator().manual_seed(int.from_bytes(seed_bytes(seed, epoch, purpose)[:4], "big"))

@@ -23,11 +23,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from lightning_apollo.data.storage.byte_range import ByteRange
 from lightning_apollo.errors import UserError
 from lightning_apollo.files import lock, write_atomically
 from lightning_apollo.machine.packages import extra_command
@@ -153,7 +155,7 @@ def open_media(address: str) -> Readable:
 
 def open_unnamed(path: str) -> io.BufferedReader:
     """A file for decoders that are not to see its name; it is closed when they let it go."""
-    return io.BufferedReader(_Slice(path, open_address(path), 0, os.path.getsize(path)))
+    return _slice(path, open_address(path), 0, os.path.getsize(path))
 
 
 def file_state(address: str) -> tuple[int, int]:
@@ -260,51 +262,22 @@ def _open_member(address: str, member: re.Match[str]) -> io.BufferedReader:
         shard = open_address(member["shard"])
     except MediaError as error:
         raise MediaError(address, f"its shard cannot be opened: {error.reason}") from error
-    return io.BufferedReader(_Slice(address, shard, begin, num_bytes))
+    return _slice(address, shard, begin, num_bytes)
 
 
-class _Slice(io.RawIOBase):
+def _slice(address: str, file: io.BufferedReader, begin: int, num_bytes: int) -> io.BufferedReader:
     """Some of the bytes of another file as a file, which is closed with it."""
+    return io.BufferedReader(ByteRange(num_bytes, partial(_read_slice, address, file, begin), file.close))
 
-    def __init__(self, address: str, file: io.BufferedReader, begin: int, num_bytes: int) -> None:
-        self._address = address
-        self._file = file
-        self._begin = begin
-        self._num_bytes = num_bytes
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        target = memoryview(buffer)
-        wanted = min(len(target), self._num_bytes - self._position)
-        if wanted <= 0:
-            return 0
-        try:
-            self._file.seek(self._begin + self._position)
-            content = self._file.read(wanted)
-        except MediaError as error:
-            raise MediaError(self._address, f"its shard cannot be read: {error.reason}") from error
-        except OSError as error:
-            raise MediaError(self._address, f"cannot be read: {error.strerror}") from error
-        if not content:
-            raise MediaError(self._address, "its shard ends before it: the shard was cut short or has changed")
-        target[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def _read_slice(address: str, file: io.BufferedReader, begin: int, position: int, size: int) -> bytes:
+    try:
+        file.seek(begin + position)
+        content = file.read(size)
+    except MediaError as error:
+        raise MediaError(address, f"its shard cannot be read: {error.reason}") from error
+    except OSError as error:
+        raise MediaError(address, f"cannot be read: {error.strerror}") from error
+    if not content:
+        raise MediaError(address, "its shard ends before it: the shard was cut short or has changed")
+    return content

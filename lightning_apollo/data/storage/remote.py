@@ -11,12 +11,14 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 from s3fs import S3FileSystem
 
+from lightning_apollo.data.storage.byte_range import ByteRange
 from lightning_apollo.structures import MediaError
 
 _BLOCK_BYTES = 4 * 2**20  # asked for at one time
@@ -29,7 +31,7 @@ def open_object(address: str) -> io.BufferedReader:
         file = _filesystem().open(
             address, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": _NUM_BLOCKS}
         )
-    return io.BufferedReader(_Object(address, file))
+    return io.BufferedReader(ByteRange(file.size, partial(_read, address, file), file.close))
 
 
 def object_state(address: str) -> tuple[int, int]:
@@ -69,32 +71,7 @@ def _media_errors(address: str) -> Iterator[None]:
         raise MediaError(address, f"the store does not answer ({type(error).__name__}: {error})") from error
 
 
-class _Object(io.RawIOBase):
-    """An open object of s3fs whose errors are MediaErrors."""
-
-    def __init__(self, address: str, file: Any) -> None:
-        self._address = address
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def readinto(self, buffer: Any) -> int:
-        target = memoryview(buffer)
-        with _media_errors(self._address):
-            content = self._file.read(len(target))
-        target[: len(content)] = content
-        return len(content)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def _read(address: str, file: Any, position: int, size: int) -> bytes:
+    with _media_errors(address):
+        file.seek(position)
+        return file.read(size)

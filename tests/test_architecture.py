@@ -15,6 +15,10 @@ PACKAGE = ROOT / "lightning_apollo"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 SECTIONS = {text.splitlines()[0]: text for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
 ROW, STEP, PARTS = "From a row to its loss", "One optimizer step", "Where to add a part"
+# Hook and class of each row of the comment table of stages/base.py, with the spelling of its rows
+HOOKS = re.findall(
+    r"^#   (on_\w+|training_step|configure_\w+) +(\w+)", (PACKAGE / "stages" / "base.py").read_text(), re.MULTILINE
+)
 NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
 
@@ -92,6 +96,14 @@ def test_names_are_defined_in_the_files_beside_them(text: str) -> None:
     assert [name for name in names if name not in known] == []
 
 
+def test_the_table_of_the_stage_has_every_hook_of_a_step() -> None:
+    names = {hook for hook, _ in HOOKS}
+    files = [PACKAGE / "stages" / "base.py", *(PACKAGE / "training").rglob("*.py")]
+    hooks = {name for name in defined(files) if name.partition(".")[2] in names and not name.startswith("Sentinel.")}
+    assert hooks == {f"{who}.{hook}" for hook, who in HOOKS}
+    assert len(HOOKS) == len(hooks) > 20
+
+
 def test_the_four_parts_that_users_add_most_have_a_row() -> None:
     assert [cells[0] for cells in table(PARTS)][:4] == ["stage", "sampler", "reducer", "connector"]
 
@@ -106,6 +118,11 @@ def test_the_walks_are_those_that_are_taken(tmp_path: Path, monkeypatch: pytest.
     step = [tuple(name.split()) for name in walks.optimizer_step(recipe)]
     shown = [(file, name) for file, names in walk_of(STEP) for name in names]
     assert shown == [call for call in step if call in shown]  # in this order
+    calls = [
+        f"{who}.{hook}" for hook, who in HOOKS if who not in ("BlankMediaCheck", "StepProgress")
+    ]  # which are off here
+    first = calls.index("Stage.training_step")  # where the walk begins
+    assert calls[first:] + calls[:first] == [name for _, name in step if name in calls]
     assert {file for file, _ in step if file.startswith(("stages/", "training/"))} - {"stages/config.py"} == {
         file for file, _ in shown
     }

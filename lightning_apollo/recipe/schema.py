@@ -63,12 +63,6 @@ class Recipe:
         self.data.sampling.check_clip(self.model.clip)
         if not self.stages:
             raise ValueError("stages: a recipe has at least one")
-        positions, longest = self.model.llm.max_position_embeddings, self.data.budget.max_length
-        if positions < longest:
-            raise ValueError(
-                f"data.budget.max_length is {longest}, but the language model has {positions} positions "
-                "(model.llm.max_position_embeddings): lower the first, or raise the second where the model was trained with more"
-            )
         for name, stage in self.stages.items():
             self._check_stage(name, stage)
         first, stage = next(iter(self.stages.items()))
@@ -77,6 +71,18 @@ class Recipe:
             raise ValueError(
                 f"stages.{first}: model.connector.init {CALIBRATED} fits the connector to the first step that trains it, and this "
                 f"stage does not: add it to stages.{first}.trains, or set model.connector.init=default"
+            )
+
+    def require_positions(self) -> None:
+        """RecipeError where a sample may have more tokens than the language model has positions.
+
+        For training alone: what was trained so, by a version that did not look, can be asked.
+        """
+        positions, longest = self.model.llm.max_position_embeddings, self.data.budget.max_length
+        if positions < longest:
+            raise RecipeError(
+                f"data.budget.max_length is {longest}, but the language model has {positions} positions "
+                "(model.llm.max_position_embeddings): lower the first, or raise the second where the model was trained with more"
             )
 
     def _check_stage(self, name: str, stage: StageConfig) -> None:

@@ -51,7 +51,8 @@ class StageMemory:
 
 
 def explain(recipe: Recipe) -> RenderableType:
-    """Returns a heading and one table per stage. Missing manifests are named, not an error."""
+    """Returns a heading and one table per stage. Missing manifests are named, not an error; RecipeError for too few positions."""
+    recipe.require_positions()
     parameters = count_parameters(recipe)
     rows = {name: count_manifest_rows(source) for name, source in recipe.data.sources.items()}
     total = Text.assemble(

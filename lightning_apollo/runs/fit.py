@@ -124,10 +124,16 @@ def run_recipe(
         if name in found.finished:
             say(finished_line(recipe, name, found.finished[name]))
             continue
-        check_devices(recipe.trainer)
+        _require_trainable(recipe)
         say(f"stage {number} of {len(recipe.stages)}: {name}")
         if code := _run_in_process(recipe, name, ["--resume"] * resume + [f"--again={name}"] * (name == first)):
             raise SystemExit(code)
+
+
+def _require_trainable(recipe: Recipe) -> None:
+    """RecipeError for what no stage of the recipe can be trained with, on this machine or on any."""
+    check_devices(recipe.trainer)
+    recipe.require_positions()
 
 
 def _run_in_process(recipe: Recipe, name: str, options: Sequence[str]) -> int:
@@ -155,7 +161,7 @@ def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = Fal
     begins. No other process may write into its folder meanwhile.
     """
     if again or not (stage_folder(recipe, name) / DONE).is_file():  # it will train, or be refused
-        check_devices(recipe.trainer)
+        _require_trainable(recipe)
     with sole_writer(stage_folder(recipe, name), say):
         seen = agreed_facts(lambda: _seen(recipe, name, resume, again), Path(recipe.output))
         if seen["finished"] == "yes":

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from lightning_apollo.errors import RecipeError
 from lightning_apollo.models.checkpoint.load import tied_names
 from lightning_apollo.models.lora import add_adapters, packed_names
-from lightning_apollo.models.video_lmm import VideoLMM
+from lightning_apollo.models.video_lmm import LMMOutput, VideoLMM
 from lightning_apollo.stages.config import StageConfig
 from lightning_apollo.stages.kinds import StageKind
 from lightning_apollo.structures import SAMPLE_MODALITIES, PackedBatch
@@ -27,6 +27,37 @@ from lightning_apollo.training.losses import token_loss_sum
 from lightning_apollo.training.master_weights import MasterWeights
 from lightning_apollo.training.optim import build_optimizer, build_schedule, parameter_groups
 from lightning_apollo.training.sharding import shard
+
+# What Lightning calls in one optimizer step, from top to bottom. Of one hook the callbacks come first, in the order in which
+# runs/fit.py makes them, then the stage. With trainer.sentinel, Sentinel notes at most of them how far a rank has come.
+#
+#   hook                         who              what
+#   -- each micro-batch --
+#   on_train_batch_start         BlankMediaCheck  first and last step: its losses with media and without
+#   on_train_batch_start         ConnectorStart   takes the scale of the start out of the rows behind the first
+#   on_train_batch_start         StepTime         the forward pass begins
+#   on_train_batch_start         ExactResume      first one after a resume: random states of the checkpoint
+#   on_train_batch_start         NonFinite        notes whose samples they are
+#   training_step                Stage            loss sum, _tally
+#   on_before_backward           ConnectorStart   visual tokens are counted in the forward pass alone
+#   on_before_backward           StepTime         the backward pass begins
+#   on_before_backward           NonFinite        notes the loss of these samples
+#   on_after_backward            StepTime         the optimizer's part begins
+#   on_after_backward            Stage            gradients of bfloat16 parameters onto their master weights
+#   -- the last micro-batch of a step --
+#   on_before_optimizer_step     BlankMediaCheck  first and last step: logs and says what it found
+#   on_before_optimizer_step     ConnectorStart   first step: logs the scale of visual tokens beside text
+#   on_before_optimizer_step     Stage            _sum_tallies, _mean_over_labels
+#   configure_gradient_clipping  Stage            _gradient_norm, _clip, _log_step, _check_step (NonFinite: stop or drop_step)
+#   (AdamW steps, the schedule sets the next rates)
+#   -- each micro-batch --
+#   on_train_batch_end           ConnectorStart   a first step of text alone: again at the next
+#   on_train_batch_end           StepTime         end of a step: logs its parts
+#   on_train_batch_end           StepProgress     draws the bar
+#   on_train_batch_end           StepCheckpoint   saves where it is due
+#   on_train_batch_end           FinalRoom        before the last step: room on the disk for the weights
+#   on_train_batch_end           Preemption       a signal that came to any rank: saves, and the run ends
+#   (loggers write the step's row)
 
 # Takes a stage, the loss sum of a step and its gradient's norm, both over all ranks
 StepCheck = Callable[[LightningModule, Tensor, Tensor], None]
@@ -101,11 +132,7 @@ class Stage(LightningModule):
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         output = self.model(batch)
         loss_sum = token_loss_sum(output.logits, output.targets)
-        counts = (batch.num_labels, output.num_text_tokens, output.num_visual_tokens, output.num_kept_tokens)
-        modalities = (batch.modalities.count(modality) for modality in SAMPLE_MODALITIES)
-        tally = torch.tensor((0, *counts, *modalities), dtype=torch.float64).to(self.device, non_blocking=True)
-        tally[0] = loss_sum.detach()
-        self._tallies.append(tally)
+        self._tally(batch, output, loss_sum)
         return loss_sum
 
     def on_after_backward(self) -> None:
@@ -113,33 +140,59 @@ class Stage(LightningModule):
             self._master_weights.collect()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turns the gradient into that of the mean over the labelled tokens of the whole step."""
+        self._sum_tallies()
+        self._mean_over_labels()
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """The Trainer is given no clipping of its own: what this takes by its names is the config's."""
+        norm = self._gradient_norm()
+        self._clip(norm)
+        self._log_step(optimizer, norm)
+        self._check_step(norm)
+
+    def drop_step(self) -> None:
+        """Takes the gradients of a step away before its update: the optimizer passes over it."""
+        for tensor in self._stepped():
+            tensor.grad = None
+
+    def _tally(self, batch: PackedBatch, output: LMMOutput, loss_sum: Tensor) -> None:
+        """Notes what a micro-batch adds to its step."""
+        counts = (batch.num_labels, output.num_text_tokens, output.num_visual_tokens, output.num_kept_tokens)
+        modalities = (batch.modalities.count(modality) for modality in SAMPLE_MODALITIES)
+        tally = torch.tensor((0, *counts, *modalities), dtype=torch.float64).to(self.device, non_blocking=True)
+        tally[0] = loss_sum.detach()
+        self._tallies.append(tally)
+
+    def _sum_tallies(self) -> None:
+        """Adds up the micro-batches of a step over all ranks."""
         self._totals = self.trainer.strategy.reduce(torch.stack(self._tallies).sum(dim=0), reduce_op="sum")
         self._tallies.clear()
+
+    def _mean_over_labels(self) -> None:
+        """Turns the gradient into that of the mean over the labelled tokens of the whole step."""
         num_labels = self._totals[1].clamp(min=1.0)  # a step without any label has a gradient of 0
         scale = self.trainer.world_size * self.trainer.accumulate_grad_batches / num_labels
         for tensor in self._stepped():
             if tensor.grad is not None:
                 tensor.grad.mul_(scale)
 
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
-    ) -> None:
-        """Clips by the config's norm; Lightning calls this right after `on_before_optimizer_step`, on the mean."""
-        stepped = [tensor for tensor in self._stepped() if tensor.grad is not None]
-        norm = get_total_norm([tensor.grad for tensor in stepped if tensor.grad is not None])
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()  # over the slices of all ranks
+    def _gradient_norm(self) -> Tensor:
+        """Norm of the whole gradient, over the slices of all ranks."""
+        norm = get_total_norm([tensor.grad for tensor in self._stepped() if tensor.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _clip(self, norm: Tensor) -> None:
+        """Shortens the gradient to the config's norm, where it has one."""
         if self.config.optimizer.gradient_clip > 0.0:
+            stepped = [tensor for tensor in self._stepped() if tensor.grad is not None]
             clip_grads_with_norm_(stepped, self.config.optimizer.gradient_clip, norm)
-        self._log_step(optimizer, norm)
+
+    def _check_step(self, norm: Tensor) -> None:
+        """Shows the step to those who may drop it or stop the run."""
         for check in self.step_checks:
             check(self, self._totals[0], norm)
-
-    def drop_step(self) -> None:
-        """Takes the gradients of a step away before its update: the optimizer passes over it."""
-        for tensor in self._stepped():
-            tensor.grad = None
 
     def configure_optimizers(self) -> Any:
         config = self.config.optimizer

@@ -1,11 +1,14 @@
 """Fixtures and environment of every test. Triton reads TRITON_INTERPRET when it is first imported, so it is set before that."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.loopback import bring_up
+from tests.warm import warm
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -23,6 +26,16 @@ torch.use_deterministic_algorithms(True)  # also fills fresh memory with NaN: no
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm_stages() -> Iterator[None]:
+    """Processes of stages, which `run_recipe` starts, are forks of a warm Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        if fit := sys.modules.get("lightning_apollo.runs.fit"):
+            run = fit.run_passing_signals_on
+            patch.setattr(fit, "run_passing_signals_on", lambda command: run(warm(*command[1:])))
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Run a function on N gloo ranks of this machine, with a deadline for stuck ranks.
 
-One process imports what the ranks need and forks them before it computes anything, so that N ranks cost one import.
+A warm Python forks them, so that N ranks cost no import.
 """
 
 import importlib
@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from tests.places import ROOT
+from tests.warm import warm
 
 
 def launch(num_ranks: int, target: str, *arguments: str, deadline_seconds: int = 240) -> subprocess.CompletedProcess:
@@ -20,7 +21,7 @@ def launch(num_ranks: int, target: str, *arguments: str, deadline_seconds: int =
 
     The exit code is that of the first rank that failed, and the others are killed then; 124 and 137 mean the deadline.
     """
-    command = ["timeout", "-k", "5", str(deadline_seconds), sys.executable, "-m", "tests.launch"]
+    command = ["timeout", "-k", "5", str(deadline_seconds), *warm("-m", "tests.launch")]
     return subprocess.run(
         [*command, str(num_ranks), target, *arguments],
         cwd=ROOT,

@@ -20,10 +20,20 @@ from tests.places import KERNELS, ROOT
 from verification.codegen import CHIPS, LENGTHS, Compilation, read_csv
 
 BUDGETS_PATH = Path(__file__).with_name("codegen_budgets.csv")
+COMMON_CHIPS = (
+    "sm_90",
+    "gfx942",
+)  # one of each maker; their code is checked whenever tests run, that of the others with `slow`
+
+
+def is_common(dtype: str, target: str) -> bool:
+    return target in COMMON_CHIPS and dtype != "float16"
+
+
 CHECKS = [
-    (name, str(dtype).removeprefix("torch."), target, n)
+    pytest.param(name, dtype, target, n, marks=() if is_common(dtype, target) else pytest.mark.slow)
     for (name, case), target, n in product(CASES.items(), CHIPS, LENGTHS)
-    for dtype in case.dtypes
+    for dtype in (str(dtype).removeprefix("torch.") for dtype in case.dtypes)
 ]
 
 
@@ -89,8 +99,15 @@ def run_codegen(path: Path, cases: str, *arguments: str) -> list[Compilation]:
 
 
 @pytest.fixture(scope="module")
-def compilations(tmp_path_factory: pytest.TempPathFactory) -> list[Compilation]:
+def every(tmp_path_factory: pytest.TempPathFactory) -> list[Compilation]:
     return run_codegen(tmp_path_factory.mktemp("codegen") / "facts.csv", "tests.kernels.codegen_cases")
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> list[Compilation]:
+    """Those of chips and types that are common, a third of all."""
+    path = tmp_path_factory.mktemp("codegen") / "common.csv"
+    return run_codegen(path, "tests.kernels.codegen_common_cases", "--target", *COMMON_CHIPS)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +119,8 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int]
 
 
 @pytest.mark.parametrize(("case", "dtype", "target", "n"), CHECKS)
-def test_code_keeps_its_budget(compilations: list[Compilation], case: str, dtype: str, target: str, n: int) -> None:
+def test_code_keeps_its_budget(request: pytest.FixtureRequest, case: str, dtype: str, target: str, n: int) -> None:
+    compilations = request.getfixturevalue("common" if is_common(dtype, target) else "every")
     rows = [row for row in compilations if (row.case, row.dtype, row.target, row.n) == (case, dtype, target, n)]
     assert rows
     budgets = read_budgets(BUDGETS_PATH)
@@ -113,9 +131,9 @@ def test_code_keeps_its_budget(compilations: list[Compilation], case: str, dtype
 @pytest.mark.parametrize(
     "budget", read_budgets(BUDGETS_PATH), ids=lambda b: f"{b.case}-{b.kernel}-{b.dtype}-{b.target}"
 )
-def test_every_budget_is_used(compilations: list[Compilation], budget: Budget) -> None:
+def test_every_budget_is_used(common: list[Compilation], budget: Budget) -> None:
     """Of kernels that exist, and of arguments that they read or write."""
-    rows = [row for row in compilations if budget.covers(row)]
+    rows = [row for row in common if budget.covers(row)]
     accessed = {argument for row in rows for argument in by_argument(row.code.widths)}
     assert set(by_argument(budget.min_width_bytes)) == accessed
 

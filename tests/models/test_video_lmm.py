@@ -173,6 +173,7 @@ print(kib("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_encoder_memory_grows_linearly_with_frames() -> None:
     """Peak memory over base for 64 and 256 frames of 256 patches: a dense mask would grow 16-fold (to 4 GiB of bool)."""
 

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,7 @@ from lightning_apollo.runs.fit import run_stage
 from lightning_apollo.runs.stage_folder import resume_checkpoint, stage_folder
 from tests.small_recipe import recipe
 from tests.stopped_runs import Stopped, read_notes, with_notes
+from tests.warm import warm
 
 STAGE = "videos"
 # Five steps of four micro-batches over more than one epoch, with dropout, a checkpoint after each second step
@@ -67,7 +67,7 @@ def run_ranks(one: Recipe, notes: Path, stop_after: int, how: str) -> int:
     path = Path(one.output) / "ranks.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_recipe(one, path)
-    command = [sys.executable, "-m", "tests.stopped_runs", str(path), STAGE, str(notes), str(stop_after), how]
+    command = warm("-m", "tests.stopped_runs", str(path), STAGE, str(notes), str(stop_after), how)
     return subprocess.run(["timeout", "-k", "5", "150", *command], check=False).returncode
 
 

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from lightning_apollo.training.config import CheckpointConfig
 from lightning_apollo.training.random_states import random_states, set_random_states
 from lightning_apollo.training.sharding import build_strategy
 from tests.quiet_trainer import quiet_trainer
+from tests.warm import warm
 
 
 class Counting(LightningModule):
@@ -116,7 +116,7 @@ def test_a_real_limit_of_the_system_costs_a_checkpoint(strategy: str, tmp_path: 
         "saving = fit(Path(sys.argv[1]), width=100_000, strategy=sys.argv[2], every_n_steps=4)\n"
         "print(saving.num_failures, steps(Path(sys.argv[1])))"
     )
-    command = [sys.executable, "-c", program, str(tmp_path), strategy]
+    command = warm("-c", program, str(tmp_path), strategy)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "2 []", done.stderr
     assert "no checkpoint of step 4: " in done.stderr
@@ -136,7 +136,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(tmp_path: Path) ->
         "torch.save = save\n"
         "fit(Path(sys.argv[1]), every_n_steps=2)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(warm("-c", program, str(tmp_path)), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("step-00000004.partial")) and time.monotonic() < deadline:
             time.sleep(0.05)

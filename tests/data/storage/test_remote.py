@@ -130,7 +130,7 @@ def _digest(address: str) -> bytes:
 
 
 @pytest.mark.usefixtures("_server")
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_another_process_reads_too(start: str) -> None:
     """A fork inherits connections that are in use; it must make its own."""
     address = put("a.bin", CONTENT)

@@ -3,7 +3,6 @@
 import json
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from lightning_apollo.training.processes.agreement import disagreement
 from tests.places import ROOT
+from tests.warm import warm
 
 HOST = socket.gethostname()
 
@@ -21,7 +21,7 @@ Results = Callable[[str], list[dict[str, Any]]]
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Of each case of rank_agreement.py: exit code, seconds and output of both ranks."""
     folder = tmp_path_factory.mktemp("agreement")
-    command = ["timeout", "-k", "5", "240", sys.executable, "-m", "tests.runs.rank_agreement", str(folder)]
+    command = ["timeout", "-k", "5", "240", *warm("-m", "tests.runs.rank_agreement", str(folder))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return lambda case: json.loads((folder / f"{case}.json").read_text())

@@ -81,7 +81,7 @@ def media_facts(inspected: Inspected, sample: Sample) -> list[MediaFacts]:
     """One entry for each image and video that the sample shows, in the order of the text."""
     preparer, conversation, root = inspected.data.preparer, inspected.conversation, inspected.source.root
     budget = BudgetConfig(_NO_LIMIT, preparer.settings.budget.min_tokens, 2 * _NO_LIMIT)
-    unlimited = replace(preparer, budget=budget)
+    unlimited = replace(preparer, settings=replace(preparer.settings, budget=budget))
     asked, planned = (
         [plan for plan in one.plan(conversation, root, EPOCH)[1] if plan is not None] for one in (unlimited, preparer)
     )

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
+from lightning_apollo.data.conversation import Conversation, MediaPart
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
 from lightning_apollo.data.preprocessing import Preprocessing
+from lightning_apollo.data.prompt.bound import longest_prompt
 from lightning_apollo.data.sampling.clips import clip_spans
 from lightning_apollo.data.sampling.media_plan import MediaPlan, fit_clips, fit_frames
 from lightning_apollo.data.sampling.timestamps import (
@@ -151,20 +152,13 @@ class Preparer:
         return budgets[num_fitting - 1] if num_fitting else 0
 
     def _longest(self, conversation: Conversation, plans: Sequence[MediaPlan]) -> int:
-        """A length in tokens that the sample cannot pass; within it, no closer look is needed.
-
-        No token is shorter than a byte, no header of a turn longer than 32 of them, no time stamp longer than 48, no
-        sentence about a video's clips longer than 192.
-        """
-        text = [part.text for turn in conversation.messages for part in turn.parts if isinstance(part, TextPart)]
-        num_bytes = sum(len(piece.encode()) for piece in (self.settings.system_prompt, *text))
-        num_visual_tokens = sum(plan.num_tokens(self.settings.patch_size) + 192 + 48 * plan.num_runs for plan in plans)
-        return num_bytes + 32 * (1 + len(conversation.messages)) + num_visual_tokens
+        """A length in tokens that the sample cannot pass; within it, no closer look is needed."""
+        settings = self.settings
+        return longest_prompt(conversation, plans, settings.patch_size, settings.system_prompt, settings.clip_text)
 
     def _planned_length(self, conversation: Conversation, plans: Sequence[MediaPlan | None]) -> int:
         """Tokens of the sample where every frame plays at the very moment that it was planned for."""
-        stand_ins = [plan and planned_item(plan) for plan in plans]
-        return self.settings.render(conversation, stand_ins).input_ids.numel()
+        return self.settings.count_tokens(conversation, [plan and planned_item(plan) for plan in plans])
 
     def _shown(
         self, conversation: Conversation, plans: list[MediaPlan | None], is_prompt: bool = False

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.media.rgb import PictureConfig
 from lightning_apollo.data.prompt.clip_text import ClipTextConfig
-from lightning_apollo.data.prompt.encode import ChatTokenizer, render, render_prompt
+from lightning_apollo.data.prompt.encode import ChatTokenizer, count_tokens, render, render_prompt
+from lightning_apollo.data.prompt.template import lay_out
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.timestamps import SamplingConfig
 from lightning_apollo.structures import ClipShape, Sample, VisualItem
@@ -47,6 +48,11 @@ class Preprocessing:
         return render(
             conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, max_length, self.clip_text
         )
+
+    def count_tokens(self, conversation: Conversation, visuals: Sequence[VisualItem | None]) -> int:
+        """Length of the sample that `render` would make without a limit."""
+        turns = lay_out(conversation, visuals, self.patch_size, self.system_prompt, self.clip_text)
+        return count_tokens(turns, self.tokenizer)
 
     def render_prompt(self, conversation: Conversation, visuals: Sequence[VisualItem | None]) -> Sample:
         """The conversation as a sample that asks for its last answer, see `encode.render_prompt`."""

@@ -28,7 +28,7 @@ from lightning_apollo.data.storage.roots import MediaRoot
 from lightning_apollo.structures import ClipShape, Frames, MediaError, MediaInfo, Modality, VisualItem
 
 _MOST_SEEN = 2**16  # media whose cost is kept in mind: several questions about one video, pictures of one size
-_HEADER_TOKENS = 32  # what stands around the text of a turn, at most, as in Preparer
+_HEADER_TOKENS = 32  # what stands around the text of a turn, at most
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,21 @@ def render(
     return sample
 
 
+def count_tokens(turns: Iterable[Turn], tokenizer: ChatTokenizer) -> int:
+    """Tokens of the turns, without making them: text that comes back in the rendering is tokenised once for both."""
+    kinds = (
+        (is_special, list(pieces))
+        for turn in turns
+        for (is_special, _), pieces in groupby(turn.pieces, key=lambda piece: (piece.is_special, piece.is_labelled))
+    )
+    return sum(
+        sum(piece.repeat for piece in pieces)
+        if is_special
+        else len(_text_ids("".join(piece.text for piece in pieces), tokenizer))
+        for is_special, pieces in kinds
+    )
+
+
 def render_prompt(
     conversation: Conversation,
     visuals_per_part: Sequence[VisualItem | None],

@@ -31,6 +31,7 @@ from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.plan.epoch import PlanConfig
 from lightning_apollo.data.plan.planner import CountedPlanner, PackedPlanner, Planner
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.source import open_sources
 from lightning_apollo.models.llm import load_tokenizer
@@ -61,7 +62,9 @@ class Data:
     def __init__(self, folder: Path, num_rows: int) -> None:
         self.folder = folder / str(num_rows)
         self.num_rows = num_rows
-        self.preparer = Preparer(load_tokenizer(str(conf_folder() / "model" / "tiny_tokenizer")), 8, 1, 1)
+        self.preparer = Preparer(
+            Preprocessing(load_tokenizer(str(conf_folder() / "model" / "tiny_tokenizer")), 8, 1, 1)
+        )
         if not (self.folder / "llm_tokens.npy").is_file():
             self._write()
 

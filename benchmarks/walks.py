@@ -77,7 +77,7 @@ def row_to_loss(recipe: Recipe) -> Walk:
     walk: Walk = {}
     with recorded(walk):
         sample = dataset.prepare(source=0, row=0)
-        output = model(collate([sample], data.preparer.patch_size))
+        output = model(collate([sample], data.preparer.settings.patch_size))
         token_loss_sum(output.logits, output.targets)
     return walk
 

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lightning_apollo.data.index.token_counts import TextCounter
+from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.encode import ChatTokenizer
 from lightning_apollo.models.llm import load_tokenizer
 from lightning_apollo.recipe.conf import conf_folder
@@ -19,6 +22,16 @@ def tiny_tokenizer() -> ChatTokenizer:
 
 def tiny_text() -> TextCounter:
     return TextCounter(tiny_tokenizer(), "tiny")
+
+
+def tiny_settings(**changed: Any) -> Preprocessing:
+    """Preprocessing with the tiny tokenizer and patches of 8 pixels."""
+    return replace(Preprocessing(tiny_tokenizer(), 8, image_merge_size=1, video_merge_size=2), **changed)
+
+
+def with_settings(preparer: Preparer, **changed: Any) -> Preparer:
+    """The preparer with other settings of its preprocessing."""
+    return replace(preparer, settings=replace(preparer.settings, **changed))
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

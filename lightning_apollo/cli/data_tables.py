@@ -27,7 +27,7 @@ from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.errors import suggestion
 from lightning_apollo.recipe.schema import Recipe, RecipeError, load_recipe
-from lightning_apollo.runs.build import plan_config, text_counter
+from lightning_apollo.runs.build import plan_config, preprocessing_of, text_counter
 
 _NUM_FAULTS = 3  # of each source that are shown
 _BAR_WIDTH = 50
@@ -71,24 +71,10 @@ class RecipeData:
 
     def costs(self, index: Index, stage: str) -> TokenCounts:
         """Costs of every sample of the index in one of the stages."""
-        data, config = self.recipe.data, self.recipe.stages[stage]
-        if data.visuals != "full":
-            raise RecipeError(f"data.visuals={data.visuals}: costs are those of whole videos: set data.visuals=full")
-        sampling = data.sampling
-        if config.max_clips is not None:
-            sampling = replace(sampling, max_clips=config.max_clips)
-        return tokens(
-            index,
-            sampling,
-            data.budget,
-            self.recipe.model.patch_size,
-            config.image_merge_size,
-            config.video_merge_size,
-            self.recipe.model.clip,
-            self.text(),
-            data.stream_max_frames,
-            data.streams,
-        )
+        visuals, text = self.recipe.data.visuals, self.text()
+        if visuals != "full":
+            raise RecipeError(f"data.visuals={visuals}: costs are those of whole videos: set data.visuals=full")
+        return tokens(index, preprocessing_of(self.recipe, stage, text.tokenizer), text)
 
 
 def open_recipe(name: str, overrides: Sequence[str]) -> RecipeData:

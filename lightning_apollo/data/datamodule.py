@@ -30,13 +30,14 @@ from lightning_apollo.data.plan.planner import CountedPlanner, PackedPlanner, Pl
 from lightning_apollo.data.plan.small_epochs import counted_sizes, packed_step
 from lightning_apollo.data.plan.unseen import divisor, find_unseen, unseen_line
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.readiness import require_media, require_rows
 from lightning_apollo.data.shapes import dataset as shapes
 from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.errors import UserError
 from lightning_apollo.progress import CheckProgress
-from lightning_apollo.structures import ClipShape, PackedBatch
+from lightning_apollo.structures import PackedBatch
 
 
 def build_reader(config: DataConfig) -> MediaReader:
@@ -54,16 +55,12 @@ class Batching:
     """Requirements of a stage on its data."""
 
     mixture: Mapping[str, float]  # source -> passes in an epoch, or its weight among the sources of its modality
-    image_merge_size: int
-    video_merge_size: int
     micro_batch_size: int  # samples of one batch; not used with `packing`
     global_batch_size: int  # samples of an optimizer step, over all ranks; not used with `packing`
     epochs: int = 1
     max_steps: int = -1  # optimizer steps in the place of epochs; -1: by epochs
     packing: PlanConfig | None = None  # limits of a micro-batch; its weights are those of `mixture`
     shares: Mapping[str, float] = field(default_factory=dict)  # modality -> share of the samples; empty: as they come
-    clip: ClipShape | None = None  # what the model makes of clips; None: it takes frames one by one
-    max_clips: int | None = None  # clips of one video, in the place of sampling.max_clips; None: that one
     stage: str = "NAME"  # whose keys messages name
 
     @property
@@ -84,8 +81,8 @@ class VideoDataModule(LightningDataModule):
         self,
         config: DataConfig,
         batching: Batching,
+        settings: Preprocessing,
         text: TextCounter,
-        patch_size: int,
         run_folder: Path,
         seed: int = 0,
         progress: Callable[[], AbstractContextManager[CheckProgress]] | None = None,
@@ -108,27 +105,7 @@ class VideoDataModule(LightningDataModule):
         )
         self.costs: IndexedCosts | None = None  # where packing has them, once the data are opened
         self.fingerprint = ""  # of what a position counts in, from then on
-        sampling = config.sampling
-        if batching.max_clips is not None:
-            sampling = replace(sampling, max_clips=batching.max_clips)
-        self.preparer = Preparer(
-            tokenizer=text.tokenizer,
-            patch_size=patch_size,
-            image_merge_size=batching.image_merge_size,
-            video_merge_size=batching.video_merge_size,
-            sampling=sampling,
-            budget=config.budget,
-            system_prompt=config.system_prompt,
-            stream_max_frames=config.stream_max_frames,
-            streams=config.streams,
-            is_packed=batching.packing is not None,
-            visuals=config.visuals,
-            seed=seed,
-            reader=build_reader(config),
-            clip=batching.clip,
-            clip_text=config.clip_text,
-            picture=config.picture,
-        )
+        self.preparer = Preparer(settings, batching.packing is not None, config.visuals, seed, build_reader(config))
 
     @property
     def index_folder(self) -> Path:

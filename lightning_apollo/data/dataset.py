@@ -77,7 +77,7 @@ class ConversationDataset(Dataset[PreparedBatch]):
         begin, reading = time.perf_counter(), self._reader.cost
         bad_samples: list[BadSample] = []
         samples = self._samples(request, bad_samples)
-        batch = collate(samples, self.preparer.patch_size) if samples else None
+        batch = collate(samples, self.preparer.settings.patch_size) if samples else None
         read = self._reader.cost
         cost = PreparationCost(
             time.perf_counter() - begin, read.seconds - reading.seconds, read.num_reads - reading.num_reads

@@ -16,14 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_apollo.data.conversation import Conversation, MediaPart, TextPart
-from lightning_apollo.data.media.config import PictureConfig
+from lightning_apollo.data.conversation import Conversation, MediaPart
 from lightning_apollo.data.media.reader import DirectReader, MediaReader
-from lightning_apollo.data.prompt.config import ClipTextConfig
-from lightning_apollo.data.prompt.encode import ChatTokenizer, render_conversation, render_prompt
-from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.preprocessing import Preprocessing
+from lightning_apollo.data.prompt.bound import longest_prompt
 from lightning_apollo.data.sampling.clips import clip_spans
-from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.sampling.media_plan import MediaPlan, fit_clips, fit_frames
 from lightning_apollo.data.sampling.timestamps import (
     for_video,
@@ -33,42 +30,28 @@ from lightning_apollo.data.sampling.timestamps import (
     tick_seconds,
 )
 from lightning_apollo.data.storage.roots import MediaRoot, as_root, part_address
-from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, VisualItem
+from lightning_apollo.structures import Frames, MediaInfo, Sample, VisualItem
 
 
 @dataclass(frozen=True)
 class Preparer:
     """Turns conversations into samples. It can be pickled, so that loader processes hold one each."""
 
-    tokenizer: ChatTokenizer
-    patch_size: int
-    image_merge_size: int
-    video_merge_size: int
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    system_prompt: str = ""
-    stream_max_frames: int = 400
-    streams: str = "ours"  # ours | released, as in DataConfig
+    settings: Preprocessing
     is_packed: bool = False  # micro-batches are planned from an index: no sample may take more than was planned
     visuals: str = "full"  # full | single_frame | blind, as in DataConfig
     seed: int = 0  # of the single frame
     reader: MediaReader = field(default_factory=DirectReader)
-    clip: ClipShape | None = None  # what the encoder makes of clips; None: it takes frames one by one
-    clip_text: ClipTextConfig = field(default_factory=ClipTextConfig)
-    picture: PictureConfig = field(default_factory=PictureConfig)
-
-    def __post_init__(self) -> None:
-        self.sampling.check_clip(self.clip)
 
     def sample(self, conversation: Conversation, root: Path | MediaRoot, epoch: int = 0) -> Sample:
         """The conversation as a training sample; MediaError for unreadable media, ValueError where it cannot fit."""
         conversation, visuals = self._shown(*self._fit(*self.plan(conversation, root, epoch)))
-        return self._render(conversation, visuals, self.budget.max_length)
+        return self.settings.render(conversation, visuals, self.settings.budget.max_length)
 
     def prompt(self, conversation: Conversation, root: Path | MediaRoot) -> Sample:
         """The conversation up to its last answer, as a sample without labels that asks for it."""
         conversation, visuals = self._shown(*self.plan(conversation, root), is_prompt=True)
-        return render_prompt(conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, self.clip_text)
+        return self.settings.render_prompt(conversation, visuals)
 
     def plan(
         self, conversation: Conversation, root: Path | MediaRoot, epoch: int = 0
@@ -78,7 +61,7 @@ class Preparer:
         Moments and sizes are inside the token budget; `epoch` moves the frame of the single-frame baseline.
         """
         streamed = {part for turn in conversation.messages if turn.role == "stream" for part in turn.parts}
-        if streamed and self.clip is not None:
+        if streamed and self.settings.clip is not None:
             raise ValueError(
                 f"{conversation.sample_id}: a stream is shown frame by frame, but the model takes clips: "
                 "leave its source out of the mixture"
@@ -90,29 +73,29 @@ class Preparer:
             for number, part in enumerate(conversation.media)
         ]
         conversation, dealt = _dealt(conversation, plans)
-        return _dealt(conversation, self._shrunk(dealt, self.budget.token_budget))
+        return _dealt(conversation, self._shrunk(dealt, self.settings.budget.token_budget))
 
     def _plan_part(self, part: MediaPart, root: Path | MediaRoot, is_stream: bool, name: str) -> MediaPlan:
         info = self._info(part, root)
-        merge_size = self.image_merge_size if info.modality == "image" else self.video_merge_size
-        merge_size = merge_size if self.clip is None else 1
+        clip, merge_size = self.settings.clip, self.settings.merge_size(info.modality)
         if info.modality == "image":
-            return MediaPlan(info, "image", torch.zeros(1, dtype=torch.float64), merge_size, clip=self.clip)
-        sampling, segment = for_video(self.sampling, part.fps, part.max_frames), (part.begin_seconds, part.end_seconds)
+            return MediaPlan(info, "image", torch.zeros(1, dtype=torch.float64), merge_size, clip=clip)
+        sampling = for_video(self.settings.sampling, part.fps, part.max_frames)
+        segment = (part.begin_seconds, part.end_seconds)
         if is_stream:  # every moment of the rate, to its limit
             sampling = replace(sampling, kind="fps", max_frames=max(1, int(info.duration_seconds * sampling.fps) + 1))
-        timestamps = sample_timestamps(info, sampling, *segment, self.clip and self.clip.num_tokens)
+        timestamps = sample_timestamps(info, sampling, *segment, clip and clip.num_tokens)
         if self.visuals == "single_frame":
             timestamps = single_frame(timestamps, self.seed, name)
-            return MediaPlan(info, "image", timestamps, merge_size, clip=self.clip)
+            return MediaPlan(info, "image", timestamps, merge_size, clip=clip)
         plan = MediaPlan(
-            info, "video", timestamps, merge_size, is_stream, clip=self.clip, sampling=sampling, segment=segment
+            info, "video", timestamps, merge_size, is_stream, clip=clip, sampling=sampling, segment=segment
         )
         plan = replace(plan, ticks=tick_seconds(info, sampling, *segment))
         if is_stream:
             end = float(plan.player_seconds[-1]) + 1.0 / sampling.fps
-            plan = replace(plan, stream_end_seconds=end, has_frame_turns=self.streams == "released")
-            plan = plan.thinned(min(len(timestamps), part.max_frames or self.stream_max_frames))
+            plan = replace(plan, stream_end_seconds=end, has_frame_turns=self.settings.streams == "released")
+            plan = plan.thinned(min(len(timestamps), part.max_frames or self.settings.stream_max_frames))
         if plan.shows_once and len(plan.timestamps) > frames_in_segment(info, *segment):
             return self._counted(plan)
         return plan
@@ -125,21 +108,22 @@ class Preparer:
         return self.reader.probe(part_address(as_root(root), part), part.modality)
 
     def _budgeted(self, plans: Sequence[MediaPlan], token_budget: int) -> list[MediaPlan]:
-        if self.clip is not None:
-            return fit_clips(plans, self.clip, token_budget)
-        return fit_frames(plans, self.patch_size, replace(self.budget, token_budget=token_budget))
+        if self.settings.clip is not None:
+            return fit_clips(plans, self.settings.clip, token_budget)
+        return fit_frames(plans, self.settings.patch_size, replace(self.settings.budget, token_budget=token_budget))
 
     def _fit(
         self, conversation: Conversation, plans: list[MediaPlan | None]
     ) -> tuple[Conversation, list[MediaPlan | None]]:
         """The plans again, smaller where text and media together would pass `max_length`."""
         shown = [plan for plan in plans if plan is not None]
-        if not shown or self._longest(conversation, shown) <= self.budget.max_length:
+        if not shown or self._longest(conversation, shown) <= self.settings.budget.max_length:
             return conversation, plans
         length = self._planned_length(conversation, plans)
-        if length <= self.budget.max_length:
+        if length <= self.settings.budget.max_length:
             return conversation, plans
-        room = self._room_for_frames(shown, length) if self.clip is None else self._room_for_clips(conversation, plans)
+        is_of_frames = self.settings.clip is None
+        room = self._room_for_frames(shown, length) if is_of_frames else self._room_for_clips(conversation, plans)
         if not room:
             return conversation, plans
         plans = self._shrunk(plans, room)
@@ -152,37 +136,30 @@ class Preparer:
     def _room_for_frames(self, shown: Sequence[MediaPlan], length: int) -> int:
         """Visual tokens that the text of a sample of `length` tokens leaves; 0 where that is too little for a frame
         of each."""
-        num_visual_tokens = sum(plan.num_tokens(self.patch_size) for plan in shown)
-        room = self.budget.max_length - (length - num_visual_tokens)
-        return room if room >= self.budget.min_tokens * len(shown) else 0
+        num_visual_tokens = sum(plan.num_tokens(self.settings.patch_size) for plan in shown)
+        room = self.settings.budget.max_length - (length - num_visual_tokens)
+        return room if room >= self.settings.budget.min_tokens * len(shown) else 0
 
     def _room_for_clips(self, conversation: Conversation, plans: Sequence[MediaPlan | None]) -> int:
         """The same for clips, which bring text of their own: tokens of the most clips that fit together with it."""
-        assert self.clip is not None  # asked for by encoders of clips alone
+        assert self.settings.clip is not None  # asked for by encoders of clips alone
         shown = [plan for plan in plans if plan is not None]
-        budgets = [n * self.clip.num_tokens for n in range(len(shown), sum(plan.num_runs for plan in shown))]
+        budgets = [n * self.settings.clip.num_tokens for n in range(len(shown), sum(plan.num_runs for plan in shown))]
         num_fitting = bisect_right(
             budgets,
-            self.budget.max_length,
+            self.settings.budget.max_length,
             key=lambda token_budget: self._planned_length(conversation, self._shrunk(plans, token_budget)),
         )
         return budgets[num_fitting - 1] if num_fitting else 0
 
     def _longest(self, conversation: Conversation, plans: Sequence[MediaPlan]) -> int:
-        """A length in tokens that the sample cannot pass; within it, no closer look is needed.
-
-        No token is shorter than a byte, no header of a turn longer than 32 of them, no time stamp longer than 48, no
-        sentence about a video's clips longer than 192.
-        """
-        text = [part.text for turn in conversation.messages for part in turn.parts if isinstance(part, TextPart)]
-        num_bytes = sum(len(piece.encode()) for piece in (self.system_prompt, *text))
-        num_visual_tokens = sum(plan.num_tokens(self.patch_size) + 192 + 48 * plan.num_runs for plan in plans)
-        return num_bytes + 32 * (1 + len(conversation.messages)) + num_visual_tokens
+        """A length in tokens that the sample cannot pass; within it, no closer look is needed."""
+        settings = self.settings
+        return longest_prompt(conversation, plans, settings.patch_size, settings.system_prompt, settings.clip_text)
 
     def _planned_length(self, conversation: Conversation, plans: Sequence[MediaPlan | None]) -> int:
         """Tokens of the sample where every frame plays at the very moment that it was planned for."""
-        stand_ins = [plan and planned_item(plan) for plan in plans]
-        return self._render(conversation, stand_ins, None).input_ids.numel()
+        return self.settings.count_tokens(conversation, [plan and planned_item(plan) for plan in plans])
 
     def _shown(
         self, conversation: Conversation, plans: list[MediaPlan | None], is_prompt: bool = False
@@ -194,8 +171,8 @@ class Preparer:
         before, after = ([len(plan.timestamps) for plan in some if plan] for some in (plans, once))
         if before == after:
             return conversation, [pair and _item(*pair) for pair in decoded]
-        planned = sum(plan.num_tokens(self.patch_size) for plan in plans if plan)
-        plans = self._shrunk(once, planned if self.is_packed else self.budget.token_budget)
+        planned = sum(plan.num_tokens(self.settings.patch_size) for plan in plans if plan)
+        plans = self._shrunk(once, planned if self.is_packed else self.settings.budget.token_budget)
         if not is_prompt:
             conversation, plans = self._fit(conversation, plans)
         return conversation, [plan and _item(plan, self._decode(plan)) for plan in plans]
@@ -203,17 +180,10 @@ class Preparer:
     def _decode(self, plan: MediaPlan) -> Frames:
         """The frames of a plan. Clips that overlap share some: each moment is decoded once, in rising order."""
         moments, places = plan.timestamps.unique(return_inverse=True)
-        frames = self.reader.decode(plan.info, moments, plan.size, self.picture.background)
+        frames = self.reader.decode(plan.info, moments, plan.size, self.settings.picture.background)
         if torch.equal(moments, plan.timestamps):
             return frames
         return Frames(frames.pixels[places], frames.pts_seconds[places])
-
-    def _render(
-        self, conversation: Conversation, visuals: Sequence[VisualItem | None], max_length: int | None
-    ) -> Sample:
-        return render_conversation(
-            conversation, visuals, self.tokenizer, self.patch_size, self.system_prompt, max_length, self.clip_text
-        )
 
 
 def planned_item(plan: MediaPlan) -> VisualItem:

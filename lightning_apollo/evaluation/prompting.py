@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.prompt.encode import render_prompt
 from lightning_apollo.evaluation.question import Question, Subtitle
 from lightning_apollo.structures import Frames, Sample, VisualItem
 
@@ -80,9 +79,7 @@ def _with_subtitles_between(question: Question, preparer: Preparer, root: Path) 
         items.append(_runs(item, shown, len(begins)))
     rest = tuple(part for part in question.parts if part is not video)
     conversation = conversation_of(question, (*parts, *rest))
-    return render_prompt(
-        conversation, items, preparer.tokenizer, preparer.patch_size, preparer.system_prompt, preparer.clip_text
-    )
+    return preparer.settings.render_prompt(conversation, items)
 
 
 def _is_shown(subtitle: Subtitle, moments: list[float]) -> bool:

@@ -85,14 +85,14 @@ class EvaluationRun:
 
     def all_settings(self) -> dict[str, Any]:
         """Settings that answers depend on, for another run to compare. Modes, limit and batches are not part of it."""
-        prepared = self.preparer
+        prepared = self.preparer.settings
         return {
             "benchmark": self.benchmark.name,
             "model": self.model,
             "max_new_tokens": self.benchmark.max_new_tokens,
             "sampling": asdict(prepared.sampling),
             "budget": asdict(prepared.budget),
-            "seed": prepared.seed,
+            "seed": self.preparer.seed,
             "merge_sizes": [prepared.image_merge_size, prepared.video_merge_size],
             "system_prompt": prepared.system_prompt,
             "clip_text": asdict(prepared.clip_text),

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from lightning_apollo.data.datamodule import DataConfig
+from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.media.config import PictureConfig
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
@@ -50,7 +51,7 @@ class ExportedConfig:
             raise ValueError(f"format is {PORT} or {OWN}, not {self.format!r}")
 
 
-def export_metadata(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> ExportedConfig:
+def export_metadata(model: ModelConfig, reducer: ReducerConfig, settings: Preprocessing) -> ExportedConfig:
     """Metadata of an export of this model; weights and tokenizer are those in the folder."""
     llm = replace(model.llm, weights=None, tokenizer=".")
     model = replace(model, llm=llm, vision=model.vision and replace(model.vision, weights=None))
@@ -61,15 +62,15 @@ def export_metadata(model: ModelConfig, reducer: ReducerConfig, preparer: Prepar
         format=OWN if model.vision is None else PORT,
         model=model,
         reducer=reducer,
-        sampling=preparer.sampling,
-        budget=preparer.budget,
-        clip_text=preparer.clip_text,
-        image_merge_size=preparer.image_merge_size,
-        video_merge_size=preparer.video_merge_size,
-        system_prompt=preparer.system_prompt,
-        stream_max_frames=preparer.stream_max_frames,
-        picture=preparer.picture,
-        streams=preparer.streams,
+        sampling=settings.sampling,
+        budget=settings.budget,
+        clip_text=settings.clip_text,
+        image_merge_size=settings.image_merge_size,
+        video_merge_size=settings.video_merge_size,
+        system_prompt=settings.system_prompt,
+        stream_max_frames=settings.stream_max_frames,
+        picture=settings.picture,
+        streams=settings.streams,
     )
 
 
@@ -114,7 +115,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
     result = model.load_state_dict({name: tensor.read() for name, tensor in tensors.items()}, strict=False)
     assert set(result.missing_keys) <= tied_names(model)  # all others were checked
     tokenizer = load_tokenizer_of(config.model.llm, str(folder))
-    preparer = Preparer(
+    settings = Preprocessing(
         tokenizer=tokenizer,
         patch_size=config.model.patch_size,
         image_merge_size=config.image_merge_size,
@@ -128,4 +129,4 @@ def load_exported(folder: Path, device: torch.device | str = "cpu") -> TrainedMo
         clip_text=config.clip_text,
         picture=config.picture,
     )
-    return TrainedModel(model.eval().to(device), tokenizer, preparer)
+    return TrainedModel(model.eval().to(device), tokenizer, Preparer(settings))

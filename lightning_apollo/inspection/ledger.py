@@ -80,8 +80,8 @@ def token_ledger(inspected: Inspected, sample: Sample) -> dict[str, str]:
 def media_facts(inspected: Inspected, sample: Sample) -> list[MediaFacts]:
     """One entry for each image and video that the sample shows, in the order of the text."""
     preparer, conversation, root = inspected.data.preparer, inspected.conversation, inspected.source.root
-    budget = BudgetConfig(_NO_LIMIT, preparer.budget.min_tokens, 2 * _NO_LIMIT)
-    unlimited = replace(preparer, budget=budget)
+    budget = BudgetConfig(_NO_LIMIT, preparer.settings.budget.min_tokens, 2 * _NO_LIMIT)
+    unlimited = replace(preparer, settings=replace(preparer.settings, budget=budget))
     asked, planned = (
         [plan for plan in one.plan(conversation, root, EPOCH)[1] if plan is not None] for one in (unlimited, preparer)
     )
@@ -120,7 +120,7 @@ def _facts(
         file=file,
         sampling=_sampling(item, asked, preparer),
         shown=shown,
-        num_tokens=item.num_visual_tokens(preparer.patch_size),
+        num_tokens=item.num_visual_tokens(preparer.settings.patch_size),
         num_kept=num_kept,
         shrunk_by=_shrunk_by(item, asked, planned),
     )
@@ -130,7 +130,7 @@ def _sampling(item: VisualItem, asked: MediaPlan, preparer: Preparer) -> str:
     """Moments asked for and moments shown; empty for an image file."""
     if asked.info.modality == "image":
         return ""
-    sampling, times = preparer.sampling, item.frames.pts_seconds
+    sampling, times = preparer.settings.sampling, item.frames.pts_seconds
     begin, end = float(times[0]), float(times[-1])
     words = [f"{sampling.kind}: " + (f"{sampling.fps:g} a second" if sampling.kind != "uniform" else "evenly spread")]
     if asked.segment != (None, None):

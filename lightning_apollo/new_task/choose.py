@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
+from lightning_apollo.data.index.token_counts import ByteTokenizer, TextCounter, TokenCounts, tokens
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.new_task.survey import Survey
 from lightning_apollo.recipe.schema import Recipe
-from lightning_apollo.stages.config import StageConfig
+from lightning_apollo.runs.build import preprocessing_of
 
 TEMPLATES = ("connector", "lora", "full", "video", "grounding")
 
@@ -54,9 +54,9 @@ def choose_settings(survey: Survey, recipe: Recipe, stage: str, text: TextCounte
     config, reasons = recipe.stages[stage], {}
     sampling, reasons["sampling"] = _sampling(survey, recipe.data.sampling)
     limits = recipe.data.budget
-    needed = _costs(survey, recipe, config, sampling, replace(limits, **_BOUNDLESS), text)
+    needed = _costs(survey, recipe, stage, sampling, replace(limits, **_BOUNDLESS), text)
     budget = _budget(needed, limits, reasons)
-    fitting = _costs(survey, recipe, config, sampling, budget, text)
+    fitting = _costs(survey, recipe, stage, sampling, budget, text)
     if text is None:
         reasons["max_length"] += "; an upper bound, as the tokenizer is not on this machine"
     global_batch_size = _power_of_two(min(config.global_batch_size, max(1, survey.num_usable // _FEWEST_FRAMES)))
@@ -98,19 +98,14 @@ def _sampling(survey: Survey, limits: SamplingConfig) -> tuple[SamplingConfig, s
 def _costs(
     survey: Survey,
     recipe: Recipe,
-    config: StageConfig,
+    stage: str,
     sampling: SamplingConfig,
     budget: BudgetConfig,
     text: TextCounter | None,
 ) -> TokenCounts:
     """Costs of every row inside a budget."""
-    return tokens(
-        *(survey.index, sampling, budget, recipe.model.patch_size),
-        *(config.image_merge_size, config.video_merge_size),
-        text=text,
-        stream_max_frames=recipe.data.stream_max_frames,
-        streams=recipe.data.streams,
-    )
+    settings = preprocessing_of(recipe, stage, ByteTokenizer() if text is None else text.tokenizer)
+    return tokens(survey.index, replace(settings, sampling=sampling, budget=budget), text)
 
 
 def _budget(needed: TokenCounts, limits: BudgetConfig, reasons: dict[str, str]) -> BudgetConfig:

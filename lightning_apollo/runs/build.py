@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.plan.epoch import PlanConfig
+from lightning_apollo.data.preprocessing import Preprocessing
+from lightning_apollo.data.prompt.encode import ChatTokenizer
 from lightning_apollo.models.llm import load_tokenizer_of
 from lightning_apollo.progress import preparation_progress, print_line
 from lightning_apollo.recipe.schema import Recipe
@@ -19,22 +23,39 @@ def build_data(recipe: Recipe, name: str) -> VideoDataModule:
     stage = recipe.stages[name]
     batching = Batching(
         mixture=stage.mixture,
-        image_merge_size=stage.image_merge_size,
-        video_merge_size=stage.video_merge_size,
         micro_batch_size=stage.micro_batch_size,
         global_batch_size=stage.global_batch_size,
         epochs=stage.epochs,
         max_steps=stage.max_steps,
         packing=None if stage.packing is None else plan_config(stage, recipe),
         shares=stage.shares,
-        clip=recipe.model.clip,
-        max_clips=stage.max_clips,
         stage=name,
     )
-    folder = stage_folder(recipe, name)
+    folder, text = stage_folder(recipe, name), text_counter(recipe)
     progress = preparation_progress if recipe.trainer.progress_bar else None
-    return VideoDataModule(
-        recipe.data, batching, text_counter(recipe), recipe.model.patch_size, folder, recipe.seed, progress, print_line
+    settings = preprocessing_of(recipe, name, text.tokenizer)
+    return VideoDataModule(recipe.data, batching, settings, text, folder, recipe.seed, progress, print_line)
+
+
+def preprocessing_of(recipe: Recipe, name: str, tokenizer: ChatTokenizer) -> Preprocessing:
+    """The preprocessing of one stage. Its `max_clips` comes before that of `data.sampling`."""
+    data, stage = recipe.data, recipe.stages[name]
+    sampling = data.sampling
+    if stage.max_clips is not None:
+        sampling = replace(sampling, max_clips=stage.max_clips)
+    return Preprocessing(
+        tokenizer=tokenizer,
+        patch_size=recipe.model.patch_size,
+        image_merge_size=stage.image_merge_size,
+        video_merge_size=stage.video_merge_size,
+        sampling=sampling,
+        budget=data.budget,
+        system_prompt=data.system_prompt,
+        clip=recipe.model.clip,
+        clip_text=data.clip_text,
+        picture=data.picture,
+        stream_max_frames=data.stream_max_frames,
+        streams=data.streams,
     )
 
 

@@ -42,7 +42,7 @@ def export_stage(
     tensors = open_weights(str(weights))
     check_shapes(tensors, shapes_of_recipe(recipe.model, PARTS["all"]), str(weights))
     preparer, reducer = build_data(recipe, stage).preparer, recipe.stages[stage].reducer
-    config = export_metadata(recipe.model, reducer, preparer)
+    config = export_metadata(recipe.model, reducer, preparer.settings)
     if config.format == PORT:
         check_portable(recipe.model, reducer, preparer)
         tensors = to_port_names(tensors)
@@ -56,7 +56,7 @@ def export_stage(
             placeholders = write_port_files(recipe.model, reducer, preparer, dtype, unfinished)
         else:
             load_tokenizer_of(recipe.model.llm).save_pretrained(unfinished)
-        (unfinished / "README.md").write_text(run_card(recipe, stage, config, preparer, weights.parent))
+        (unfinished / "README.md").write_text(run_card(recipe, stage, config, weights.parent))
         write_fixture(load_exported(unfinished), unfinished / FOLDER, placeholders)
 
 

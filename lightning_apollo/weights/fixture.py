@@ -157,9 +157,9 @@ def _render(preparer: Preparer, folder: Path) -> None:
 
 def _clip_timing(preparer: Preparer) -> tuple[int, int, float]:
     """Frames that are sampled, frames of the clip, and frames of it a second."""
-    sampling = preparer.sampling
+    sampling = preparer.settings.sampling
     if sampling.kind == "uniform":  # one of each part
-        num_frames = min(sampling.max_frames, max_frames_in_budget(preparer.budget))
+        num_frames = min(sampling.max_frames, max_frames_in_budget(preparer.settings.budget))
         return num_frames, num_frames, 8.0
     num_sampled = 2 * sampling.clip_frames if sampling.kind == "clips" else min(4, sampling.max_frames)
     return num_sampled, _STEP * num_sampled, _STEP * sampling.fps
@@ -167,8 +167,8 @@ def _clip_timing(preparer: Preparer) -> tuple[int, int, float]:
 
 def _clip_size(preparer: Preparer, num_sampled: int) -> tuple[int, int]:
     """Height and width in pixels, even, whose target is a grid of the fewest tokens that the budget asks for or more."""
-    side = preparer.patch_size * preparer.video_merge_size
-    rows = math.ceil(math.sqrt(preparer.budget.min_tokens))
-    share = preparer.budget.token_budget // num_sampled
+    side = preparer.settings.patch_size * preparer.settings.video_merge_size
+    rows = math.ceil(math.sqrt(preparer.settings.budget.min_tokens))
+    share = preparer.settings.budget.token_budget // num_sampled
     columns = rows + 1 if rows * (rows + 1) <= share else rows
     return 2 * ((rows * side + side // 4) // 2), 2 * ((columns * side + side // 4) // 2)

@@ -19,7 +19,9 @@ from transformers import (
 )
 
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.template import IM_END
+from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.models.config import ModelConfig, ReducerConfig
 from lightning_apollo.models.llm import config_of_recipe
 from lightning_apollo.structures import Modality, WeightsError
@@ -82,7 +84,7 @@ def write_port_files(
     Returns the ids that stand for the visual tokens of images and of videos there.
     """
     check_portable(model, reducer, preparer)
-    tokenizer = port_tokenizer(preparer.tokenizer, model.llm.vocab_size)
+    tokenizer = port_tokenizer(preparer.settings.tokenizer, model.llm.vocab_size)
     config = port_config(model, tokenizer)
     config.dtype = dtype
     config.architectures = ["VideoLlama3ForConditionalGeneration"]
@@ -90,7 +92,7 @@ def write_port_files(
     end = token_id(tokenizer, IM_END)
     padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=padding).save_pretrained(folder)
-    port_processor(preparer, reducer, tokenizer).save_pretrained(folder)
+    port_processor(preparer.settings, reducer, tokenizer).save_pretrained(folder)
     return {"image": config.image_token_id, "video": config.video_token_id}
 
 
@@ -107,9 +109,8 @@ def check_portable(model: ModelConfig, reducer: ReducerConfig, preparer: Prepare
         raise WeightsError(f"a model trained with data.visuals={preparer.visuals} is a baseline and not exported")
 
 
-def processor_differences(preparer: Preparer) -> list[str]:
+def processor_differences(sampling: SamplingConfig) -> list[str]:
     """Cases in which the port's processors may give other pixels or ids than our own for the same files; each a sentence."""
-    sampling = preparer.sampling
     return [
         _FRAMES[sampling.kind],
         *([_LAST_FRAMES] if sampling.kind == "fps" and sampling.phase == "end" else []),
@@ -121,7 +122,8 @@ def processor_differences(preparer: Preparer) -> list[str]:
 
 def as_port(preparer: Preparer) -> Preparer:
     """The preparer with the first frame of every step, which the port's processors take."""
-    return replace(preparer, sampling=replace(preparer.sampling, phase="start"))
+    settings = preparer.settings
+    return replace(preparer, settings=replace(settings, sampling=replace(settings.sampling, phase="start")))
 
 
 def port_tokenizer(tokenizer: object, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -172,29 +174,29 @@ def port_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Video
 
 
 def port_processor(
-    preparer: Preparer, reducer: ReducerConfig, tokenizer: PreTrainedTokenizerBase
+    settings: Preprocessing, reducer: ReducerConfig, tokenizer: PreTrainedTokenizerBase
 ) -> VideoLlama3Processor:
-    """Processors of images and videos that sample and resize as the preparer does, as far as `processor_differences` allows."""
-    sampling = preparer.sampling
+    """Processors of images and videos that sample and resize as ours do, as far as `processor_differences` allows."""
+    sampling = settings.sampling
     frames: dict[str, Any] = {"fps": sampling.fps} if sampling.kind == "fps" else {"num_frames": sampling.max_frames}
     return VideoLlama3Processor(
-        image_processor=VideoLlama3ImageProcessor(**_pixels(preparer, preparer.image_merge_size)),
+        image_processor=VideoLlama3ImageProcessor(**_pixels(settings, settings.image_merge_size)),
         tokenizer=tokenizer,
         video_processor=VideoLlama3VideoProcessor(
-            **_pixels(preparer, preparer.video_merge_size),
+            **_pixels(settings, settings.video_merge_size),
             **frames,
             do_sample_frames=True,
             min_frames=1,
             max_frames=sampling.max_frames,
             use_token_compression=reducer.kind == "diff_fp",
         ),
-        chat_template=chat_template(preparer.system_prompt),
+        chat_template=chat_template(settings.system_prompt),
     )
 
 
-def _pixels(preparer: Preparer, merge_size: int) -> dict[str, Any]:
-    token_pixels = (preparer.patch_size * merge_size) ** 2
-    budget = preparer.budget
+def _pixels(settings: Preprocessing, merge_size: int) -> dict[str, Any]:
+    token_pixels = (settings.patch_size * merge_size) ** 2
+    budget = settings.budget
     return {
         "size": {
             "shortest_edge": budget.min_tokens * token_pixels,  # both are areas, whatever their names
@@ -203,7 +205,7 @@ def _pixels(preparer: Preparer, merge_size: int) -> dict[str, Any]:
         "image_mean": GREY,
         "image_std": CONTRAST,
         "resample": _BICUBIC,
-        "patch_size": preparer.patch_size,
+        "patch_size": settings.patch_size,
         "temporal_patch_size": 1,
         "merge_size": merge_size,
     }

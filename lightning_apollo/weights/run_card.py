@@ -13,7 +13,6 @@ import yaml
 from lightning_apollo import __version__
 from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.data.index.build import fingerprint_of_manifests
-from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.source import open_sources
 from lightning_apollo.inference.exported import PORT, ExportedConfig
 from lightning_apollo.recipe.schema import Recipe
@@ -49,7 +48,7 @@ trained = load_exported(Path(FOLDER))
 ```"""
 
 
-def run_card(recipe: Recipe, stage: str, config: ExportedConfig, preparer: Preparer, folder: Path) -> str:
+def run_card(recipe: Recipe, stage: str, config: ExportedConfig, folder: Path) -> str:
     """The text; `folder` is the stage's own, where done.json says what training came to."""
     is_port = config.format == PORT
     rows = {
@@ -70,7 +69,7 @@ def run_card(recipe: Recipe, stage: str, config: ExportedConfig, preparer: Prepa
         "Trained with lightning_apollo and exported by `lightning-apollo export`.",
         table,
         f"## Ask it\n\n{_ASK_PORT if is_port else _ASK_OWN}",
-        *([f"## Where transformers differs\n\n{_listed(processor_differences(preparer))}"] if is_port else []),
+        *([f"## Where transformers differs\n\n{_listed(processor_differences(config.sampling))}"] if is_port else []),
         f"## Recipe\n\nFolders are left out.\n\n```yaml\n{recipe_text}```",
     ]
     return "\n\n".join(parts) + "\n"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_apollo.data.config import SourceConfig
-from lightning_apollo.data.datamodule import Batching, DataChanged, DataConfig, VideoDataModule
+from lightning_apollo.data.config import DataConfig, SourceConfig
+from lightning_apollo.data.datamodule import Batching, DataChanged, VideoDataModule
 from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader, Positions
 from lightning_apollo.data.plan.planner import CountedPlanner, MicroBatchRequest
@@ -25,7 +25,7 @@ from lightning_apollo.training.callbacks.checkpoint import (
 )
 from lightning_apollo.training.config import CheckpointConfig
 from tests.quiet_trainer import quiet_trainer
-from tests.small_data import tiny_text, write_pictures
+from tests.small_data import tiny_settings, tiny_text, write_pictures
 
 BUDGET = BudgetConfig(token_budget=32, min_tokens=4, max_length=256)
 
@@ -33,8 +33,6 @@ BUDGET = BudgetConfig(token_budget=32, min_tokens=4, max_length=256)
 def batching(**values: Any) -> Batching:
     defaults: dict[str, Any] = {
         "mixture": {"pictures": 1.0},
-        "image_merge_size": 1,
-        "video_merge_size": 2,
         "micro_batch_size": 2,
         "global_batch_size": 4,
     }
@@ -43,8 +41,8 @@ def batching(**values: Any) -> Batching:
 
 def data_module(folder: Path, **chosen: Any) -> VideoDataModule:
     sources = {"pictures": SourceConfig(["pictures.jsonl"], str(folder))}
-    data = DataConfig(sources=sources, budget=BUDGET, supervision=None)
-    return VideoDataModule(data, batching(**chosen), tiny_text(), patch_size=8, run_folder=folder / "run", seed=3)
+    data = DataConfig(sources=sources, supervision=None)
+    return VideoDataModule(data, batching(**chosen), tiny_settings(budget=BUDGET), tiny_text(), folder / "run", seed=3)
 
 
 def positions(rank: int = 0, world_size: int = 1, num_epochs: int = 1) -> Positions:
@@ -230,9 +228,9 @@ def test_the_built_in_set_is_rendered_first(tmp_path: Path) -> None:
     folder = tmp_path / "shapes"
     sources = {"video_qa": SourceConfig(["video_qa.jsonl"], str(folder))}
     shapes = ShapesConfig(num_clips=2, num_held_out=1, num_images=8)
-    config = DataConfig(sources=sources, root=str(folder), shapes=shapes, budget=BUDGET, supervision=None)
+    config = DataConfig(sources=sources, root=str(folder), shapes=shapes, supervision=None)
     chosen = batching(mixture={"video_qa": 1.0})
-    module = VideoDataModule(config, chosen, tiny_text(), patch_size=8, run_folder=tmp_path)
+    module = VideoDataModule(config, chosen, tiny_settings(budget=BUDGET), tiny_text(), tmp_path)
     module.prepare_data()
     module.setup("fit")
     assert len(module.sources[0]) >= 2

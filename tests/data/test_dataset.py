@@ -12,6 +12,7 @@ from lightning_apollo.data.dataset import MAX_REFILLS, ConversationDataset, Prep
 from lightning_apollo.data.plan.order import refill_rows
 from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.quarantine import MIN_BAD_SAMPLES, Quarantine
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.source import open_sources
@@ -23,11 +24,13 @@ BROKEN = {3, 4, 11}
 
 def preparer() -> Preparer:
     return Preparer(
-        tokenizer=tiny_tokenizer(),
-        patch_size=8,
-        image_merge_size=1,
-        video_merge_size=2,
-        budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256),
+        Preprocessing(
+            tokenizer=tiny_tokenizer(),
+            patch_size=8,
+            image_merge_size=1,
+            video_merge_size=2,
+            budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256),
+        )
     )
 
 

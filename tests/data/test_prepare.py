@@ -10,12 +10,13 @@ import torch
 from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.conversation import Conversation
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.structures import IGNORE_INDEX, Frames, Sample
 from tests.media_files import write_clip
 from tests.readers import ReaderWith
-from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_tokenizer, turns, with_settings, write_pictures, write_rows
 
 QUESTION = turns("<video>\nWhat colour came first?", "red")
 
@@ -32,12 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def preparer() -> Preparer:
     return Preparer(
-        tokenizer=tiny_tokenizer(),
-        patch_size=8,
-        image_merge_size=1,
-        video_merge_size=2,
-        sampling=SamplingConfig(fps=2.0),
-        budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=512),
+        Preprocessing(
+            tokenizer=tiny_tokenizer(),
+            patch_size=8,
+            image_merge_size=1,
+            video_merge_size=2,
+            sampling=SamplingConfig(fps=2.0),
+            budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=512),
+        )
     )
 
 
@@ -72,7 +75,7 @@ def test_images_and_videos_share_the_budget(folder: Path, preparer: Preparer) ->
 
 
 def test_frames_go_before_a_frame_gets_too_small(folder: Path, preparer: Preparer) -> None:
-    small = replace(preparer, budget=BudgetConfig(token_budget=20, min_tokens=4, max_length=512))
+    small = with_settings(preparer, budget=BudgetConfig(token_budget=20, min_tokens=4, max_length=512))
     sample = small.sample(conversation(folder, video="clip.mp4", conversations=QUESTION), folder)
     (item,) = sample.visuals
     assert len(item.frames) == 5  # 20 tokens, 4 a frame
@@ -84,7 +87,7 @@ def test_media_shrink_to_what_the_text_leaves(folder: Path, preparer: Preparer) 
     row = {"video": "clip.mp4", "conversations": turns("<video>\n" + "blue " * 60, "red")}
     full = preparer.sample(conversation(folder, **row), folder)
     limit = full.input_ids.numel() - 12
-    tight = replace(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=limit))
+    tight = with_settings(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=limit))
     sample = tight.sample(conversation(folder, **row), folder)
     assert sample.input_ids.numel() <= limit
     assert 0 < sum(item.num_visual_tokens(8) for item in sample.visuals) <= 64 - 12
@@ -95,7 +98,7 @@ def test_media_shrink_to_what_the_text_leaves(folder: Path, preparer: Preparer) 
 def test_old_turns_go_where_the_text_alone_is_too_long(folder: Path, preparer: Preparer) -> None:
     chat = [*turns("<image>\nWhat colour?", "red"), *turns("blue " * 200, "ok"), *turns("And now?", "green")]
     row = {"image": "000.png", "conversations": chat}
-    tight = replace(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=150))
+    tight = with_settings(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=150))
     sample = tight.sample(conversation(folder, **row), folder)
     assert sample.input_ids.numel() <= 150
     assert num_frames(sample) == [1]
@@ -104,14 +107,14 @@ def test_old_turns_go_where_the_text_alone_is_too_long(folder: Path, preparer: P
 
 
 def test_an_answer_that_cannot_fit_is_an_error(folder: Path, preparer: Preparer) -> None:
-    tight = replace(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=80))
+    tight = with_settings(preparer, budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=80))
     with pytest.raises(ValueError, match=r"max_length.*\b80\b"):
         tight.sample(conversation(folder, conversations=turns("Tell me.", "red " * 200)), folder)
 
 
 def test_more_pictures_than_the_budget_has_room_for_are_an_error(folder: Path, preparer: Preparer) -> None:
     row = {"image": ["000.png"] * 3, "conversations": turns("<image><image><image>?", "red")}
-    tight = replace(preparer, budget=BudgetConfig(token_budget=8, min_tokens=4, max_length=80))
+    tight = with_settings(preparer, budget=BudgetConfig(token_budget=8, min_tokens=4, max_length=80))
     with pytest.raises(ValueError, match=r"3 images.*token_budget.*8"):
         tight.sample(conversation(folder, **row), folder)
 
@@ -124,11 +127,11 @@ def test_a_stream_ends_with_its_last_frame(folder: Path, preparer: Preparer) -> 
     ]
     row = conversation(folder, stream=True, video=["clip.mp4"], conversation=talk)
     whole = preparer.sample(row, folder)
-    short = replace(preparer, stream_max_frames=4).sample(row, folder)
+    short = with_settings(preparer, stream_max_frames=4).sample(row, folder)
     assert num_frames(whole) == [8]
     assert num_frames(short) == [4]
     assert short.visuals[0].frames.pts_seconds.tolist() == pytest.approx([0.0, 0.5, 1.0, 1.5])
-    red, green = (preparer.tokenizer.encode(word, add_special_tokens=False, split_special_tokens=True)[0]
+    red, green = (preparer.settings.tokenizer.encode(word, add_special_tokens=False, split_special_tokens=True)[0]
                   for word in ("red", "green"))  # fmt: skip
     assert {red, green} <= set(whole.labels.tolist())
     assert red in short.labels.tolist()
@@ -174,7 +177,7 @@ def test_decoding_is_one_call_for_each_item(folder: Path, preparer: Preparer) ->
 def test_a_row_says_how_its_video_is_sampled(folder: Path, preparer: Preparer) -> None:
     def times(sampling: SamplingConfig, **row: Any) -> list[float]:
         one = conversation(folder, video="clip.mp4", conversations=QUESTION, **row)
-        (item,) = replace(preparer, sampling=sampling).sample(one, folder).visuals
+        (item,) = with_settings(preparer, sampling=sampling).sample(one, folder).visuals
         return item.frames.pts_seconds.tolist()
 
     recipe = SamplingConfig(fps=2.0, max_frames=6)

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.collate import collate
-from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.conversation import Conversation
-from lightning_apollo.data.datamodule import Batching, DataConfig, VideoDataModule
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
@@ -26,7 +25,7 @@ from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample
 from tests.media_files import h264, read_number, variable_rate_seconds, write_clip, write_variable_rate
 from tests.readers import ReaderWith
-from tests.small_data import tiny_text, tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_tokenizer, turns, with_settings, write_pictures, write_rows
 
 CLIP = ClipShape(num_frames=4, num_tokens=8, image_size=160)  # frames of media_files are 160 pixels wide
 QUESTION = turns("<video>\nWhat colour?", "red")
@@ -45,13 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def preparer() -> Preparer:
     return Preparer(
-        tokenizer=tiny_tokenizer(),
-        patch_size=14,
-        image_merge_size=1,
-        video_merge_size=2,
-        sampling=SamplingConfig(kind="clips", fps=2.0),
-        budget=BudgetConfig(token_budget=200, min_tokens=16, max_length=1024),
-        clip=CLIP,
+        Preprocessing(
+            tokenizer=tiny_tokenizer(),
+            patch_size=14,
+            image_merge_size=1,
+            video_merge_size=2,
+            sampling=SamplingConfig(kind="clips", fps=2.0),
+            budget=BudgetConfig(token_budget=200, min_tokens=16, max_length=1024),
+            clip=CLIP,
+        )
     )
 
 
@@ -65,7 +66,7 @@ def asking(folder: Path, video: str, **row: Any) -> Conversation:
 
 def with_budget(preparer: Preparer, num_clips: int, max_length: int = 1024) -> Preparer:
     budget = BudgetConfig(token_budget=num_clips * CLIP.num_tokens, min_tokens=4, max_length=max_length)
-    return replace(preparer, budget=budget)
+    return with_settings(preparer, budget=budget)
 
 
 def numbers(sample: Sample, index: int = 0) -> list[list[int]]:
@@ -146,7 +147,7 @@ def test_a_short_segment_is_one_clip_that_ends_with_it(folder: Path, preparer: P
 
 
 def test_frames_keep_their_aspect_at_the_size_of_a_clip(folder: Path, preparer: Preparer) -> None:
-    small = replace(preparer, clip=replace(CLIP, image_size=20))
+    small = with_settings(preparer, clip=replace(CLIP, image_size=20))
     Image.new("RGB", (30, 400)).save(folder / "tall.png")
     Image.new("RGB", (900, 3)).save(folder / "flat.png")
     row = {
@@ -171,7 +172,7 @@ def test_frames_keep_their_aspect_at_the_size_of_a_clip(folder: Path, preparer: 
 def test_a_video_beyond_the_budget_is_sampled_anew(
     sampling: SamplingConfig, expected: list[list[int]], folder: Path, preparer: Preparer
 ) -> None:
-    sample = with_budget(replace(preparer, sampling=sampling), 3).sample(asking(folder, "twelve.mp4"), folder)
+    sample = with_budget(with_settings(preparer, sampling=sampling), 3).sample(asking(folder, "twelve.mp4"), folder)
     assert numbers(sample) == expected
 
 
@@ -210,7 +211,7 @@ def test_clips_go_until_text_and_media_fit(
     """As many clips stay as fit together with their stamps, and not a word of the question goes."""
     row = {"video": "twelve.mp4", "conversations": turns(f"<video>\n{question}", "red")}
     asked = conversation(folder, **row)
-    preparer = replace(preparer, clip_text=text)
+    preparer = with_settings(preparer, clip_text=text)
     lengths = [with_budget(preparer, n).sample(asked, folder).input_ids.numel() for n in range(1, 7)]
     assert lengths == sorted(lengths)
     for limit in (lengths[0], lengths[3], lengths[4] - 1, lengths[5] - 1):
@@ -276,38 +277,21 @@ def test_a_batch_agrees_with_its_placeholders(folder: Path, preparer: Preparer) 
     assert batch.visual.run_tokens == [8] * 6
     assert batch.run_samples == (0, 0, 0, 0, 2, 2)
     assert batch.modalities == ("video", "text", "video")
-    image = preparer.tokenizer.convert_tokens_to_ids("<image>")
+    image = preparer.settings.tokenizer.convert_tokens_to_ids("<image>")
     assert batch.input_ids[batch.visual_positions].tolist() == [image] * 48
     assert int((batch.input_ids == image).sum()) == 48
 
 
-@pytest.mark.parametrize(("max_clips", "expected"), [(None, 6), (2, 2)])
-def test_a_stage_says_how_many_clips(max_clips: int | None, expected: int, folder: Path) -> None:
-    write_rows(folder / "film.jsonl", [{"video": "twelve.mp4", "conversations": QUESTION}])
-    config = DataConfig(
-        sources={"film": SourceConfig(["film.jsonl"], str(folder))},
-        sampling=SamplingConfig(kind="clips", fps=2.0),
-        clip_text=ClipTextConfig("none"),
-    )
-    batching = Batching(
-        mixture={"film": 1.0},
-        image_merge_size=1,
-        video_merge_size=1,
-        micro_batch_size=1,
-        global_batch_size=1,
-        clip=CLIP,
-        max_clips=max_clips,
-    )
-    data = VideoDataModule(config, batching, tiny_text(), patch_size=14, run_folder=folder)
-    data.setup("fit")
-    sample = data.preparer.sample(data.sources[0][0], data.sources[0].root)
-    assert num_clips(sample) == [expected]
+def test_no_text_stands_between_clips_where_none_is_asked_for(folder: Path, preparer: Preparer) -> None:
+    plain = with_settings(preparer, clip_text=ClipTextConfig("none"))
+    sample = plain.sample(asking(folder, "twelve.mp4"), folder)
+    assert num_clips(sample) == [6]
     runs = sample.is_placeholder.nonzero().flatten().diff()
-    assert bool((runs == 1).all())  # between: none
+    assert bool((runs == 1).all())
 
 
 def test_a_model_of_frames_refuses_clips(preparer: Preparer) -> None:
     with pytest.raises(ValueError, match=r'kind.*"clips".*frames'):
-        replace(preparer, clip=None)
+        with_settings(preparer, clip=None)
     with pytest.raises(ValueError, match=r"clips of 8 frames"):
-        replace(preparer, clip=replace(CLIP, num_frames=8))
+        with_settings(preparer, clip=replace(CLIP, num_frames=8))

@@ -11,6 +11,7 @@ from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.scan import broken_rows
 from lightning_apollo.data.media.media_check import probe_and_decode
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.source import Source, open_sources
 from lightning_apollo.structures import MediaError
 from tests.broken_files import write_broken_files
@@ -42,7 +43,7 @@ def refused_by_scan(source: Source, folder: Path) -> dict[str, str]:
 
 
 def refused_by_training(source: Source) -> dict[str, str]:
-    preparer = Preparer(tiny_tokenizer(), patch_size=14, image_merge_size=1, video_merge_size=2)
+    preparer = Preparer(Preprocessing(tiny_tokenizer(), patch_size=14, image_merge_size=1, video_merge_size=2))
     refused = {}
     for number in range(len(source)):
         conversation = source[number]

@@ -9,24 +9,27 @@ import torch
 from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.conversation import MediaPart, TextPart
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.evaluation.prompting import build_prompt, conversation_of
 from lightning_apollo.evaluation.question import Question, Subtitle
 from lightning_apollo.structures import ClipShape, Sample
 from tests.media_files import write_clip
-from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_tokenizer, turns, with_settings, write_pictures, write_rows
 
 FRAMES = Preparer(
-    tokenizer=tiny_tokenizer(),
-    patch_size=8,
-    image_merge_size=1,
-    video_merge_size=2,
-    sampling=SamplingConfig(fps=1.0),
-    budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=512),
-    system_prompt="Answer.",
+    Preprocessing(
+        tokenizer=tiny_tokenizer(),
+        patch_size=8,
+        image_merge_size=1,
+        video_merge_size=2,
+        sampling=SamplingConfig(fps=1.0),
+        budget=BudgetConfig(token_budget=64, min_tokens=4, max_length=512),
+        system_prompt="Answer.",
+    )
 )
-CLIPS = replace(
+CLIPS = with_settings(
     FRAMES,
     sampling=SamplingConfig(kind="clips", fps=2.0, clip_frames=2, max_clips=4),
     clip=ClipShape(num_frames=2, num_tokens=4, image_size=32),
@@ -106,7 +109,9 @@ class Spelling:
         return text.split("|user\n")[1].split("|")[0]
 
 
-SPELT = {name: replace(preparer, tokenizer=Spelling()) for name, preparer in (("frames", FRAMES), ("clips", CLIPS))}
+SPELT = {
+    name: with_settings(preparer, tokenizer=Spelling()) for name, preparer in (("frames", FRAMES), ("clips", CLIPS))
+}
 CLIP = MediaPart("video", "clip.mp4")
 
 

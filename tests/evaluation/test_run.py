@@ -19,6 +19,7 @@ from lightning_apollo.structures import Sample
 from tests.evaluation import published
 from tests.evaluation.test_prompting import FRAMES
 from tests.launch import launch
+from tests.small_data import with_settings
 
 MME = BENCHMARKS["mme"]  # 8 questions: two about each of four images, in two categories; the answers are yes, no
 
@@ -168,7 +169,7 @@ def test_answers_of_other_settings_are_refused(folder: Path, tmp_path: Path) -> 
     evaluate(run, Oracle())
     with pytest.raises(BenchmarkError, match=r"0123.*4567.*--output"):
         evaluate(replace(run, settings={"weights": "4567"}), Oracle())
-    smaller = replace(FRAMES, budget=replace(FRAMES.budget, token_budget=32))
+    smaller = with_settings(FRAMES, budget=replace(FRAMES.settings.budget, token_budget=32))
     with pytest.raises(BenchmarkError, match=r"answers.*: budget was "):
         evaluate(replace(run, preparer=smaller), Oracle())
 

@@ -115,7 +115,7 @@ def test_upload_ask_read_see_and_ask_again(page: Page, trained: TrainedModel, cl
     captions = page.texts("#frames .caption-label")
     assert [caption.split(" · ")[0] for caption in captions] == [f"{time:.1f} s" for time in item.frames.pts_seconds]
     kept = sum(int(caption.split(" · ")[1].split("/")[0]) for caption in captions)
-    tokens = item.num_visual_tokens(trained.preparer.patch_size)
+    tokens = item.num_visual_tokens(trained.preparer.settings.patch_size)
     assert facts["Visual tokens"] == f"{tokens}, {kept} after reduction (budget 64)"
     assert kept < tokens
     assert facts["First token"].endswith(" s")

@@ -7,6 +7,7 @@ import torch
 
 from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.recipe.conf import recipe_names
@@ -35,7 +36,7 @@ def test_a_released_stream(tmp_path: Path) -> None:
     conversation = read_manifest(write_rows(tmp_path / "rows.jsonl", [row]), "test", tmp_path)[0]
     budget = BudgetConfig(token_budget=100, min_tokens=4, max_length=1000)
     sampling = SamplingConfig(clock="container", phase="end", repeats="keep")
-    preparer = Preparer(tiny_tokenizer(), 8, 1, 2, sampling, budget, streams="released")
+    preparer = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, sampling, budget, streams="released"))
     sample = preparer.sample(conversation, tmp_path)
     tokenizer = tiny_tokenizer()
     end, image = (tokenizer.convert_tokens_to_ids(token) for token in ("<|stream_end|>", "<image>"))
@@ -62,7 +63,9 @@ def test_a_released_model_of_silence_is_never_shown_it(tmp_path: Path) -> None:
     conversation = read_manifest(write_rows(tmp_path / "rows.jsonl", [row]), "test", tmp_path)[0]
     budget = BudgetConfig(token_budget=100, min_tokens=4, max_length=1000)
     ours, released = (
-        Preparer(tiny_tokenizer(), 8, 1, 2, SamplingConfig(), budget, streams=streams).sample(conversation, tmp_path)
+        Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, SamplingConfig(), budget, streams=streams)).sample(
+            conversation, tmp_path
+        )
         for streams in ("ours", "released")
     )
     assert [len(sample.visuals[0].frames) for sample in (ours, released)] == [6, 2]

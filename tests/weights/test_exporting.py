@@ -254,13 +254,17 @@ def test_the_ports_budget_gives_our_sizes(size: tuple[int, int], recipe: Recipe,
     preparer, processor = build_data(recipe, "videos").preparer, AutoProcessor.from_pretrained(exported)
 
     def num_patches(num_frames: int, merge_size: int) -> int:
-        target = target_sizes([(num_frames, *size)], [merge_size], preparer.patch_size, preparer.budget)[0]
-        return num_frames * target[0] * target[1] // preparer.patch_size**2
+        target = target_sizes(
+            [(num_frames, *size)], [merge_size], preparer.settings.patch_size, preparer.settings.budget
+        )[0]
+        return num_frames * target[0] * target[1] // preparer.settings.patch_size**2
 
-    assert processor.image_processor.get_number_of_image_patches(*size) == num_patches(1, preparer.image_merge_size)
+    assert processor.image_processor.get_number_of_image_patches(*size) == num_patches(
+        1, preparer.settings.image_merge_size
+    )
     for num_frames in (1, 3, 8):
         theirs = processor.video_processor.get_num_of_video_patches(num_frames, *size, {})
-        assert theirs == num_patches(num_frames, preparer.video_merge_size)
+        assert theirs == num_patches(num_frames, preparer.settings.video_merge_size)
 
 
 def test_the_cards_example_answers(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
 from lightning_apollo.data.plan.costs import SampleCosts
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.files import write_folder_atomically
 from lightning_apollo.progress import Progress
 
@@ -93,28 +94,15 @@ def indexed_costs(
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Job:
     """Arguments of `tokens`, in a form that can be sent to another process."""
 
     index: Index
-    preparer: Preparer
+    settings: Preprocessing
     text: TextCounter
 
     def counts(self, rows: range) -> TokenCounts:
-        one = self.preparer
-        return tokens(
-            self.index,
-            one.sampling,
-            one.budget,
-            one.patch_size,
-            one.image_merge_size,
-            one.video_merge_size,
-            one.clip,
-            self.text,
-            one.stream_max_frames,
-            one.streams,
-            rows,
-        )
+        return tokens(self.index, self.settings, self.text, rows)
 
 
 def _count(index: Index, preparer: Preparer, text: TextCounter, jobs: int, progress: Progress) -> TokenCounts:
@@ -122,16 +110,16 @@ def _count(index: Index, preparer: Preparer, text: TextCounter, jobs: int, progr
         raise ValueError(
             f"data.visuals={preparer.visuals}: costs are those of whole videos; packing goes with full alone"
         )
-    settings = _Settings(index, preparer, text)
+    job = _Job(index, preparer.settings, text)
     chunks = [range(start, min(start + _CHUNK_ROWS, len(index))) for start in range(0, len(index), _CHUNK_ROWS)]
     done: list[TokenCounts] = []
     if jobs <= 1 or len(chunks) <= 1:
         for chunk in chunks:
-            done.append(settings.counts(chunk))
+            done.append(job.counts(chunk))
             progress(chunk.stop, len(index))
     else:
         with ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=get_context("forkserver")) as pool:
-            for chunk, counts in zip(chunks, pool.map(settings.counts, chunks), strict=True):
+            for chunk, counts in zip(chunks, pool.map(job.counts, chunks), strict=True):
                 done.append(counts)
                 progress(chunk.stop, len(index))
     return TokenCounts(
@@ -170,18 +158,19 @@ def _write(folder: Path, index: Index, counts: TokenCounts) -> None:
 
 
 def _digest(index: Index, preparer: Preparer, text: TextCounter) -> str:
+    how = preparer.settings
     settings = [
         FORMAT_VERSION,
         index.fingerprint,
         text.identity,
-        asdict(preparer.sampling),
-        asdict(preparer.budget),
-        preparer.patch_size,
-        preparer.image_merge_size,
-        preparer.video_merge_size,
-        preparer.clip and asdict(preparer.clip),
-        preparer.stream_max_frames,
-        preparer.streams,
+        asdict(how.sampling),
+        asdict(how.budget),
+        how.patch_size,
+        how.image_merge_size,
+        how.video_merge_size,
+        how.clip and asdict(how.clip),
+        how.stream_max_frames,
+        how.streams,
         preparer.visuals,
     ]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

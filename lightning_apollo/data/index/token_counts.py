@@ -19,17 +19,17 @@ import torch
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message
 from lightning_apollo.data.index.tables import MODALITIES, Index
 from lightning_apollo.data.prepare import Preparer, planned_item
-from lightning_apollo.data.prompt.clip_text import PAPER_TEXT, ClipTextConfig
+from lightning_apollo.data.preprocessing import Preprocessing
+from lightning_apollo.data.prompt.clip_text import PAPER_TEXT
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import ChatTokenizer, render_conversation
 from lightning_apollo.data.prompt.template import Piece, media_pieces
-from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.media_plan import MediaPlan
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
 from lightning_apollo.data.storage.roots import MediaRoot
 from lightning_apollo.structures import ClipShape, Frames, MediaError, MediaInfo, Modality, VisualItem
 
 _MOST_SEEN = 2**16  # media whose cost is kept in mind: several questions about one video, pictures of one size
-_HEADER_TOKENS = 32  # what stands around the text of a turn, at most, as in Preparer
+_HEADER_TOKENS = 32  # what stands around the text of a turn, at most
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,16 @@ class TokenCounts:
     llm_tokens: np.ndarray  # int64, text, visual tokens and time stamps
     is_exact: np.ndarray  # bool; llm_tokens then hold for frames that play when they were planned, see `tokens`
     is_usable: np.ndarray  # bool; also where only the text could tell whether dropping old turns makes enough room
+
+
+class ByteTokenizer:
+    """A tokenizer of which every byte is a token: no other makes more of a text."""
+
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
+        return list(text.encode())
+
+    def convert_tokens_to_ids(self, tokens: str) -> int:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -81,17 +91,7 @@ def stand_in(modality: Modality, is_clip: bool) -> VisualItem:
 
 
 def tokens(
-    index: Index,
-    sampling: SamplingConfig,
-    budget: BudgetConfig,
-    patch_size: int,
-    image_merge_size: int,
-    video_merge_size: int,
-    clip: ClipShape | None = None,
-    text: TextCounter | None = None,
-    stream_max_frames: int = 400,
-    streams: str = "ours",
-    rows: range | None = None,
+    index: Index, settings: Preprocessing, text: TextCounter | None = None, rows: range | None = None
 ) -> TokenCounts:
     """The costs of every sample, or of those rows of the index, under these settings, as `Preparer.sample` would find them.
 
@@ -103,18 +103,7 @@ def tokens(
     """
     is_counted = text is not None and text.identity == index.text_identity
     planner = _Planner(
-        tokenizer=text.tokenizer if text is not None and is_counted else _Bytes(),
-        patch_size=patch_size,
-        image_merge_size=image_merge_size,
-        video_merge_size=video_merge_size,
-        sampling=sampling,
-        budget=budget,
-        system_prompt="" if text is None else text.system_prompt,
-        stream_max_frames=stream_max_frames,
-        streams=streams,
-        clip=clip,
-        clip_text=(text and text.clip_text) or PAPER_TEXT,
-        facts=_Columns(index, is_counted),
+        settings if is_counted else replace(settings, tokenizer=ByteTokenizer()), facts=_Columns(index, is_counted)
     )
     rows = range(len(index)) if rows is None else rows
     costs = np.zeros((len(rows), 5), np.int64)
@@ -144,7 +133,7 @@ class _Planner(Preparer):
 
     def cost(self, number: int) -> tuple[tuple[int, ...], bool]:
         """The first five fields of TokenCounts for one sample, and whether they are exact."""
-        sample, limit = self._sample(number), self.budget.max_length
+        sample, limit = self._sample(number), self.settings.budget.max_length
         *costs, media_tokens, has_bound = self._of_media(sample)
         is_exact = self.facts.is_counted and not self.facts.is_stream[number] and not has_bound
         if is_exact and sample.text_length + media_tokens > limit:
@@ -175,7 +164,7 @@ class _Planner(Preparer):
             return self._bounds(shown)
         patches = [self._patches_of_frames(plan) for plan in shown]
         return (
-            sum(plan.num_tokens(self.patch_size) for plan in shown),
+            sum(plan.num_tokens(self.settings.patch_size) for plan in shown),
             sum(len(plan.timestamps) for plan in shown),
             sum(frames * each for frames, each in patches),
             sum(frames * each**2 for frames, each in patches),
@@ -185,17 +174,17 @@ class _Planner(Preparer):
 
     def _bounds(self, plans: Sequence[MediaPlan]) -> tuple[int, ...]:
         """The same for any number of frames up to those of the plans: no frame is larger than alone in the budget."""
-        budget = self.budget.token_budget
+        budget = self.settings.budget.token_budget
         alone = [self._budgeted([plan.at(torch.arange(1))], budget)[0] for plan in plans]
         counts = [len(plan.timestamps) for plan in plans]
         patches = [self._patches_of_frames(plan)[1] for plan in alone]
-        largest = sum(n * one.num_tokens(self.patch_size) for n, one in zip(counts, alone, strict=True))
+        largest = sum(n * one.num_tokens(self.settings.patch_size) for n, one in zip(counts, alone, strict=True))
         num_patches = min(
             sum(n * each for n, each in zip(counts, patches, strict=True)),
             budget * max(plan.merge_size for plan in plans) ** 2,
         )
         visual_tokens = min(budget, largest)
-        text = sum(self._media_tokens(plan) - plan.num_tokens(self.patch_size) for plan in plans)
+        text = sum(self._media_tokens(plan) - plan.num_tokens(self.settings.patch_size) for plan in plans)
         return visual_tokens, sum(counts), num_patches, num_patches * max(patches), visual_tokens + text, 1
 
     def _counted(self, plan: MediaPlan) -> MediaPlan:
@@ -208,7 +197,7 @@ class _Planner(Preparer):
         parts = facts.parts(number)
         length = int(facts.text_lengths[number])
         if not facts.is_counted:
-            length += _HEADER_TOKENS * (1 + int(facts.num_turns[number])) + len(self.system_prompt.encode())
+            length += _HEADER_TOKENS * (1 + int(facts.num_turns[number])) + len(self.settings.system_prompt.encode())
             length += sum(self._stand_in_tokens(part.modality) for part in parts)
         messages = (Message("stream" if facts.is_stream[number] else "user", parts),) if parts else ()
         return _IndexedSample(str(number), "", messages, text_length=length)
@@ -227,29 +216,30 @@ class _Planner(Preparer):
         """Tokens that an item brings beside those of its stand-in, which are in the text's."""
         if plan.is_stream:
             return self._stream_tokens(plan)
-        return self._num_tokens(planned_item(plan), self.patch_size) - self._stand_in_tokens(plan.modality)
+        return self._num_tokens(planned_item(plan), self.settings.patch_size) - self._stand_in_tokens(plan.modality)
 
     def _num_tokens(self, item: VisualItem, patch_size: int) -> int:
         """Tokens of an item's runs and the text around them."""
-        return _count_pieces(media_pieces(item, patch_size, self.clip_text), self.tokenizer)
+        return _count_pieces(media_pieces(item, patch_size, self.settings.clip_text), self.settings.tokenizer)
 
     def _stand_in_tokens(self, modality: Modality) -> int:
         """Tokens of text that a stand-in brings."""
-        return self._num_tokens(stand_in(modality, self.clip is not None), 1) - 1
+        return self._num_tokens(stand_in(modality, self.settings.clip is not None), 1) - 1
 
     def _stream_tokens(self, plan: MediaPlan) -> int:
         """At most: every frame in a turn of its own, as `template.lay_out` writes it."""
-        turn = _num_tokens("stream\n", self.tokenizer) + _num_tokens("\n", self.tokenizer) + 2  # and two special tokens
-        around = turn + _num_tokens("Time", self.tokenizer) + _num_tokens("\n", self.tokenizer)
-        stamps = (_num_tokens(f" {seconds:z.1f}s: ", self.tokenizer) for seconds in plan.stamps.tolist())
-        return plan.num_tokens(self.patch_size) + sum(around + stamp for stamp in stamps)
+        tokenizer = self.settings.tokenizer
+        turn = _num_tokens("stream\n", tokenizer) + _num_tokens("\n", tokenizer) + 2  # and two special tokens
+        around = turn + _num_tokens("Time", tokenizer) + _num_tokens("\n", tokenizer)
+        stamps = (_num_tokens(f" {seconds:z.1f}s: ", tokenizer) for seconds in plan.stamps.tolist())
+        return plan.num_tokens(self.settings.patch_size) + sum(around + stamp for stamp in stamps)
 
     def _patches_of_frames(self, plan: MediaPlan) -> tuple[int, int]:
         """Frames that the encoder sees of an item, and the patches of each; those of clips are padded to a square."""
         if plan.clip is not None:
-            return plan.num_runs * plan.clip.num_frames, (plan.clip.image_size // self.patch_size) ** 2
+            return plan.num_runs * plan.clip.num_frames, (plan.clip.image_size // self.settings.patch_size) ** 2
         height, width = plan.size
-        return len(plan.timestamps), (height // self.patch_size) * (width // self.patch_size)
+        return len(plan.timestamps), (height // self.settings.patch_size) * (width // self.settings.patch_size)
 
 
 class _Columns:
@@ -293,16 +283,6 @@ _MEDIA_COLUMNS = (
     "num_frames",
     "fps",
 )
-
-
-class _Bytes:
-    """A tokenizer of which every byte is a token: no other makes more of a text."""
-
-    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
-        return list(text.encode())
-
-    def convert_tokens_to_ids(self, tokens: str) -> int:
-        return 0
 
 
 def _count_pieces(pieces: Iterable[Piece], tokenizer: ChatTokenizer) -> int:

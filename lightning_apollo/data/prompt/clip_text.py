@@ -35,23 +35,24 @@ def run_texts(item: VisualItem, config: ClipTextConfig) -> list[str]:
     spans = item.spans_seconds.tolist()  # K pairs
     if config.times == "paper":
         opening, joint = "", "\n"
-        stamps = [f"clip from {_clock(begin)}-{_clock(end)}:" for begin, end in spans]
+        stamps = [f"clip from {clock(begin)}-{clock(end)}:" for begin, end in spans]
     else:
-        opening, joint = _series(item, max(end - begin for begin, end in spans)), ",\n"
+        opening = series(item.num_runs, item.duration_seconds, max(end - begin for begin, end in spans))
+        joint = ",\n"
         stamps = [f"{begin:z.1f}-{end:z.1f} seconds: " for begin, end in spans]
     return [(joint if position else opening) + stamp for position, stamp in enumerate(stamps)]
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """MM:SS, rounded half up so that every clip of 1.5 s begins where the one before it ended; minutes go past 59."""
     minutes, rest = divmod(math.floor(seconds + 0.5), 60)
     return f"{minutes:02d}:{rest:02d}"
 
 
-def _series(item: VisualItem, clip_seconds: float) -> str:
+def series(num_clips: int, duration_seconds: float, clip_seconds: float) -> str:
     """The sentence that opens a video in the released format."""
-    duration = timedelta(seconds=round(item.duration_seconds))
+    duration = timedelta(seconds=round(duration_seconds))
     return (
-        f"You are provided the following series of {num2words(item.num_runs)}, "
+        f"You are provided the following series of {num2words(num_clips)}, "
         f"{round(clip_seconds, 2):g} second clips from a {duration} [H:MM:SS] video.\n"
     )

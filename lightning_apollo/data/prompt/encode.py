@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.conversation import Conversation, Role
-from lightning_apollo.data.prompt.clip_text import PAPER_TEXT, ClipTextConfig
+from lightning_apollo.data.prompt.clip_text import PAPER_TEXT
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.template import ANSWER_HEADER, Piece, Turn, lay_out
 from lightning_apollo.structures import IGNORE_INDEX, Sample, VisualItem
 
@@ -65,6 +66,21 @@ def render_conversation(
     if sample.num_labels == 0:
         raise ValueError(f"{conversation.sample_id}: no token carries a label: a training sample needs an answer")
     return sample
+
+
+def count_tokens(turns: Iterable[Turn], tokenizer: ChatTokenizer) -> int:
+    """Tokens of the turns, without making them: text that comes back in the rendering is tokenised once for both."""
+    kinds = (
+        (is_special, list(pieces))
+        for turn in turns
+        for (is_special, _), pieces in groupby(turn.pieces, key=lambda piece: (piece.is_special, piece.is_labelled))
+    )
+    return sum(
+        sum(piece.repeat for piece in pieces)
+        if is_special
+        else len(_text_ids("".join(piece.text for piece in pieces), tokenizer))
+        for is_special, pieces in kinds
+    )
 
 
 def render_prompt(

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, Role
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig, run_texts
+from lightning_apollo.data.prompt.clip_text import run_texts
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.structures import VisualItem
 
 PLACEHOLDER = "<image>"

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_apollo.data.sampling.budget import BudgetConfig, max_frames_in_budget, target_sizes
-from lightning_apollo.data.sampling.timestamps import SamplingConfig, sample_timestamps
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.sampling.timestamps import sample_timestamps
 from lightning_apollo.structures import ClipShape, MediaInfo, Modality
 
 

@@ -60,7 +60,7 @@ def run_of_rows(
 ) -> EvaluationRun:
     """The run that asks own rows; answers to another file of rows are refused, as those of other weights are."""
     longest = max(
-        len(preparer.tokenizer.encode(rows.expected(q), add_special_tokens=False, split_special_tokens=True))
+        len(preparer.settings.tokenizer.encode(rows.expected(q), add_special_tokens=False, split_special_tokens=True))
         for q in rows.questions
     )
     benchmark = Benchmark(

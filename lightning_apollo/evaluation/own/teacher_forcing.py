@@ -31,7 +31,7 @@ def answered_sample(conversation: Conversation, preparer: Preparer, root: MediaR
     Frames of a stream behind the answer are cut off. MediaError for unreadable media, ValueError where it cannot be shown.
     """
     sample = preparer.sample(conversation, root)
-    end_id = preparer.tokenizer.convert_tokens_to_ids(IM_END)
+    end_id = preparer.settings.tokenizer.convert_tokens_to_ids(IM_END)
     ends = (sample.labels == end_id).nonzero().flatten().tolist()  # streams have labels too, none of them with this id
     if not ends:
         raise ValueError(f"{conversation.sample_id}: the answer comes after the end of its stream: correct its 'time'")

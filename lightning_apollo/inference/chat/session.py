@@ -107,7 +107,7 @@ def _prompt(trained: TrainedModel, conversation: Conversation) -> Sample:
         prompt = trained.preparer.prompt(conversation, Path())
     except (MediaError, ValueError) as error:
         raise ChatError(_without_folders(str(error), [part.path for part in conversation.media])) from error
-    num_tokens, limit = prompt.input_ids.numel(), trained.preparer.budget.max_length
+    num_tokens, limit = prompt.input_ids.numel(), trained.preparer.settings.budget.max_length
     if num_tokens > limit:
         raise ChatError(f"the conversation has grown to {num_tokens} tokens, the limit is {limit}: clear it")
     return prompt
@@ -123,7 +123,7 @@ def _seen(trained: TrainedModel, prompt: Sample) -> Seen:
         num_text_tokens=prompt.input_ids.numel() - visual.num_visual_tokens,
         num_visual_tokens=visual.num_visual_tokens,
         num_kept_tokens=reduction.num_kept,
-        token_budget=trained.preparer.budget.token_budget,
+        token_budget=trained.preparer.settings.budget.token_budget,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_apollo.data.config import SourceConfig
-from lightning_apollo.data.datamodule import Batching, DataConfig, VideoDataModule
+from lightning_apollo.data.config import DataConfig, SourceConfig
+from lightning_apollo.data.datamodule import Batching, VideoDataModule
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.ignored_keys import IgnoredKey, ignored_keys_of_index, ignored_keys_of_sources
 from lightning_apollo.data.source import open_sources
-from tests.small_data import tiny_text, turns, write_rows
+from tests.small_data import tiny_settings, tiny_text, turns, write_rows
 
 TALK = turns("Why?", "So.")
 ROWS = [{"tools": "x", "conversations": TALK}, {"conversations": []}, {"mood": 1, "tools": "y", "conversations": TALK}]
@@ -38,12 +38,14 @@ def test_an_index_is_made_anew_where_the_recipe_refuses_keys_again(tmp_path: Pat
 
 
 def test_a_run_says_at_its_start_what_it_ignores(tmp_path: Path) -> None:
-    batching = Batching({"chat": 1.0}, 1, 2, micro_batch_size=1, global_batch_size=1)
+    batching = Batching({"chat": 1.0}, micro_batch_size=1, global_batch_size=1)
     for mode, expected in (
         ("ignore", ["data.unknown_keys=ignore passes over 'tools' (2 rows), 'mood' (1 rows)"]),
         ("refuse", []),
     ):
         said: list[str] = []
         config = DataConfig(sources=_configs(tmp_path), unknown_keys=mode)
-        VideoDataModule(config, batching, tiny_text(), 14, tmp_path / "run", say=said.append).prepare_data()
+        VideoDataModule(
+            config, batching, tiny_settings(), tiny_text(), tmp_path / "run", say=said.append
+        ).prepare_data()
         assert said == expected

@@ -13,25 +13,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter, TokenCounts, tokens
 from lightning_apollo.data.prepare import Preparer
-from lightning_apollo.data.prompt.clip_text import ClipTextConfig
+from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.sampling.budget import BudgetConfig
-from lightning_apollo.data.sampling.timestamps import SamplingConfig
-from lightning_apollo.data.source import SourceConfig, open_sources
+from lightning_apollo.data.sampling.config import SamplingConfig
+from lightning_apollo.data.source import open_sources
 from lightning_apollo.structures import ClipShape, Frames, MediaError, MediaInfo, Sample
 from tests.media_files import ffmpeg, h264, write_clip, write_variable_rate
 from tests.readers import ReaderWith
-from tests.small_data import tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_settings, turns, with_settings, write_pictures, write_rows
 
 CLIP = ClipShape(num_frames=4, num_tokens=8, image_size=160)
 CLIPS = {"sampling": SamplingConfig(kind="clips", fps=2.0), "clip": CLIP, "image_merge_size": 1, "video_merge_size": 1}
 ROOMY = BudgetConfig(token_budget=200, min_tokens=4, max_length=1000)
-FRAMES = Preparer(
-    tokenizer=tiny_tokenizer(), patch_size=8, image_merge_size=1, video_merge_size=2, budget=ROOMY, system_prompt="Be brief."
-)  # fmt: skip
+FRAMES = Preparer(tiny_settings(budget=ROOMY, system_prompt="Be brief."))
 TALK = [*turns("<video>\nWhat?", "red"), *turns("And <then> in " + "blue " * 130, "no"), *turns("Sure?", "Yes.")]
 ROWS: list[dict[str, Any]] = [
     {"video": "ten.mp4", "conversations": turns("<video>\nWhat colour?", "red")},
@@ -92,17 +91,7 @@ class Data:
         self.folder.rename(away)  # whoever opens a file now finds none
         shutil.copytree(away / key, self.folder / key)
         try:
-            return tokens(
-                Index(self.folder / key),
-                preparer.sampling,
-                preparer.budget,
-                preparer.patch_size,
-                preparer.image_merge_size,
-                preparer.video_merge_size,
-                preparer.clip,
-                text,
-                preparer.stream_max_frames,
-            )
+            return tokens(Index(self.folder / key), preparer.settings, text)
         finally:
             shutil.rmtree(self.folder)
             away.rename(self.folder)
@@ -116,8 +105,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def counter(preparer: Preparer) -> TextCounter:
-    clip_text = None if preparer.clip is None else preparer.clip_text
-    return TextCounter(preparer.tokenizer, "tiny", preparer.system_prompt, clip_text)
+    settings = preparer.settings
+    clip_text = None if settings.clip is None else settings.clip_text
+    return TextCounter(settings.tokenizer, "tiny", settings.system_prompt, clip_text)
 
 
 def play_on_time(info: MediaInfo, timestamps: Tensor, size: tuple[int, int]) -> Frames:
@@ -133,22 +123,28 @@ def patches_of_frames(sample: Sample) -> list[int]:
 
 PREPARERS: dict[str, Callable[[], Preparer]] = {
     "fps": lambda: FRAMES,
-    "fps, thinned": lambda: replace(FRAMES, sampling=SamplingConfig(fps=4.0, max_frames=7)),
-    "uniform": lambda: replace(FRAMES, sampling=SamplingConfig(kind="uniform", max_frames=6)),
-    "a tight budget": lambda: replace(FRAMES, budget=BudgetConfig(token_budget=30, min_tokens=4, max_length=1000)),
-    "old turns make room": lambda: replace(FRAMES, budget=BudgetConfig(token_budget=150, min_tokens=4, max_length=240)),
-    "frames make room for text": lambda: replace(
+    "fps, thinned": lambda: with_settings(FRAMES, sampling=SamplingConfig(fps=4.0, max_frames=7)),
+    "uniform": lambda: with_settings(FRAMES, sampling=SamplingConfig(kind="uniform", max_frames=6)),
+    "a tight budget": lambda: with_settings(
+        FRAMES, budget=BudgetConfig(token_budget=30, min_tokens=4, max_length=1000)
+    ),
+    "old turns make room": lambda: with_settings(
+        FRAMES, budget=BudgetConfig(token_budget=150, min_tokens=4, max_length=240)
+    ),
+    "frames make room for text": lambda: with_settings(
         FRAMES, budget=BudgetConfig(token_budget=200, min_tokens=4, max_length=230)
     ),
-    "clips": lambda: replace(FRAMES, **CLIPS),
-    "clips make room for text": lambda: replace(
+    "clips": lambda: with_settings(FRAMES, **CLIPS),
+    "clips make room for text": lambda: with_settings(
         FRAMES, **CLIPS, budget=BudgetConfig(token_budget=200, min_tokens=4, max_length=201)
     ),
-    "clips, few": lambda: replace(FRAMES, **CLIPS, budget=BudgetConfig(token_budget=24, min_tokens=4, max_length=150)),
-    "clips, released text": lambda: replace(
+    "clips, few": lambda: with_settings(
+        FRAMES, **CLIPS, budget=BudgetConfig(token_budget=24, min_tokens=4, max_length=150)
+    ),
+    "clips, released text": lambda: with_settings(
         FRAMES, **CLIPS, clip_text=ClipTextConfig(between="both", times="released")
     ),
-    "clips of frames, no text": lambda: replace(
+    "clips of frames, no text": lambda: with_settings(
         FRAMES, **{**CLIPS, "sampling": SamplingConfig(fps=1.0)}, clip_text=ClipTextConfig(between="none")
     ),
 }
@@ -167,15 +163,15 @@ def test_counts_are_those_of_the_samples(name: str, data: Data) -> None:
     num_equal = 0
     for number, sample in enumerate(samples):
         if sample is None:
-            assert counts.llm_tokens[number] == (preparer.budget.max_length if counts.is_usable[number] else 0)
+            assert counts.llm_tokens[number] == (preparer.settings.budget.max_length if counts.is_usable[number] else 0)
             continue
         if number == len(ROWS):  # the stream, which loses frames where its turns leave no room for them
             assert counts.visual_tokens[number] >= int(sample.is_placeholder.sum())
-            assert sample.input_ids.numel() <= counts.llm_tokens[number] <= preparer.budget.max_length
+            assert sample.input_ids.numel() <= counts.llm_tokens[number] <= preparer.settings.budget.max_length
             continue
         assert counts.visual_tokens[number] == int(sample.is_placeholder.sum())
         assert counts.frames[number] == sum(len(item.frames) for item in sample.visuals)
-        if preparer.clip is None:
+        if preparer.settings.clip is None:
             assert counts.patches[number] == sum(patches_of_frames(sample))
             assert counts.vision_squares[number] == sum(n**2 for n in patches_of_frames(sample))
         else:
@@ -184,7 +180,7 @@ def test_counts_are_those_of_the_samples(name: str, data: Data) -> None:
             assert counts.llm_tokens[number] == on_time[number].input_ids.numel()
             num_equal += counts.llm_tokens[number] == sample.input_ids.numel()
         else:
-            assert sample.input_ids.numel() <= counts.llm_tokens[number] <= preparer.budget.max_length
+            assert sample.input_ids.numel() <= counts.llm_tokens[number] <= preparer.settings.budget.max_length
     assert (
         num_equal >= counts.is_exact[counts.is_usable].sum() - 2
     )  # clips whose frames have other times than asked for
@@ -211,13 +207,13 @@ def test_without_a_tokenizer_all_is_an_upper_bound(name: str, data: Data) -> Non
         if sample is not None:
             assert counts.is_usable[number]
             assert counts.visual_tokens[number] >= int(sample.is_placeholder.sum())
-            assert sample.input_ids.numel() <= counts.llm_tokens[number] <= preparer.budget.max_length
+            assert sample.input_ids.numel() <= counts.llm_tokens[number] <= preparer.settings.budget.max_length
 
 
 def test_another_text_than_that_of_the_index_is_no_exact_count(data: Data) -> None:
     index = build_index(data.sources, data.folder / "index", jobs=0, text=counter(FRAMES))
     other = replace(counter(FRAMES), name="another")
-    exact, bound = (tokens(index, FRAMES.sampling, ROOMY, 8, 1, 2, text=text) for text in (counter(FRAMES), other))
+    exact, bound = (tokens(index, FRAMES.settings, text) for text in (counter(FRAMES), other))
     assert not bound.is_exact.any()
     assert (bound.llm_tokens >= exact.llm_tokens).all()
     assert np.array_equal(bound.visual_tokens, exact.visual_tokens)

@@ -24,6 +24,7 @@ from lightning_apollo.data.media.frame_cache import CachedReader
 from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.storage.roots import open_root
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality, PackedBatch
@@ -246,7 +247,7 @@ def test_a_second_epoch_decodes_nothing_and_its_batches_are_bit_equal(
     clips = write_rows(tmp_path / "clips.jsonl", rows)
     source = SourceConfig([str(pictures), str(clips)], str(tmp_path)).open("all")
     budget = BudgetConfig(token_budget=64, min_tokens=4, max_length=512)
-    plain = Preparer(tiny_tokenizer(), 8, 1, 2, budget=budget, reader=inner)
+    plain = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, budget=budget), reader=inner)
     cached = replace(plain, reader=CachedReader(inner, FrameCacheConfig(str(tmp_path / "cache"), 0.1)))
     requests = [MicroBatchRequest(0, 2 * number, [(0, number), (0, 6 - number)]) for number in range(7)]
 

@@ -21,6 +21,7 @@ from lightning_apollo.data.media.frame_cache import CachedReader
 from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
@@ -92,7 +93,7 @@ def test_the_prompt_counts_the_seconds_of_the_list(folder: Path) -> None:
     part = video(NAMES[:3])
     turns = (Message("user", (part, TextPart("What is shown?"))), Message("assistant", (TextPart("Numbers."),)))
     sampling, budget = SamplingConfig(fps=2.0), BudgetConfig(token_budget=256, min_tokens=4, max_length=512)
-    preparer = Preparer(tiny_tokenizer(), 8, 1, 2, sampling, budget)
+    preparer = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, sampling, budget))
     conversation = Conversation("row.jsonl:1", "test", turns)
     sample = preparer.sample(conversation, folder)
     assert [len(item.frames) for item in sample.visuals] == [3]

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_apollo.data.config import DataConfig
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
-from lightning_apollo.data.datamodule import DataConfig, build_reader
+from lightning_apollo.data.datamodule import build_reader
 from lightning_apollo.data.media.config import FrameCacheConfig, PictureConfig
 from lightning_apollo.data.media.picture import load_picture
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.recipe.schema import RecipeError, load_recipe
 from lightning_apollo.structures import MediaError
 from tests.media_files import ffmpeg
@@ -191,7 +193,7 @@ def test_the_background_reaches_the_pixels_past_the_cache(tmp_path):
     reader = build_reader(DataConfig(frame_cache=cache, supervision=None))
     turns = (Message("user", (MediaPart("image", "clear.png"), TextPart("?"))), Message("assistant", (TextPart("!"),)))
     for background, expected in (("white", [255] * 3), ("rgb(1, 2, 3)", [1, 2, 3]), ("white", [255] * 3)):
-        preparer = Preparer(tiny_tokenizer(), 8, 1, 2, reader=reader, picture=PictureConfig(background))
+        preparer = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, picture=PictureConfig(background)), reader=reader)
         (item,) = preparer.sample(Conversation("row.jsonl:1", "test", turns), tmp_path).visuals
         assert item.frames.pixels[0, :, 0, 0].tolist() == expected
 

@@ -25,6 +25,7 @@ from lightning_apollo.data.media.supervisor import SupervisedReader
 from lightning_apollo.data.plan.order import refill_rows
 from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.quarantine import Quarantine
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.source import open_sources
@@ -237,11 +238,13 @@ def test_decoding_leaves_memory_flat(folder: Path, tmp_path: Path) -> None:
 
 def pictures_dataset(folder: Path, reader: MediaReader) -> ConversationDataset:
     preparer = Preparer(
-        tokenizer=tiny_tokenizer(),
-        patch_size=8,
-        image_merge_size=1,
-        video_merge_size=2,
-        budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256),
+        Preprocessing(
+            tokenizer=tiny_tokenizer(),
+            patch_size=8,
+            image_merge_size=1,
+            video_merge_size=2,
+            budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256),
+        ),
         reader=reader,
     )
     sources = open_sources({"pictures": SourceConfig([str(folder / "pictures.jsonl")], str(folder))}, [])

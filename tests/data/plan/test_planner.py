@@ -16,9 +16,10 @@ from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.plan.epoch import PlanConfig
 from lightning_apollo.data.plan.planner import CountedPlanner, MicroBatchRequest, PackedPlanner
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.source import Source, open_sources
-from tests.small_data import tiny_text, tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_text, tiny_tokenizer, turns, with_settings, write_pictures, write_rows
 
 NUM_ROWS = 12
 BROKEN = 3  # row of the pictures
@@ -41,7 +42,9 @@ def sources_of(folder: Path) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def preparer() -> Preparer:
-    return Preparer(tiny_tokenizer(), 8, 1, 1, budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256))
+    return Preparer(
+        Preprocessing(tiny_tokenizer(), 8, 1, 1, budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_costs_are_counted_once_and_anew_for_other_settings(
     monkeypatch.setattr("lightning_apollo.data.index.sample_costs.tokens", lambda *_: pytest.fail("counted again"))
     again = indexed_costs(index, preparer, tiny_text())
     assert np.array_equal(again.samples.llm_tokens, costs.samples.llm_tokens)
-    tighter = replace(preparer, budget=replace(preparer.budget, token_budget=16))
+    tighter = with_settings(preparer, budget=replace(preparer.settings.budget, token_budget=16))
     with pytest.raises(pytest.fail.Exception, match="counted again"):
         indexed_costs(index, tighter, tiny_text())
     assert pickle.loads(pickle.dumps(costs)).folder == costs.folder

@@ -8,6 +8,7 @@ import pytest
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
@@ -29,12 +30,14 @@ def test_printed_times_are_those_of_the_frames(name: str, tmp_path: Path) -> Non
     write, seconds_of = CLIPS[name]
     write(tmp_path / name)
     preparer = Preparer(
-        tokenizer=tiny_tokenizer(),
-        patch_size=8,
-        image_merge_size=1,
-        video_merge_size=2,
-        sampling=SamplingConfig(fps=1.6),
-        budget=BudgetConfig(token_budget=4000, min_tokens=4, max_length=8000),
+        Preprocessing(
+            tokenizer=tiny_tokenizer(),
+            patch_size=8,
+            image_merge_size=1,
+            video_merge_size=2,
+            sampling=SamplingConfig(fps=1.6),
+            budget=BudgetConfig(token_budget=4000, min_tokens=4, max_length=8000),
+        )
     )
     message = Message("user", (MediaPart("video", name), TextPart("When?")))
     conversation = Conversation("row", "test", (message,))

@@ -11,6 +11,7 @@ from lightning_apollo.data.annotations.manifest import read_manifest
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.clip_text import run_texts
 from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.prompt.encode import prompt_text
@@ -21,11 +22,11 @@ from lightning_apollo.evaluation.prompting import build_prompt
 from lightning_apollo.evaluation.question import Question, Subtitle
 from lightning_apollo.structures import ClipShape, Frames, MediaError, MediaInfo, VisualItem
 from tests.media_files import HEIGHT, WIDTH, ffmpeg, h264, read_number, write_clip
-from tests.small_data import tiny_tokenizer, turns, write_rows
+from tests.small_data import tiny_tokenizer, turns, with_settings, write_rows
 
 BUDGET = BudgetConfig(token_budget=2000, min_tokens=4, max_length=4000)
-PREPARER = Preparer(tiny_tokenizer(), 8, 1, 2, SamplingConfig(), BUDGET)
-CONTAINER = replace(PREPARER, sampling=SamplingConfig(clock="container"))
+PREPARER = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, SamplingConfig(), BUDGET))
+CONTAINER = with_settings(PREPARER, sampling=SamplingConfig(clock="container"))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,9 @@ def test_subtitles_are_on_the_players_clock(preparer: Preparer, folder: Path) ->
 
 def test_clips_are_on_the_players_clock(folder: Path) -> None:
     clip = ClipShape(num_frames=4, num_tokens=8, image_size=160)
-    preparer = Preparer(tiny_tokenizer(), 8, 1, 1, SamplingConfig(kind="clips", fps=2.0), BUDGET, clip=clip)
+    preparer = Preparer(
+        Preprocessing(tiny_tokenizer(), 8, 1, 1, SamplingConfig(kind="clips", fps=2.0), BUDGET, clip=clip)
+    )
     (item,) = preparer.sample(asking(folder, "late.mkv"), folder).visuals
     assert item.spans_seconds is not None
     assert item.spans_seconds.tolist() == [[0.0, 2.0], [2.0, 4.0]]

@@ -15,16 +15,17 @@ from lightning_apollo.data.index.tables import Index
 from lightning_apollo.data.index.token_counts import TextCounter, tokens
 from lightning_apollo.data.media.reader import DirectReader
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.encode import prompt_text
 from lightning_apollo.data.sampling.budget import BudgetConfig, target_sizes
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.source import open_source
 from lightning_apollo.structures import Frames, MediaInfo
 from tests.media_files import HEIGHT, WIDTH, h264, read_number, write_clip
-from tests.small_data import tiny_tokenizer, turns, write_rows
+from tests.small_data import tiny_tokenizer, turns, with_settings, write_rows
 
 BUDGET = BudgetConfig(token_budget=600, min_tokens=4, max_length=2000)
-PREPARER = Preparer(tiny_tokenizer(), 8, 1, 1, SamplingConfig(), BUDGET)
+PREPARER = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 1, SamplingConfig(), BUDGET))
 SPARSE = (0.0, 3.0, 50.0, 51.0, 90.0, 99.0)  # seconds at which the screen changes
 BURST = (*(number / 10 for number in range(60)), 58.5, 59.0)  # 60 frames in 6 s, then one now and then
 SHOWN = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.9, 59.0]  # of them, at one a second
@@ -92,10 +93,10 @@ def test_packed_samples_stay_within_what_was_planned(folder: Path) -> None:
 
 
 def test_repeats_are_kept_where_released_weights_are_asked(folder: Path) -> None:
-    keeping = replace(PREPARER, sampling=SamplingConfig(repeats="keep"))
+    keeping = with_settings(PREPARER, sampling=SamplingConfig(repeats="keep"))
     (item,) = keeping.sample(asking(folder, "burst.mp4"), folder).visuals
     assert item.frames.pts_seconds.tolist() == pytest.approx([*SHOWN[:6], *[5.9] * 53, 59.0])
-    ticks = replace(keeping, sampling=SamplingConfig(repeats="keep", phase="end"))
+    ticks = with_settings(keeping, sampling=SamplingConfig(repeats="keep", phase="end"))
     conversation = asking(folder, "burst.mp4")
     (item,) = ticks.sample(conversation, folder).visuals
     assert item.frames.pts_seconds.tolist() == list(range(len(item.frames)))  # each with a time of its own
@@ -120,10 +121,10 @@ def test_a_video_without_repeats_is_decoded_once(folder: Path, tmp_path: Path) -
 def test_the_index_plans_for_no_less(row: dict[str, float], folder: Path, tmp_path: Path) -> None:
     """An upper bound, as the times of frames are not in it."""
     conversation = asking(folder, "sparse.mp4", **row)
-    text = TextCounter(PREPARER.tokenizer, "tiny")
+    text = TextCounter(PREPARER.settings.tokenizer, "tiny")
     source = open_source("test", SourceConfig([str(folder / "rows.jsonl")], str(folder)))
     index: Index = build_index([source], tmp_path, 0, 60.0, text)
-    counts = tokens(index, PREPARER.sampling, BUDGET, 8, 1, 1, text=text)
+    counts = tokens(index, PREPARER.settings, text)
     sample = PREPARER.sample(conversation, folder)
     visual = sum(item.num_visual_tokens(8) for item in sample.visuals)
     patches = sum(rows * columns * count for count, rows, columns in (item.grid(8) for item in sample.visuals))

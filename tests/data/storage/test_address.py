@@ -21,6 +21,7 @@ from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.prepare import Preparer
+from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.source import Source, open_source
 from lightning_apollo.data.storage import address as storage
@@ -106,7 +107,9 @@ PLACES = [
 
 def preparer() -> Preparer:
     budget = BudgetConfig(token_budget=64, min_tokens=4, max_length=512)
-    return Preparer(tiny_tokenizer(), patch_size=8, image_merge_size=1, video_merge_size=2, budget=budget)
+    return Preparer(
+        Preprocessing(tiny_tokenizer(), patch_size=8, image_merge_size=1, video_merge_size=2, budget=budget)
+    )
 
 
 def content(sample: Sample) -> tuple[object, ...]:

@@ -39,7 +39,7 @@ def test_the_prompt_is_that_of_the_preparer_and_the_answer_alone_is_labelled(man
             assert torch.equal(item.frames.pixels, other.frames.pixels)
             assert torch.equal(item.frames.pts_seconds, other.frames.pts_seconds)
         learnt = sample.input_ids[sample.labels != IGNORE_INDEX]
-        assert str(preparer.tokenizer.decode(learnt)) == EXPECTED[name] + "<|im_end|>"  # pyright: ignore
+        assert str(preparer.settings.tokenizer.decode(learnt)) == EXPECTED[name] + "<|im_end|>"  # pyright: ignore
         assert torch.equal(sample.input_ids[: len(prompt.input_ids)], prompt.input_ids)
 
 
@@ -70,7 +70,7 @@ def test_of_a_stream_no_frame_behind_the_answer_is_shown(manifest: Path) -> None
         prompt = prompt_of(sample)
         (item,) = prompt.visuals
         assert item.frames.pts_seconds.tolist() == seconds
-        assert str(FRAMES.tokenizer.decode(prompt.input_ids)).endswith("<|im_start|>assistant\n")  # pyright: ignore
+        assert str(FRAMES.settings.tokenizer.decode(prompt.input_ids)).endswith("<|im_start|>assistant\n")  # pyright: ignore
         assert sample.num_labels == int((sample.labels != IGNORE_INDEX).sum())
     late = replace(
         stream(manifest, 3),

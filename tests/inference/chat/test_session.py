@@ -17,6 +17,7 @@ from lightning_apollo.inference.trained import load_checkpoint
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.reduce import select
 from lightning_apollo.structures import VisualBatch
+from tests.small_data import with_settings
 from tests.weights.stages import videollama3_with_clips
 
 QUESTION, NEXT = "Which colour came first?", "And then?"
@@ -136,8 +137,8 @@ def test_what_cannot_be_asked_is_one_line_without_folders(
 
 
 def test_a_conversation_above_the_limit_is_refused(trained: TrainedModel, uploads: Path, clip: str) -> None:
-    budget = replace(trained.preparer.budget, max_length=70)
-    short = replace(trained, preparer=replace(trained.preparer, budget=budget))
+    budget = replace(trained.preparer.settings.budget, max_length=70)
+    short = replace(trained, preparer=with_settings(trained.preparer, budget=budget))
     asked = read_question(short, QUESTION * 20, [clip], uploads)
     with pytest.raises(ChatError, match=r"limit.*\b70\b"):
         list(stream_reply(short, Chat(), asked))

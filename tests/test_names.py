@@ -21,13 +21,18 @@ def is_command(node: ast.FunctionDef) -> bool:
     return any(isinstance(call, ast.Attribute) and call.attr in ("command", "callback") for call in calls)
 
 
+def is_option(node: ast.Assign) -> bool:
+    """True for an option of a command, `Annotated[..., typer.Option(...)]`, which bears the option's name."""
+    return isinstance(node.value, ast.Subscript) and ast.unparse(node.value.value) == "Annotated"
+
+
 def public_names(text: str) -> set[str]:
     """Classes, functions and type aliases of a module; neither what begins with `_` nor `main`, which a script ends with."""
     names = set[str]()
     for node in ast.parse(text).body:
         if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and not is_command(node)):
             names.add(node.name)
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign) and not is_option(node):
             targets = [target.id for target in node.targets if isinstance(target, ast.Name)]
             names.update(name for name in targets if name[0].isupper() and not name.isupper())
     return {name for name in names if not name.startswith("_") and name != "main"}

@@ -28,7 +28,7 @@ _NUM_BLOCKS = 8  # that an open object keeps
 def open_object(address: str) -> io.BufferedReader:
     """The object, open for reading at any place; blocks are fetched as they are needed. Every error is a MediaError."""
     with _media_errors(address):
-        file = _filesystem().open(
+        file: Any = _filesystem().open(
             address, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": _NUM_BLOCKS}
         )
     return io.BufferedReader(ByteRange(file.size, partial(_read, address, file), file.close))

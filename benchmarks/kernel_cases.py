@@ -130,7 +130,7 @@ def _similarity_keep(layout: Layout, device: str) -> Iterator[KernelCase]:
     yield KernelCase(
         op="similarity_keep",
         mode="forward",
-        kernel=lambda: similarity_keep(pixels, layout, threshold_grey_levels=THRESHOLD).keep_mask,
+        kernel=lambda: similarity_keep(pixels, layout, threshold_grey_levels=THRESHOLD)[0],
         loop=lambda: keep_loop.loop(pixels, sizes, merge_sizes, PATCH),
         num_bytes=compared + layout.num_tokens,
         reference=keep_by_reference,

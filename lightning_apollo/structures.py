@@ -210,7 +210,7 @@ class VisualBatch:
 
     @cached_property
     def grid_thw(self) -> Tensor:
-        """(V, 3) int64 on the CPU: frames, rows, columns in patches before merging."""
+        """(V, 3) int64 on the CPU: frames, rows, columns in patches before merging; all geometry of the batch follows."""
         return self.sizes // self.sizes.new_tensor([1, self.patch_size, self.patch_size])
 
     @cached_property

@@ -37,6 +37,14 @@ def walk_of(title: str) -> list[tuple[str, list[str]]]:
     return [(spans(file)[0], spans(functions)) for file, functions, _ in table(title)]
 
 
+def explained() -> set[tuple[str, str]]:
+    """File and name of every function that docs/walks.md gives a reason for."""
+    lines = (ROOT / "docs" / "walks.md").read_text().splitlines()
+    cells = [line.strip("|").split(" | ") for line in lines if line.startswith("| `")]
+    assert all(len(row) == 3 and len(row[2].split()) > 2 for row in cells)
+    return {(spans(file)[0], name) for file, names, _ in cells for name in spans(names)}
+
+
 def places(name: str) -> list[Path]:
     """Files and folders that a path on the page means; rooms are written without .py."""
     paths = [base / f"{name}{suffix}" for base in (PACKAGE, ROOT) for suffix in ("", ".py")]
@@ -115,6 +123,8 @@ def test_the_walks_are_those_that_are_taken(tmp_path: Path, monkeypatch: pytest.
     row = [tuple(name.split()) for name in walks.row_to_loss(recipe)]
     assert [file for file, _ in walk_of(ROW)] == list(dict.fromkeys(file for file, _ in row))  # each, in this order
     assert [(file, name) for file, names in walk_of(ROW) for name in names if (file, name) not in row] == []
+    assert set(row) - explained() == set()  # every hop has its reason
+    assert explained() - set(row) == set()
     step = [tuple(name.split()) for name in walks.optimizer_step(recipe)]
     shown = [(file, name) for file, names in walk_of(STEP) for name in names]
     assert shown == [call for call in step if call in shown]  # in this order

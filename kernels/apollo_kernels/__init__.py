@@ -5,10 +5,9 @@ from apollo_kernels.merge_compact import merge_compact
 from apollo_kernels.merge_similar import Runs, merge_runs, merge_similar, similar_runs
 from apollo_kernels.pack_patches import pack_patches
 from apollo_kernels.rope_2d import rope_2d, rope_2d_tables
-from apollo_kernels.similarity_keep import Kept, similarity_keep
+from apollo_kernels.similarity_keep import similarity_keep
 
 __all__ = [
-    "Kept",
     "Layout",
     "Runs",
     "merge_compact",

@@ -27,7 +27,7 @@ TILE_COLUMNS = tl.constexpr(8)
 class Layout:
     """Items one after the other, each frame after frame, rows of tokens after rows of tokens.
 
-    It lives on the host, so that no output's shape needs a device read. `of` makes it.
+    It lives on the host, so that no output's shape needs a device read. `of` makes it, or `of_grids`.
     """
 
     items: Tensor  # (V, 7) int64 on the CPU: the columns above
@@ -39,14 +39,24 @@ class Layout:
     @classmethod
     def of(cls, sizes: Tensor, merge_sizes: Tensor, patch_size: int) -> Layout:
         """From sizes (V, 3) frames, height, width in pixels, and merge_sizes (V,), both int64 on the CPU."""
-        frames, height, width = sizes.unbind(1)
+        _, height, width = sizes.unbind(1)
         side = patch_size * merge_sizes
         if bool((height % side).any()) or bool((width % side).any()):
             raise ValueError(
                 f"sizes {sizes.tolist()} with merge sizes {merge_sizes.tolist()}: "
                 f"height and width must be multiples of {patch_size} × the merge size"
             )
-        rows, columns = height // patch_size, width // patch_size
+        return cls.of_grids(sizes // torch.tensor([1, patch_size, patch_size]), merge_sizes, patch_size)
+
+    @classmethod
+    def of_grids(cls, grids: Tensor, merge_sizes: Tensor, patch_size: int) -> Layout:
+        """From grids (V, 3) frames, rows, columns in patches, and merge_sizes (V,), both int64 on the CPU."""
+        frames, rows, columns = grids.unbind(1)
+        if bool((rows % merge_sizes).any()) or bool((columns % merge_sizes).any()):
+            raise ValueError(
+                f"grids {grids.tolist()} with merge sizes {merge_sizes.tolist()}: "
+                "rows and columns must be multiples of the merge size"
+            )
         patches = frames * rows * columns  # (V,)
         tokens = patches // merge_sizes**2
         ends = torch.stack([patches, tokens, frames], dim=1).cumsum(dim=0)  # (V, 3)

@@ -39,7 +39,6 @@ class Runs(NamedTuple):
     head_frame: Tensor  # (M,) int32: frame, counted in its item, of the first token of each token's run
     keep_mask: Tensor  # (M,) bool: tokens that begin a run
     frame_counts: Tensor  # (F,) int32: runs that begin in each frame
-    cu_seqlens: Tensor  # (F + 1,) int32: runs that begin before each frame
 
 
 def merge_similar(
@@ -299,23 +298,17 @@ def _launch_mean_backward(
 
 
 @torch.library.custom_op("apollo_kernels::similar_runs", mutates_args=())
-def _similar_runs(
-    tokens: Tensor, items: Tensor, num_frames: int, threshold: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _similar_runs(tokens: Tensor, items: Tensor, num_frames: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     head_frame, keep_mask = (_launch_runs if runs_triton(tokens) else runs_reference)(tokens, items, threshold)
     frame_tokens = _places(items).repeat_interleave(items[:, FRAMES.value])  # (F,)
     frame_starts = functional.pad(frame_tokens.cumsum(dim=0), (1, 0)).to(tokens.device, non_blocking=True)
-    cu_seqlens = count_before(keep_mask).index_select(0, frame_starts)
-    return head_frame, keep_mask, cu_seqlens.diff(), cu_seqlens
+    return head_frame, keep_mask, count_before(keep_mask).index_select(0, frame_starts).diff()
 
 
 @_similar_runs.register_fake
-def _(tokens: Tensor, items: Tensor, num_frames: int, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    num_tokens = tokens.shape[0]
-    head_frame, frame_counts, cu_seqlens = (
-        tokens.new_empty(n, dtype=torch.int32) for n in (num_tokens, num_frames, num_frames + 1)
-    )
-    return head_frame, tokens.new_empty(num_tokens, dtype=torch.bool), frame_counts, cu_seqlens
+def _(tokens: Tensor, items: Tensor, num_frames: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    head_frame, frame_counts = (tokens.new_empty(n, dtype=torch.int32) for n in (len(tokens), num_frames))
+    return head_frame, torch.empty_like(head_frame, dtype=torch.bool), frame_counts
 
 
 @torch.library.custom_op("apollo_kernels::merge_runs", mutates_args=())

@@ -5,7 +5,6 @@ V items · F frames · M visual tokens · P places in a frame, one of each visua
 
 from bisect import bisect_left
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 import triton
@@ -37,12 +36,6 @@ TILES: Tiles = {  # tokens that one program looks at together
 }
 
 
-class Kept(NamedTuple):
-    keep_mask: Tensor  # (M,) bool
-    frame_counts: Tensor  # (F,) int32, kept tokens of every frame
-    cu_seqlens: Tensor  # (F + 1,) int32, where every frame starts among the kept tokens, and their number
-
-
 def similarity_keep(
     pixels: Tensor,
     layout: Layout,
@@ -52,8 +45,10 @@ def similarity_keep(
     reference: str = "previous",
     min_tokens: int = 1,
     arithmetic: str = "exact",
-) -> Kept:
-    """Returns which tokens stay: with a threshold those that changed by more, with a budget the most changed ones.
+) -> tuple[Tensor, Tensor]:
+    """Returns the mask (M,) bool of the tokens that stay, and how many do in each frame (F,) int32.
+
+    With a threshold those stay that changed by more, with a budget the most changed ones.
 
     pixels: (B,) uint8 as `layout` has them, each item (F, 3, H, W). Images and first frames are kept whole.
 
@@ -75,12 +70,10 @@ def similarity_keep(
     """
     layout.require_pixels(pixels)
     _require_options(threshold_grey_levels, token_budget, reference, min_tokens, arithmetic)
-    keep_mask, frame_counts = _similarity_keep(
+    return _similarity_keep(
         pixels, layout.items, layout.patch_size, layout.num_tokens, layout.num_frames,
         threshold_grey_levels, token_budget, min_tokens, reference == "last_kept", arithmetic == "bfloat16",
     )  # fmt: skip
-    cu_seqlens = torch.nn.functional.pad(frame_counts.cumsum(dim=0, dtype=torch.int32), (1, 0))
-    return Kept(keep_mask, frame_counts, cu_seqlens)
 
 
 def _require_options(

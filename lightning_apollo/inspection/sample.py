@@ -15,7 +15,7 @@ from lightning_apollo.data.dataset import ConversationDataset
 from lightning_apollo.data.loader import MicroBatchLoader
 from lightning_apollo.data.plan.planner import MicroBatchRequest, Planner
 from lightning_apollo.data.source import Source
-from lightning_apollo.inspection.reduction import KnownReduction, known_reduction
+from lightning_apollo.inspection.reduction import Reduce, known_reduction
 from lightning_apollo.models.reduce import Reduction
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.build import build_data
@@ -76,7 +76,7 @@ def inspect_sample(recipe: Recipe, stage: str, number: int = 0, sample_id: str |
     source, row = place.source_and_row
     sample, error = _prepare(dataset, source, row)
     batch = dataset[place.request].batch
-    known = known_reduction(recipe, stage)
+    reduce, note = known_reduction(recipe, stage)
     own = None if sample is None else VisualBatch.from_items(sample.visuals, sample.patch_size)
     return Inspected(
         recipe=recipe,
@@ -88,9 +88,9 @@ def inspect_sample(recipe: Recipe, stage: str, number: int = 0, sample_id: str |
         sample=sample,
         error=error,
         batch=batch,
-        reduction=_reduction(known, own),
-        batch_reduction=_reduction(known, None if batch is None else batch.visual),
-        reduction_note=known.note,
+        reduction=_reduction(reduce, own),
+        batch_reduction=_reduction(reduce, None if batch is None else batch.visual),
+        reduction_note=note,
     )
 
 
@@ -117,8 +117,8 @@ def _prepare(
         return None, error
 
 
-def _reduction(known: KnownReduction, visual: VisualBatch | None) -> Reduction | None:
-    return None if visual is None or known.reduce is None else known.reduce(visual)
+def _reduction(reduce: Reduce | None, visual: VisualBatch | None) -> Reduction | None:
+    return None if visual is None or reduce is None else reduce(visual)
 
 
 def _place(planner: Planner, number: int) -> EpochPosition:

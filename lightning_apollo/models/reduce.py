@@ -14,7 +14,7 @@ from lightning_apollo.structures import VisualBatch
 
 @dataclass(frozen=True)
 class Reduction:
-    """Result of the reducer. `run_tokens` is on the host: every later shape follows from it."""
+    """Visual tokens that stay. `run_tokens` is on the host: every later shape follows from it."""
 
     keep_mask: Tensor | None  # (M,) bool, or None where all tokens stay
     run_tokens: list[int]  # kept tokens of every run: of a frame, or of a clip
@@ -23,12 +23,22 @@ class Reduction:
     def num_kept(self) -> int:
         return sum(self.run_tokens)
 
+    @classmethod
+    def of_all(cls, visual: VisualBatch) -> "Reduction":
+        """Every token stays."""
+        return cls(keep_mask=None, run_tokens=visual.run_tokens)
+
+
+def layout_of(visual: VisualBatch) -> Layout:
+    """Offsets of the batch's items for the ops, from the grids that the batch knows."""
+    return Layout.of_grids(visual.grid_thw, visual.merge_sizes, visual.patch_size)
+
 
 def select(visual: VisualBatch, layout: Layout, config: ReducerConfig) -> Reduction:
     """Returns the visual tokens that stay as far as pixels decide it, which is known before the encoder runs."""
     if config.kind != "diff_fp" or layout.num_tokens == 0:
-        return Reduction(keep_mask=None, run_tokens=visual.run_tokens)
-    kept = similarity_keep(
+        return Reduction.of_all(visual)
+    keep_mask, frame_counts = similarity_keep(
         visual.pixels,
         layout,
         threshold_grey_levels=config.threshold_grey_levels if config.token_budget is None else None,
@@ -37,7 +47,7 @@ def select(visual: VisualBatch, layout: Layout, config: ReducerConfig) -> Reduct
         min_tokens=config.min_tokens,
         arithmetic=config.arithmetic,
     )
-    return Reduction(kept.keep_mask, kept.frame_counts.tolist())  # the one host read of the forward
+    return Reduction(keep_mask, frame_counts.tolist())  # the one host read of the forward
 
 
 def reduce(features: Tensor, layout: Layout, selection: Reduction, config: ReducerConfig) -> tuple[Tensor, Reduction]:

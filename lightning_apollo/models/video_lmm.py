@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from apollo_kernels import Layout, pack_patches
+from apollo_kernels import pack_patches
 from lightning_apollo.models.apollo.fused_encoder import FusedEncoder
 from lightning_apollo.models.config import ModelConfig, ReducerConfig
 from lightning_apollo.models.connector import build_connector
 from lightning_apollo.models.kv_cache import KeyValueCache
 from lightning_apollo.models.llm import LanguageModel, build_llm, predict, run_decoder
-from lightning_apollo.models.reduce import Reduction, reduce, select
+from lightning_apollo.models.reduce import Reduction, layout_of, reduce, select
 from lightning_apollo.models.vision_encoder import VisionEncoder
 from lightning_apollo.structures import IGNORE_INDEX, PackedBatch, VisualBatch, cumulative_lengths
 
@@ -122,7 +122,7 @@ class FrameLMM(VideoLMM):
         self.reducer = reducer
 
     def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
-        layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
+        layout = layout_of(visual)
         selection = select(visual, layout, self.reducer)
         dtype = self.vision_encoder.patch_dtype
         patches, positions, _ = pack_patches(visual.pixels, layout, dtype=dtype)  # (N, 3·p·p), (N, 2)
@@ -150,7 +150,7 @@ class ClipLMM(VideoLMM):
     def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
         """A few clips at a time, so that a long video takes no more memory inside frozen towers than a short one."""
         tokens = [self._encode_clips(chunk) for chunk in self._chunks(visual)]  # (clips, tokens of a clip, E) each
-        return torch.cat(tokens).flatten(0, 1), Reduction(keep_mask=None, run_tokens=visual.run_tokens)
+        return torch.cat(tokens).flatten(0, 1), Reduction.of_all(visual)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         super().set_activation_checkpointing(enabled)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from apollo_kernels import Layout, pack_patches
+from apollo_kernels import pack_patches
 from lightning_apollo.data.collate import collate
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message, TextPart
 from lightning_apollo.data.prepare import Preparer
@@ -28,6 +28,7 @@ from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.machine.video_libraries import encoding
 from lightning_apollo.models.checkpoint.load import write_weights
 from lightning_apollo.models.llm import predict
+from lightning_apollo.models.reduce import layout_of
 from lightning_apollo.structures import Modality, Sample
 from lightning_apollo.weights import check_fixture
 from lightning_apollo.weights.port import as_port, token_id
@@ -126,8 +127,7 @@ def _pixel_bytes(sample: Sample) -> bytes:
     visual = collate([sample], sample.patch_size).visual
     if visual.clip is not None:
         return visual.pixels.numpy().tobytes()
-    layout = Layout.of(visual.sizes, visual.merge_sizes, visual.patch_size)
-    patches, _, _ = pack_patches(visual.pixels, layout, dtype=torch.float32)
+    patches, _, _ = pack_patches(visual.pixels, layout_of(visual), dtype=torch.float32)
     return ((patches * 0.5 + 0.5) * 255).round().to(torch.uint8).numpy().tobytes()
 
 

@@ -36,10 +36,10 @@ pixels = torch.zeros(layout.num_bytes, dtype=torch.uint8)
 patches, positions, segments = pack_patches(pixels, layout)
 cos, sin = rope_2d_tables(positions, 12)
 q, k = rope_2d(patches.view(10, 1, 12), patches.view(10, 1, 12), cos, sin)
-kept = similarity_keep(pixels, layout, threshold_grey_levels=0.05)
-tokens = merge_compact(q.flatten(1), layout, kept.keep_mask)
+keep_mask, frame_counts = similarity_keep(pixels, layout, threshold_grey_levels=0.05)
+tokens = merge_compact(q.flatten(1), layout, keep_mask)
 merged, weights, runs = merge_similar(merge_compact(k.flatten(1), layout), layout, threshold=0.9)
-print(segments.tolist(), kept.frame_counts.tolist(), weights.tolist(), len(tokens))
+print(segments.tolist(), frame_counts.tolist(), weights.tolist(), len(tokens))
 """
 # Two frames of 2×2 patches, then an image of 2×1; the second frame repeats the first, so min_tokens keeps its one token.
 EXPECTED = "[0, 0, 0, 0, 1, 1, 1, 1, 2, 2] [1, 1, 2] [2.0, 1.0, 1.0] 4"
@@ -60,7 +60,7 @@ def test_the_readmes_example_runs() -> None:
     exec(example, names)
     assert (names["patches"] == 1).all()
     assert names["segments"].tolist() == [0] * 4 + [1] * 4
-    assert names["kept"].keep_mask.tolist() == [True, True]  # the second frame keeps its only token
+    assert names["keep_mask"].tolist() == [True, True]  # the second frame keeps its only token
     assert names["tokens"].shape == (2, 4)
     assert (names["merged"].tolist(), names["weights"].tolist()) == ([[1.0] * 4], [2.0])
 

@@ -36,6 +36,17 @@ def test_a_size_that_is_no_multiple_is_refused(height: int, width: int, merge_si
         Layout.of(sizes, torch.tensor([1, merge_size]), 2)
 
 
+def test_grids_of_patches_say_the_same_as_sizes() -> None:
+    sizes, merge_sizes = torch.tensor([[2, 28, 56], [1, 14, 42]]), torch.tensor([2, 1])
+    by_grids = Layout.of_grids(torch.tensor([[2, 2, 4], [1, 1, 3]]), merge_sizes, 14)
+    by_sizes = Layout.of(sizes, merge_sizes, 14)
+    assert by_grids.items.tolist() == by_sizes.items.tolist()
+    assert (by_grids.num_frames, by_grids.num_patches, by_grids.num_tokens) == (3, 19, 7)
+    for grid in ([1, 3, 4], [1, 4, 3]):
+        with pytest.raises(ValueError, match=r"grids .* multiples of the merge size"):
+            Layout.of_grids(torch.tensor([grid]), torch.tensor([2]), 14)
+
+
 def test_pixels_that_are_not_the_layouts_are_refused() -> None:
     layout = Layout.of(torch.tensor([[1, 2, 4]]), torch.tensor([1]), 2)
     pixels = torch.zeros(24, dtype=torch.uint8)

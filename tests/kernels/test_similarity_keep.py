@@ -14,7 +14,6 @@ from apollo_kernels import similarity_keep
 from apollo_kernels.block_change import ALWAYS
 from apollo_kernels.layout import Layout, tile_table
 from apollo_kernels.similarity_keep import (
-    Kept,
     _budget_kernel,
     _launch_budget,
     _launch_threshold,
@@ -73,12 +72,12 @@ def best(changes: list[list[int]], budget: int, min_tokens: int) -> list[list[bo
     return kept
 
 
-def assert_kept(result: Kept, expected: list[list[bool]]) -> None:
+def assert_kept(result: tuple[Tensor, Tensor], expected: list[list[bool]]) -> None:
     counts = [sum(frame) for frame in expected]
-    assert result.keep_mask.tolist() == [flag for frame in expected for flag in frame]
-    assert result.frame_counts.tolist() == counts
-    assert result.cu_seqlens.tolist() == [sum(counts[:i]) for i in range(len(counts) + 1)]
-    assert [tensor.dtype for tensor in result] == [torch.bool, torch.int32, torch.int32]
+    keep_mask, frame_counts = result
+    assert keep_mask.tolist() == [flag for frame in expected for flag in frame]
+    assert frame_counts.tolist() == counts
+    assert [tensor.dtype for tensor in result] == [torch.bool, torch.int32]
 
 
 def random_changes(shapes: list[Shape], min_tokens: int, seed: int) -> tuple[Layout, Tensor, list[list[list[int]]]]:
@@ -201,8 +200,8 @@ def test_by_hand() -> None:
     def kept(**options: object) -> list[list[bool]]:
         definition = similarity_keep(clip.flatten(), layout, **options)
         kernel = watched(lambda: similarity_keep(clip.flatten(), layout, **options))
-        assert kernel.keep_mask.tolist() == definition.keep_mask.tolist()
-        return definition.keep_mask.view(4, 2).int().tolist()
+        assert kernel[0].tolist() == definition[0].tolist()
+        return definition[0].view(4, 2).int().tolist()
 
     assert kept(threshold_grey_levels=0.5, min_tokens=0) == [[1, 1], [0, 0], [0, 0], [1, 0]]
     assert kept(threshold_grey_levels=0.5) == [[1, 1], [1, 0], [1, 0], [1, 0]]
@@ -218,8 +217,8 @@ def test_a_token_kept_for_the_minimum_is_not_what_later_ones_are_compared_with()
     result = similarity_keep(
         clip.flatten(), make_layout([(4, 1, 2, 1)]), threshold_grey_levels=1.5, reference="last_kept"
     )
-    assert result.keep_mask.view(4, 2).int().tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
-    assert result.cu_seqlens.tolist() == [0, 2, 3, 5, 6]
+    assert result[0].view(4, 2).int().tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
+    assert result[1].tolist() == [2, 1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -263,8 +262,8 @@ def test_bfloat16_decides_like_the_released_code(side: int) -> None:
     assert 5 < sum(expected) < 55
     options = {"threshold_grey_levels": 0.05, "min_tokens": 0, "arithmetic": "bfloat16"}
     run = partial(similarity_keep, frames.flatten(), layout, **options)
-    assert run().keep_mask[60:].tolist() == expected
-    assert watched(run, orders=(1,)).keep_mask[60:].tolist() == expected
+    assert run()[0][60:].tolist() == expected
+    assert watched(run, orders=(1,))[0][60:].tolist() == expected
 
 
 @pytest.mark.parametrize("side", [2, 14, 28])
@@ -290,7 +289,7 @@ def test_compiles_at_most_twice_over_fifty_batches(options: dict[str, object]) -
     counter = CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=counter, fullgraph=True, dynamic=True)
-    def run(pixels: Tensor, items: Tensor, num_frames: int, num_patches: int, num_tokens: int) -> Kept:
+    def run(pixels: Tensor, items: Tensor, num_frames: int, num_patches: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         return similarity_keep(pixels, Layout(items, PATCH, num_frames, num_patches, num_tokens), **options)
 
     generator = torch.Generator().manual_seed(0)

@@ -102,7 +102,7 @@ def test_keep_mask_equals_the_ports_on_clips_that_change_a_little(port) -> None:
     item = type(item)(type(item.frames)(clip, item.frames.pts_seconds), "video", 2)
     batch = VisualBatch.from_items([item, video(1, 28, 28, 1), video(3, 28, 28, 2)], PATCH)
     expected = port_pixels([item, video(1, 28, 28, 1), video(3, 28, 28, 2)], use_token_compression=True)
-    keep, counts, _ = similarity_keep(batch.pixels, layout_of(batch), threshold_grey_levels=0.05)
+    keep, counts = similarity_keep(batch.pixels, layout_of(batch), threshold_grey_levels=0.05)
     assert 0 < int((~keep).sum()) < keep.numel()
     assert keep.tolist() == expected["video_compression_mask"].tolist()
     assert int(counts.sum()) == int(keep.sum())

@@ -6,6 +6,7 @@
 switched off because ours makes none here. `ffmpeg` is the command line's decode of the same file to raw RGB of the same rate and
 size, process start included; it makes no patches. Before anything is timed the patches of `ours` and `processor` must be equal;
 where they are not, nothing is written and the exit status is 1. On the hour the two choose other moments: no comparison.
+`--opens` times opens of long films instead (open_cases.py) and writes results/opens.csv.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import clips
 import harness
+import open_cases
 import plots
 import torch
 from harness import Measurement, PeakMemory, Spread, spread
@@ -168,6 +170,7 @@ def peak_memory(provider: str, path: Path, fps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one tiny clip, two rounds, into benchmarks/.cache")
+    parser.add_argument("--opens", action="store_true", help="opens of long films, with a frame table and without")
     parser.add_argument("--output", type=Path, help="folder of the CSV and the picture")
     parser.add_argument(
         "--memory", nargs=3, metavar=("PROVIDER", "FILE", "FPS"), help="print one run's peak memory over base, in MiB"
@@ -179,6 +182,11 @@ def main() -> None:
         print(peak_memory(provider, Path(path), int(fps)))
         return
     output = arguments.output or (harness.CACHE / "quick" if arguments.quick else harness.RESULTS)
+    if arguments.opens:
+        rows = harness.record(open_cases.measure_opens(ours, processor), output / "opens.csv")
+        print(harness.markdown(rows, harness.TABLES["opens"]))
+        print(json.dumps(harness.ratio_summary(rows), ensure_ascii=False))
+        return
     measurements: list[Measurement] = []
     for case in QUICK_CASES if arguments.quick else CASES:
         if case.is_comparable:

@@ -102,6 +102,16 @@ TABLES = {
         Column("ours to patches, peak MiB", "ours", "peak_memory_over_base", 0),
         Column("processor, peak MiB", "processor", "peak_memory_over_base", 0),
     ),
+    "opens": (
+        Column("exact, s", "exact", "seconds", 3),
+        Column("first, s", "first", "seconds", 3),
+        Column("table, s", "table", "seconds", 3),
+        Column("**a table is faster by**", "exact/table", "time_ratio", 1),
+        Column("processor, s", "processor", "seconds", 2),
+        Column("**than the processor by**", "processor/table", "time_ratio", 2),
+        Column("exact reads, MiB", "exact", "read", 1),
+        Column("table reads, MiB", "table", "read", 1),
+    ),
     "kernels": (
         Column("definition, s", "definition", "seconds", 3),
         Column("loop over items, s", "loop", "seconds", 3),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from lightning_apollo.data.media.signatures import container_of, is_playlist, read_head
 from lightning_apollo.data.storage.address import Readable, open_address, open_media, open_unnamed
@@ -43,10 +44,11 @@ class DecoderInput(NamedTuple):
     container: str
 
 
-def open_source(path: str) -> DecoderInput:
-    """The file, as long as it begins like a container. MediaError where it does not."""
-    file = open_media(path)
+def open_container(path: str, file: Readable | None = None) -> DecoderInput:
+    """The file, as long as it begins like a container. MediaError where it does not. `file`: what `open_media` made of it."""
+    file = open_media(path) if file is None else file
     if not isinstance(file, str):
+        file.seek(0)
         head = read_head(file)
     else:
         with open_address(path) as opened:
@@ -60,9 +62,22 @@ def open_source(path: str) -> DecoderInput:
     return DecoderInput(file, container)
 
 
+@contextmanager
+def reading(path: str, file: Readable) -> Iterator[BinaryIO]:
+    """The input of FFmpeg for reading from its start; of an open file the same one, whose blocks are not fetched twice."""
+    if isinstance(file, str):
+        with open_address(path) as opened:
+            yield opened
+    else:
+        file.seek(0)
+        yield file
+
+
 def open_decoder(path: str, file: Readable, num_threads: int) -> VideoDecoder | None:
     """The file's best video stream with the time of every packet read; None where FFmpeg cannot seek in it."""
     decoders = _decoders()
+    if not isinstance(file, str):
+        file.seek(0)
     try:
         return decoders.VideoDecoder(file, seek_mode="exact", num_ffmpeg_threads=num_threads)
     except ValueError:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_apollo.data.media.decoder import Source, reading
 from lightning_apollo.data.media.matroska import read_pixel_aspects
 from lightning_apollo.data.media.mp4_boxes import ClaimError, Track, read_mp4_tracks
-from lightning_apollo.data.storage.address import open_address
 from lightning_apollo.structures import MediaError
 
 _SQUARE_ANGLE = 1.0  # degrees that a turn may lie beside a quarter, as FFmpeg's command allows
@@ -31,14 +31,14 @@ class Display:
         return (width, height) if self.rotation_degrees % 180 else (height, width)
 
 
-def read_tracks(path: str, container: str) -> list[Track]:
+def read_tracks(path: str, source: Source) -> list[Track]:
     """The tracks of an MP4, MOV, Matroska or WebM file, in the order of FFmpeg's streams; none of others. MediaError where
     the header's numbers cannot be true."""
-    if container not in ("mp4", "matroska"):
+    if source.container not in ("mp4", "matroska"):
         return []
-    with open_address(path) as file:
+    with reading(path, source.file) as file:
         try:
-            if container == "matroska":
+            if source.container == "matroska":
                 return [Track(None, pixel_aspect) for pixel_aspect in read_pixel_aspects(file)]
             return read_mp4_tracks(file)
         except ClaimError as error:

@@ -35,7 +35,9 @@ class ClaimError(UserError, ValueError):
     """A header whose numbers cannot be true; one line."""
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """One box and the place of its content in the file."""
+
     kind: bytes
     begin: int  # of its content
     end: int
@@ -70,81 +72,83 @@ def read_mp4_tracks(file: BinaryIO) -> list[Track]:
     size = file.seek(0, io.SEEK_END)
     movie: tuple[float, ...] = (1.0, 0.0, 0.0, 1.0)
     tracks: list[_Boxed] = []
-    for box in _boxes(file, 0, size, 0):
+    for box in boxes(file, 0, size):
         if box.kind == b"trak":
             tracks.append(_Boxed())
         elif box.kind == b"mvhd":
-            movie = _matrix(_content(file, box, 100)[-64:][:36]) or movie
-            _check_length(_content(file, box, 32))
+            movie = _matrix(content_of(file, box, 100)[-64:][:36]) or movie
+            _check_length(content_of(file, box, 32))
         elif box.kind == b"mdhd":
-            _check_length(_content(file, box, 32))
+            _check_length(content_of(file, box, 32))
         elif box.kind == b"trun":  # codespell:ignore trun
-            _check_claim(_number(_content(file, box, 8), 4), size)
+            _check_claim(number_at(content_of(file, box, 8), 4), size)
         elif tracks:
             _read_box(file, box, tracks[-1], size)
     return [track.finished(movie) for track in tracks]
 
 
-def _read_box(file: BinaryIO, box: _Box, track: _Boxed, file_bytes: int) -> None:
+def _read_box(file: BinaryIO, box: Box, track: _Boxed, file_bytes: int) -> None:
     if box.kind == b"tkhd":
-        content = _content(file, box, 96)
+        content = content_of(file, box, 96)
         content = content[:96] if content[:1] == b"\1" else content[:84]
         track.matrix = _matrix(content[-44:-8]) or track.matrix
-        track.shown = (_number(content, len(content) - 8) / 65536, _number(content, len(content) - 4) / 65536)
+        track.shown = (number_at(content, len(content) - 8) / 65536, number_at(content, len(content) - 4) / 65536)
     elif box.kind == b"stsz":
-        track.num_samples = _number(_content(file, box, 12), 8)
+        track.num_samples = number_at(content_of(file, box, 12), 8)
         _check_claim(track.num_samples, file_bytes)
     elif box.kind == b"ctts":
         track.has_order = True
     elif box.kind == b"elst":
-        track.num_edits = _number(_content(file, box, 8), 4)
+        track.num_edits = number_at(content_of(file, box, 8), 4)
     elif box.kind == b"stsd":
         _read_description(file, box, track)
     if track.num_edits > 1 and track.num_edits * track.num_samples > _MAX_EDITED_SAMPLES:
         raise ClaimError(f"a header of {track.num_edits} edits over {track.num_samples} frames: write the film anew")
 
 
-def _read_description(file: BinaryIO, box: _Box, track: _Boxed) -> None:
+def _read_description(file: BinaryIO, box: Box, track: _Boxed) -> None:
     """The stored size, the shape of a pixel and the order of frames, from the first entry of a video track."""
-    entry = _content(file, box, 2**13)[8:]
+    entry = content_of(file, box, 2**13)[8:]
     if len(entry) < _VISUAL_ENTRY_BYTES:
         return
-    inner, end = io.BytesIO(entry), min(len(entry), _number(entry, 0))
-    for box_inside in _boxes(inner, _VISUAL_ENTRY_BYTES, end, 0):
+    inner, end = io.BytesIO(entry), min(len(entry), number_at(entry, 0))
+    for box_inside in boxes(inner, _VISUAL_ENTRY_BYTES, end):
         if box_inside.kind == b"pasp":
-            width, height = (_number(_content(inner, box_inside, 8), place) for place in (0, 4))
+            width, height = (number_at(content_of(inner, box_inside, 8), place) for place in (0, 4))
             track.pixel_aspect = width / height if height else 0.0
         elif box_inside.kind == b"avcC":
-            track.has_order |= is_shown_as_stored(_content(inner, box_inside, end))
+            track.has_order |= is_shown_as_stored(content_of(inner, box_inside, end))
     track.stored = struct.unpack(">HH", entry[32:36])
 
 
-def _boxes(file: BinaryIO, begin: int, end: int, depth: int) -> Iterator[_Box]:
+def boxes(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[Box]:
     """Every box between two places, those inside parents behind them."""
     while begin + 8 <= end:
         file.seek(begin)
         head = file.read(16)
         if len(head) < 8:
             return
-        size, first = _number(head, 0), begin + 8
+        size, first = number_at(head, 0), begin + 8
         if size == 1:
             size, first = int.from_bytes(head[8:16], "big"), begin + 16
         last = end if size == 0 else begin + size
         if last < first:
             return
-        box = _Box(head[4:8], first, min(last, end))
+        box = Box(head[4:8], first, min(last, end))
         yield box
         if box.kind in _PARENTS and depth < _MAX_DEPTH:
-            yield from _boxes(file, box.begin, box.end, depth + 1)
+            yield from boxes(file, box.begin, box.end, depth + 1)
         begin = last
 
 
-def _content(file: BinaryIO, box: _Box, num_bytes: int) -> bytes:
+def content_of(file: BinaryIO, box: Box, num_bytes: int) -> bytes:
+    """The first bytes of its content, at most `num_bytes`."""
     file.seek(box.begin)
     return file.read(min(num_bytes, box.end - box.begin))
 
 
-def _number(content: bytes, place: int) -> int:
+def number_at(content: bytes, place: int) -> int:
+    """The unsigned 32-bit number at a place; 0 behind the end."""
     return int.from_bytes(content[place : place + 4], "big")
 
 
@@ -164,6 +168,6 @@ def _check_claim(num_samples: int, file_bytes: int) -> None:
 def _check_length(content: bytes) -> None:
     """The length that the header of the movie or of a track claims; all ones: it is not known."""
     place, num_bytes = (20, 8) if content[:1] == b"\1" else (12, 4)
-    ticks, length = _number(content, place), content[place + 4 : place + 4 + num_bytes]
+    ticks, length = number_at(content, place), content[place + 4 : place + 4 + num_bytes]
     if ticks and length != b"\xff" * num_bytes and int.from_bytes(length, "big") > _MAX_SECONDS * ticks:
         raise ClaimError(f"a header that claims a length of {int.from_bytes(length, 'big') / ticks:.3g} s")

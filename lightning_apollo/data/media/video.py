@@ -13,10 +13,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from lightning_apollo.data.media.decoder import ShownFrame, open_decoder, open_demuxer, open_source, video_stream
+from lightning_apollo.data.media.decoder import ShownFrame, open_container, open_demuxer, video_stream
 from lightning_apollo.data.media.display import upright
 from lightning_apollo.data.media.frame_list import probe_frames, read_frames
 from lightning_apollo.data.media.picture import load_picture, not_a_picture, probe_picture
+from lightning_apollo.data.media.seekable import open_film
 from lightning_apollo.data.media.video_checks import MAX_FRAME_PIXELS, probe_video, read_in_order, turned_degrees
 from lightning_apollo.data.storage.address import frame_list, open_media
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
@@ -47,7 +48,7 @@ def probe(path: Path | str, modality: Modality | None = None) -> MediaInfo:
         return picture
     if modality == "image":
         raise not_a_picture(address, file)
-    return probe_video(address)
+    return probe_video(address, file)
 
 
 def decode(
@@ -87,10 +88,10 @@ def load_image(path: Path, size: tuple[int, int]) -> Frames:
 
 def _seek_and_read(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], num_threads: int) -> Frames | None:
     """The frames; None where one cannot be decoded or the seek passed it, as FFmpeg's do in MPEG-TS with B-frames."""
-    decoder = open_decoder(info.path, open_source(info.path).file, num_threads)
-    if decoder is None:
+    film = open_film(info.path, open_container(info.path), num_threads)
+    if film is None:
         return None
-    turned = turned_degrees(decoder.metadata)
+    turned = turned_degrees(film.metadata)
     due = timestamps + _CLOCK_SECONDS
     due = torch.where(due < info.begin_seconds + info.duration_seconds, due, timestamps)
     chunk = max(1, _CHUNK_BYTES // (3 * info.height * info.width))  # frames
@@ -99,7 +100,7 @@ def _seek_and_read(info: MediaInfo, timestamps: Tensor, size: tuple[int, int], n
     for first in range(0, len(timestamps), chunk):
         part = slice(first, first + chunk)
         try:
-            batch = decoder.get_frames_played_at(due[part])
+            batch = film.decoder.get_frames_played_at(due[part])
         except RuntimeError:
             return None
         if bool((batch.pts_seconds > due[part] + _CLOCK_SECONDS).any()):
@@ -136,7 +137,7 @@ def _open_in_order(info: MediaInfo, num_threads: int) -> tuple[Iterator[ShownFra
     """Every frame in order, and what makes (1, 3, H, W) uint8 of one, upright."""
     from torchcodec.decoders import ColorConverter  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
 
-    source = open_source(info.path)
+    source = open_container(info.path)
     demuxer = open_demuxer(info.path, source.file)
     metadata = video_stream(demuxer).metadata
     frames, turned = read_in_order(info, source, demuxer, num_threads), turned_degrees(metadata)

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from lightning_apollo.data.media.decoder import (
     DISCONTINUOUS,
     LEAP_SECONDS,
@@ -18,17 +21,19 @@ from lightning_apollo.data.media.decoder import (
     container_metadata,
     frames_in_order,
     is_time,
-    open_decoder,
+    open_container,
     open_demuxer,
-    open_source,
     video_stream,
     with_rising_times,
 )
 from lightning_apollo.data.media.display import display_of, read_tracks
+from lightning_apollo.data.media.frame_table import FrameTable
+from lightning_apollo.data.media.seekable import SeekableFilm, open_film
+from lightning_apollo.data.storage.address import Readable
 from lightning_apollo.structures import MediaError, MediaInfo
 
 if TYPE_CHECKING:
-    from torchcodec.decoders import ContainerMetadata, Demuxer, VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
+    from torchcodec.decoders import ContainerMetadata, Demuxer  # pyright: ignore[reportPrivateImportUsage] (public, without __all__)
 
 MAX_FRAME_PIXELS = 2**26  # of a video, 8192×8192: a decoder holds several frames at once
 MAX_VIDEO_SECONDS = 31 * 24 * 3600  # a longer time is a mistake in the header
@@ -57,17 +62,17 @@ class Timing(NamedTuple):
     is_read_in_order: bool = False
 
 
-def probe_video(path: str) -> MediaInfo:
+def probe_video(path: str, file: Readable) -> MediaInfo:
     """Facts of a film that decoding needs. MediaError where it cannot be read or believed."""
-    source = open_source(path)
-    tracks = read_tracks(path, source.container)
-    decoder = open_decoder(path, source.file, num_threads=1)
-    if decoder is None:
+    source = open_container(path, file)
+    tracks = read_tracks(path, source)
+    film = open_film(path, source, num_threads=1)
+    if film is None:
         stream = video_stream(open_demuxer(path, source.file))
         index, metadata = stream.index, stream.metadata
     else:
-        index, metadata = decoder.stream_index, decoder.metadata
-    container = _container(source, decoder)
+        index, metadata = film.decoder.stream_index, film.metadata
+    container = _container(source, film)
     _check_claims(path, container.duration_seconds_from_header, metadata.duration_seconds_from_header)
     stored = _stored_size(path, metadata)
     track = tracks[index] if index < len(tracks) else None
@@ -76,10 +81,10 @@ def probe_video(path: str) -> MediaInfo:
     _check_size(path, height * width)
     fps = metadata.average_fps_from_header or _DEFAULT_FPS
     start = min(_starts(container), default=None)
-    if decoder is None or (track is not None and not track.has_order and _is_out_of_order(path, source)):
+    if film is None or (track is not None and not track.has_order and _is_out_of_order(path, source)):
         timing = _decoded(path, source, start, fps)
     else:
-        timing = _timing(path, source, decoder, start, fps)
+        timing = _timing(path, source, film, start, fps)
     if source.container in _STILL_END:
         timing = timing._replace(duration=max(timing.duration, float(metadata.duration_seconds_from_header or 0.0)))
     _check_timing(path, timing)
@@ -109,13 +114,13 @@ def read_in_order(info: MediaInfo, source: DecoderInput, demuxer: Demuxer, num_t
     return with_rising_times(frames, info.clock_start_seconds, fps, is_mended and source.container in DISCONTINUOUS)
 
 
-def _container(source: DecoderInput, decoder: VideoDecoder | None) -> ContainerMetadata:
-    if decoder is None:
+def _container(source: DecoderInput, film: SeekableFilm | None) -> ContainerMetadata:
+    if film is None:
         return container_metadata(source.file)
     # the public function opens the file again
     from torchcodec._core import get_container_metadata  # pyright: ignore[reportPrivateImportUsage]
 
-    return get_container_metadata(decoder._decoder)
+    return get_container_metadata(film.decoder._decoder)
 
 
 def _starts(container: ContainerMetadata) -> list[float]:
@@ -160,10 +165,9 @@ def _check_size(path: str, num_pixels: int) -> None:
         )
 
 
-def _timing(path: str, source: DecoderInput, decoder: VideoDecoder, start: float | None, fps: float) -> Timing:
+def _timing(path: str, source: DecoderInput, film: SeekableFilm, start: float | None, fps: float) -> Timing:
     """By the times of the packets where they can be believed, else by the frames."""
-    metadata = decoder.metadata
-    begin, duration, num_frames = metadata.begin_stream_seconds, metadata.duration_seconds, metadata.num_frames
+    metadata, begin, duration, num_frames = film.metadata, film.begin_seconds, film.duration_seconds, film.num_frames
     if not (num_frames and duration):
         raise MediaError(path, "no frames in the video stream")
     if begin is None or not is_time(begin) or not 0 < duration <= MAX_VIDEO_SECONDS:
@@ -174,19 +178,20 @@ def _timing(path: str, source: DecoderInput, decoder: VideoDecoder, start: float
     if is_short and source.container not in _UNPROMISING:
         raise MediaError(path, f"truncated: {duration:.2f} s of video where the header promises {promised:.2f} s")
     is_odd = abs(num_frames - fps * duration) > _SURE_FRAMES
-    keys = decoder._get_key_frame_indices()
-    begins_late = len(keys) == 0 or int(keys[0]) > 0
+    begins_late = not film.begins_with_key_frame
     falls = start is not None and start - begin > _START_SLACK_SECONDS and not begins_late
     if source.container == "mpeg":  # its packets are too rarely timed for a closer look
         falls |= is_odd
     if falls and source.container in DISCONTINUOUS:
         return _decoded(path, source, start, fps)
-    return _looked_at_closer(path, source, timing, start, fps) if is_odd or begins_late else timing
+    return _looked_at_closer(path, source, timing, start, fps, film.table) if is_odd or begins_late else timing
 
 
-def _looked_at_closer(path: str, source: DecoderInput, timing: Timing, start: float | None, fps: float) -> Timing:
+def _looked_at_closer(
+    path: str, source: DecoderInput, timing: Timing, start: float | None, fps: float, table: FrameTable | None
+) -> Timing:
     """The same timing from the first frame that can be decoded; the decoded frames' own where the clock does not rise."""
-    seconds = video_stream(open_demuxer(path, source.file)).scan().pts_seconds  # (F,) sorted
+    seconds = _seconds(path, source) if table is None else torch.from_numpy(table.seconds)  # (F,) sorted
     steps = seconds.diff()
     if source.container == "mpegts":
         is_broken = bool(((steps < _OVERLAP / fps) | (steps > LEAP_SECONDS)).any())
@@ -201,6 +206,10 @@ def _looked_at_closer(path: str, source: DecoderInput, timing: Timing, start: fl
     begin = max(timing.begin, first.pts_seconds)
     duration = timing.begin + timing.duration - begin
     return timing._replace(begin=begin, duration=duration, num_frames=max(1, timing.num_frames - lost))
+
+
+def _seconds(path: str, source: DecoderInput) -> Tensor:
+    return video_stream(open_demuxer(path, source.file)).scan().pts_seconds
 
 
 def _decoded(path: str, source: DecoderInput, start: float | None, fps: float) -> Timing:

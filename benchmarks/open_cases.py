@@ -21,7 +21,7 @@ import harness
 from harness import Measurement, spread
 
 from lightning_apollo.data.media import seekable
-from lightning_apollo.data.media.decoder import open_source
+from lightning_apollo.data.media.decoder import open_container
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.sampling.timestamps import sample_timestamps
@@ -53,7 +53,7 @@ def own_cache() -> Iterator[None]:
 
 
 def open_once(address: str) -> None:
-    if seekable.open_film(address, open_source(address), 1) is None:
+    if seekable.open_film(address, open_container(address), 1) is None:
         sys.exit(f"{address}: cannot be opened for seeks")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_apollo.data.media.decoder import Source, reading
+from lightning_apollo.data.media.decoder import DecoderInput, reading
 from lightning_apollo.data.media.matroska import read_pixel_aspects
 from lightning_apollo.data.media.mp4_boxes import ClaimError, Track, read_mp4_tracks
 from lightning_apollo.structures import MediaError
@@ -31,7 +31,7 @@ class Display:
         return (width, height) if self.rotation_degrees % 180 else (height, width)
 
 
-def read_tracks(path: str, source: Source) -> list[Track]:
+def read_tracks(path: str, source: DecoderInput) -> list[Track]:
     """The tracks of an MP4, MOV, Matroska or WebM file, in the order of FFmpeg's streams; none of others. MediaError where
     the header's numbers cannot be true."""
     if source.container not in ("mp4", "matroska"):

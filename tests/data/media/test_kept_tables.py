@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_apollo.data.media import kept_tables
-from lightning_apollo.data.media.decoder import open_source
+from lightning_apollo.data.media.decoder import open_container
 from lightning_apollo.data.media.frame_table import FrameTable
 from lightning_apollo.data.media.kept_tables import frame_table
 from tests.media_files import h264, write_clip
@@ -42,7 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _Made:
 
 
 def table_of(path: Path) -> FrameTable:
-    table = frame_table(str(path), open_source(str(path)))
+    table = frame_table(str(path), open_container(str(path)))
     assert table is not None
     return table
 
@@ -131,4 +131,4 @@ def test_a_long_film_without_a_plain_index_is_scanned_once(
 @pytest.mark.parametrize("ending", ["ts", "avi", "mpg"])
 def test_containers_in_which_seeks_are_not_sure_have_no_table(tmp_path: Path, made: _Made, ending: str) -> None:
     path = write_clip(tmp_path / f"film.{ending}", 30, 25, "-c:v", "mpeg2video")
-    assert frame_table(str(path), open_source(str(path))) is None
+    assert frame_table(str(path), open_container(str(path))) is None

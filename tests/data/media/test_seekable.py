@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_apollo.data.media import kept_tables, seekable, video
-from lightning_apollo.data.media.decoder import open_source
+from lightning_apollo.data.media.decoder import open_container
 from lightning_apollo.data.media.frame_table import FrameTable
 from lightning_apollo.data.media.video import decode, probe
 from lightning_apollo.data.sampling.config import SamplingConfig
@@ -97,7 +97,7 @@ def test_the_frames_of_a_varying_rate_are_those_that_play(films: dict[str, Path]
 def test_a_table_that_the_header_gainsays_is_not_used(
     films: dict[str, Path], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = kept_tables.frame_table(str(films["plain"]), open_source(str(films["plain"])))
+    table = kept_tables.frame_table(str(films["plain"]), open_container(str(films["plain"])))
     assert table is not None
     ticks, keys = table.ticks, table.is_key_frame
     if change == "frames":
@@ -106,7 +106,7 @@ def test_a_table_that_the_header_gainsays_is_not_used(
         table.stream_index + (change == "stream"), table.time_base, ticks + (change == "begin"), keys, 10**6
     )
     monkeypatch.setattr(seekable, "frame_table", lambda *_: false)
-    film = seekable.open_film(str(films["plain"]), open_source(str(films["plain"])), 1)
+    film = seekable.open_film(str(films["plain"]), open_container(str(films["plain"])), 1)
     assert film is not None
     assert film.table is None
     assert film.num_frames == 40

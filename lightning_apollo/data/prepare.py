@@ -37,7 +37,7 @@ from lightning_apollo.structures import ClipShape, Frames, MediaInfo, Sample, Vi
 
 @dataclass(frozen=True)
 class Preparer:
-    """Turns conversations into samples. It can be pickled, so that loader processes hold one each."""
+    """Turn conversations into samples. It can be pickled, so that loader processes hold one each."""
 
     tokenizer: ChatTokenizer
     patch_size: int

@@ -33,7 +33,7 @@ _ORPHAN_SECONDS = 5  # after its deadline the process ends itself, should nobody
 
 
 def fork_on_request(socket: int) -> None:
-    """Answers None and a handle with the id of a fork that serves it, and such an id with the exit code of its end.
+    """Answer None and a handle with the id of a fork that serves it, and such an id with the exit code of its end.
 
     Where the other end is closed, as it is when its process is killed, the forks end too, whatever they do.
     """
@@ -64,7 +64,7 @@ def fork_on_request(socket: int) -> None:
 
 
 def serve(connection: Connection) -> None:
-    """Answers until the other end is closed, with the reader that the first message brings."""
+    """Answer until the other end is closed, with the reader that the first message brings."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected: no memory image of each on the disk
     Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes before the training
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -85,7 +85,7 @@ def serve(connection: Connection) -> None:
 
 
 def send_answer(connection: Connection, answer: Answer) -> None:
-    """Sends a message, and the memory file of its pixels after it."""
+    """Send a message, and the memory file of its pixels after it."""
     if not isinstance(answer, Frames):
         connection.send_bytes(pickle.dumps(answer))
         return

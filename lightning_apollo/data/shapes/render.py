@@ -55,14 +55,14 @@ def draw_clip(scene: Scene) -> Tensor:
 
 
 def write_clip(scene: Scene, path: Path) -> None:
-    """Writes a scene as H.264 in mp4: 32 frames at 8 a second."""
+    """Write a scene as H.264 in mp4: 32 frames at 8 a second."""
     encoder = VideoEncoder(draw_clip(scene), frame_rate=FRAMES_PER_SECOND)
     with encoding():
         encoder.to_file(path, codec="libx264", pixel_format="yuv420p", preset="superfast", extra_options=_CLOSED_SLOTS)
 
 
 def write_image(still: Still, path: Path) -> None:
-    """Writes a still as a PNG of 32×32 pixels, the size that frames of a clip have where a token is a quadrant."""
+    """Write a still as a PNG of 32×32 pixels, the size that frames of a clip have where a token is a quadrant."""
     PngEncoder(draw(still)[:, ::2, ::2].contiguous()).to_file(path)
 
 

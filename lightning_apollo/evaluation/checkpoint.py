@@ -41,7 +41,7 @@ def evaluate_checkpoint(
     console: Console,
     other: str | None = None,
 ) -> None:
-    """Asks, writes the answers and tables into `output`, or the model's folder, and prints the tables.
+    """Ask, write the answers and tables into `output`, or the model's folder, and print the tables.
 
     other: a second checkpoint that is asked the same and compared.
     """
@@ -111,7 +111,7 @@ def model_names(runs: Sequence[Run]) -> tuple[str, str]:
 
 @contextmanager
 def progress_bar(title: str, ranks: Ranks, console: Console) -> Iterator[Advance]:
-    """Yields what to tell how much is done; the first rank shows it."""
+    """Yield what to tell how much is done; the first rank shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=ranks.rank > 0) as progress:
         task = progress.add_task(title, total=None)
@@ -119,7 +119,7 @@ def progress_bar(title: str, ranks: Ranks, console: Console) -> Iterator[Advance
 
 
 def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: Console) -> None:
-    """Prints the comparisons of all modes and writes them to comparison.md."""
+    """Print the comparisons of all modes and write them to comparison.md."""
     lines: list[str] = []
     for comparison in comparisons:
         for grid in comparison.grids():

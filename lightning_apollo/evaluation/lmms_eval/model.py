@@ -53,7 +53,7 @@ class TrainedForLmmsEval(lmms):
         self._batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Returns the answer to each request, in their order; each is cut where the first of the task's `until` begins."""
+        """Return the answer to each request, in their order; each is cut where the first of the task's `until` begins."""
         answers = [""] * len(requests)
         order = sorted(range(len(requests)), key=lambda number: repr(requests[number].args[2]))
         with tqdm(total=len(requests), desc="ask", disable=self.rank > 0) as progress:

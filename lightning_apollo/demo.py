@@ -60,7 +60,7 @@ class Scores:
 
 
 def run(output: Path, name: str = RECIPE) -> None:
-    """Trains what is not trained yet of a recipe for the built-in videos, asks the models and prints the table.
+    """Train what is not trained yet of a recipe for the built-in videos, ask the models and print the table.
 
     Writes report.html, metrics.json and results.jsonl into `output`.
     """
@@ -158,7 +158,7 @@ def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
 
 
 def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
-    """Runs `fit` with the same recipe and steps, one value changed, and what it says in a log."""
+    """Run `fit` with the same recipe and steps, one value changed, and what it says in a log."""
     if all(is_finished(recipe, stage) for stage in recipe.stages):
         return
     log = output / name / "fit.log"

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; what lies there at the end takes the place of `path` in one step.
+    """Yield a path beside `path` to write to; what lies there at the end takes the place of `path` in one step.
 
     The name is no other writer's, in whatever process or on whatever machine. After an error, `path` is as it was and
     nothing is left beside it. The umask says who may read the file, also where a library writes it for its owner alone.
@@ -39,14 +39,14 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what killed writers left in a folder, in which no other process may be writing."""
+    """Remove what killed writers left in a folder, in which no other process may be writing."""
     for path in folder.glob("*.partial"):
         if _PARTIAL.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the entries of a folder, are on the disk; OSError where they cannot be written there."""
+    """Wait until a file, or the entries of a folder, are on the disk; OSError where they cannot be written there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Holds the lock of this file, made where it is missing, after waiting for a process that has it.
+    """Hold the lock of this file, made where it is missing, after waiting for a process that has it.
 
     The system gives it back when the process ends, even when it is killed.
     """
@@ -74,7 +74,7 @@ def is_locked(path: Path) -> bool:
 
 
 def try_lock(file: TextIO) -> bool:
-    """Takes the lock of an open file unless another process has it; OSError where the file system has no locks."""
+    """Take the lock of an open file unless another process has it; OSError where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -95,7 +95,7 @@ class Misses:
             logger.warning("%s cannot be written (%s): the run continues, and tries again", self.what, _reason(error))
 
     def say(self, after: str) -> None:
-        """Says at a run's end how many there were, if any, and `after` it what came of them."""
+        """Say at a run's end how many there were, if any, and `after` it what came of them."""
         if self.number:
             logger.warning("%s: %d writes failed; %s", self.what, self.number, after)
 
@@ -126,7 +126,7 @@ class SideFile:
         return bool(self._waiting)
 
     def append(self, text: str) -> None:
-        """Writes to the file's end, or as much as fits: the rest follows when there is room."""
+        """Write to the file's end, or as much as fits: the rest follows when there is room."""
         if len(self._waiting) < _MAX_BYTES:
             self._waiting += text.encode()
         try:

@@ -14,7 +14,7 @@ Report = Callable[[str, int, int, int], None]  # what is counted, done, in all, 
 
 @contextmanager
 def preparation_progress() -> Iterator[Report]:
-    """Yields what draws a bar on standard error for each thing that is counted, from its first report on."""
+    """Yield what draws a bar on standard error for each thing that is counted, from its first report on."""
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[errors]} broken"), TimeElapsedColumn(), TimeRemainingColumn()),
@@ -31,5 +31,5 @@ def preparation_progress() -> Iterator[Report]:
 
 
 def print_line(line: str) -> None:
-    """Prints a line as it is, whatever bar is being drawn."""
+    """Print a line as it is, whatever bar is being drawn."""
     get_console().print(line, markup=False, soft_wrap=True)

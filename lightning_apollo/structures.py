@@ -189,7 +189,7 @@ class VisualBatch:
 
     @classmethod
     def from_items(cls, items: Sequence[VisualItem], patch_size: int) -> VisualBatch:
-        """Packs items one after the other; no item at all gives an empty batch, which every op accepts."""
+        """Pack items one after the other; no item at all gives an empty batch, which every op accepts."""
         clips = {item.clip for item in items}
         if len(clips) > 1:
             raise ValueError(f"items of one batch are clips of one shape, not {clips}")

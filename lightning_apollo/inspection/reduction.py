@@ -30,7 +30,7 @@ class KnownReduction:
 
 
 def known_reduction(recipe: Recipe, stage: str) -> KnownReduction:
-    """Returns the stage's reduction. Pixels alone decide it but for merge_similar, which needs the encoder's weights."""
+    """Return the stage's reduction. Pixels alone decide it but for merge_similar, which needs the encoder's weights."""
     config = recipe.stages[stage].reducer
     if config.kind == "none":
         return KnownReduction(lambda visual: Reduction(keep_mask=None, run_tokens=visual.run_tokens))

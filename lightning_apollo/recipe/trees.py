@@ -8,7 +8,7 @@ WRITTEN_WHOLE = ("trains", "lora", "mixture", "shares")  # a layer that writes o
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """Returns both trees in one, key by key; where both have a value, that of `above`."""
+    """Return both trees in one, key by key; where both have a value, that of `above`."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -18,7 +18,7 @@ def merge(below: Tree, above: Tree) -> Tree:
 
 
 def assign(tree: Tree, names: list[str], value: Any) -> Tree:
-    """Returns the tree with a value at the key of these names, merged with a mapping that is there."""
+    """Return the tree with a value at the key of these names, merged with a mapping that is there."""
     head, *rest = names
     if not rest:
         return merge(tree, {head: value})

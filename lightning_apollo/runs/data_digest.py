@@ -148,7 +148,7 @@ def _read_rows(source: Source, report: Progress) -> _Facts:
 
 
 def _refresh(source: Source, media_of_source: dict[str, _Medium]) -> list[str]:
-    """Brings sizes and times of change up to date; the names of those files that are others now."""
+    """Bring sizes and times of change up to date; the names of those files that are others now."""
     changed = []
     with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a disk on the network answers many at a time
         states = pool.map(file_state, map(source.root.address, media_of_source))
@@ -168,7 +168,7 @@ def _require_root(source: Source, facts: _Facts) -> None:
 
 
 def _probe(source: Source, videos: dict[str, _Medium], data: DataConfig, report: Progress) -> None:
-    """Fills in seconds and frames; what hangs or crashes costs its file alone, as data.supervision has it."""
+    """Fill in seconds and frames; what hangs or crashes costs its file alone, as data.supervision has it."""
     named = {MediaKey(source.root.address(name), "video"): one for name, one in videos.items()}
     deadline = 0.0 if data.supervision is None else data.supervision.deadline_seconds
     if len(videos) > _MANY_VIDEOS and data.supervision is not None:

@@ -49,7 +49,7 @@ class StageMemory:
 
 
 def explain(recipe: Recipe) -> RenderableType:
-    """Returns a heading and one table per stage. Missing manifests are named, not an error."""
+    """Return a heading and one table per stage. Missing manifests are named, not an error."""
     parameters = count_parameters(recipe)
     rows = {name: count_rows(source) for name, source in recipe.data.sources.items()}
     total = Text.assemble(
@@ -59,14 +59,14 @@ def explain(recipe: Recipe) -> RenderableType:
 
 
 def count_parameters(recipe: Recipe) -> dict[str, int]:
-    """Returns the parameters of each component; tied ones count once. Takes no memory."""
+    """Return the parameters of each component; tied ones count once. Takes no memory."""
     with torch.device("meta"):
         model = build_model(recipe.model, ReducerConfig())
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
 
 
 def count_rows(source: SourceConfig) -> int | None:
-    """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
+    """Return the rows in a source's manifests, or None where one of them does not exist yet."""
     try:
         return len(source.open(name=""))
     except MissingManifest:
@@ -76,7 +76,7 @@ def count_rows(source: SourceConfig) -> int | None:
 def count_steps(
     stage: StageConfig, rows: Mapping[str, int | None], modalities: Mapping[str, str | None] | None = None
 ) -> int | None:
-    """Returns the optimizer steps of a stage, or None where its data is not there, or only planning can count them."""
+    """Return the optimizer steps of a stage, or None where its data is not there, or only planning can count them."""
     if stage.max_steps > 0:
         return stage.max_steps
     sizes = {source: num_rows for source, num_rows in rows.items() if num_rows is not None}
@@ -90,7 +90,7 @@ def count_steps(
 
 
 def count_adapters(recipe: Recipe, stage: StageConfig) -> dict[str, AdapterSizes]:
-    """Returns the sizes of the adapters of each component that has them. Takes no memory."""
+    """Return the sizes of the adapters of each component that has them. Takes no memory."""
     with torch.device("meta"):
         return adapter_sizes(build_model(recipe.model, ReducerConfig()).components(), stage.lora)
 
@@ -101,7 +101,7 @@ def stage_memory(
     parameters: Mapping[str, int],
     adapters: Mapping[str, AdapterSizes] | None = None,
 ) -> StageMemory:
-    """Returns the bytes on one rank: see MEMORY_FORMULA. `adapters` are those of `count_adapters`."""
+    """Return the bytes on one rank: see MEMORY_FORMULA. `adapters` are those of `count_adapters`."""
     adapters = adapters or {}
     num_holders = count_ranks(trainer) if trainer.strategy == "fsdp" else 1  # ranks that share each value
     size = BYTES_PER_VALUE[trainer.precision] / num_holders
@@ -118,7 +118,7 @@ def stage_memory(
 
 
 def count_ranks(trainer: TrainerConfig) -> int:
-    """Returns the processes that train together; `auto` counts the GPUs of this machine."""
+    """Return the processes that train together; `auto` counts the GPUs of this machine."""
     if trainer.devices != "auto":
         return trainer.num_nodes * int(trainer.devices)
     num_gpus = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()

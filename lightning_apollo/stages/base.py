@@ -32,7 +32,7 @@ StepCheck = Callable[[LightningModule, Tensor, Tensor], None]
 
 
 class Stage(LightningModule):
-    """Trains the components that its config names, each at its own rate, and keeps the others bit for bit.
+    """Train the components that its config names, each at its own rate, and keep the others bit for bit.
 
     Where the config has `lora` for a component, adapters are put into it here and train in its place.
 
@@ -71,7 +71,7 @@ class Stage(LightningModule):
 
     @classmethod
     def check(cls, config: StageConfig) -> None:
-        """Raises ValueError where the config trains other components than this stage of the paper does."""
+        """Raise ValueError where the config trains other components than this stage of the paper does."""
         if cls.trains is None:
             return
         extra = set(config.trains) - set(cls.trains)
@@ -83,12 +83,12 @@ class Stage(LightningModule):
             )
 
     def configure_model(self) -> None:
-        """Slices the model over the ranks where the strategy wants that; Lightning calls it before it asks for optimizers."""
+        """Slice the model over the ranks where the strategy wants that; Lightning calls it before it asks for optimizers."""
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`).
+        """Note which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`).
 
         Weights in 4 bit are left out: a stage that resumes makes them again from those that it started from.
         """
@@ -126,7 +126,7 @@ class Stage(LightningModule):
             self._master_weights.collect()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turns the gradient into that of the mean over the labelled tokens of the whole step."""
+        """Turn the gradient into that of the mean over the labelled tokens of the whole step."""
         self._totals = self.trainer.strategy.reduce(torch.stack(self._tallies).sum(dim=0), reduce_op="sum")
         self._tallies.clear()
         num_labels = self._totals[1].clamp(min=1.0)  # a step without any label has a gradient of 0
@@ -150,7 +150,7 @@ class Stage(LightningModule):
             check(self, self._totals[0], norm)
 
     def drop_step(self) -> None:
-        """Takes the gradients of a step away before its update: the optimizer passes over it."""
+        """Take the gradients of a step away before its update: the optimizer passes over it."""
         for tensor in self._stepped():
             tensor.grad = None
 
@@ -187,7 +187,7 @@ class Stage(LightningModule):
         return [masters.get(parameter, parameter) for parameter in self.parameters() if parameter.requires_grad]
 
     def _log_step(self, optimizer: Optimizer, grad_norm: Tensor) -> None:
-        """Logs the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""
+        """Log the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""
         loss_sum, labels, text, visual, kept = self._totals[:5]
         self._seen = self._seen.to(self._totals.device) + self._totals[5:]
         now = time.perf_counter()

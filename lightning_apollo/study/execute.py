@@ -68,7 +68,7 @@ def finish(run: Run, kind: str, predictions: Sequence[Prediction], seconds: floa
 
 
 def render(recipe: Recipe, progress: shapes.Progress | None = None) -> None:
-    """Renders the clips and questions of a recipe unless they are there."""
+    """Render the clips and questions of a recipe unless they are there."""
     assert recipe.data.shapes is not None  # a Run has no other recipe
     try:
         shapes.render(recipe.data.shapes, Path(recipe.data.root), progress)

@@ -40,14 +40,14 @@ class Score:
 
 
 def write_score(run: Run, score: Score) -> None:
-    """Writes score.json, all or nothing: from then on the run is finished."""
+    """Write score.json, all or nothing: from then on the run is finished."""
     path = run.folder / _SCORE
     with write_atomically(path) as partial:
         partial.write_text(json.dumps(asdict(score), indent=2) + "\n")
 
 
 def remove_score(run: Run) -> None:
-    """Removes what an earlier recipe of the run scored."""
+    """Remove what an earlier recipe of the run scored."""
     (run.folder / _SCORE).unlink(missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def last_line(run: Run) -> str:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Holds the run, after waiting for a process that does."""
+    """Hold the run, after waiting for a process that does."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with lock(run.folder / _LOCK):
         yield

@@ -53,7 +53,7 @@ def similarity_keep(
     min_tokens: int = 1,
     arithmetic: str = "exact",
 ) -> Kept:
-    """Returns which tokens stay: with a threshold those that changed by more, with a budget the most changed ones.
+    """Return which tokens stay: with a threshold those that changed by more, with a budget the most changed ones.
 
     pixels: (B,) uint8 as `layout` has them, each item (F, 3, H, W). Images and first frames are kept whole.
 
@@ -133,7 +133,7 @@ def _released_limit(threshold: float, num_bytes: int, largest: int) -> int:
 def keep_changed_reference(
     change: Tensor, items: Tensor, limits: dict[int, int], num_frames: int, min_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the mask (M,) bool of changes above their limit, at least `min_tokens` a frame, and counts (F,) int32."""
+    """Return the mask (M,) bool of changes above their limit, at least `min_tokens` a frame, and count (F,) int32."""
     items = items.to(change.device)
     frame_of_token, place = _frames_and_places(items)
     keep = change > _limit_of_frame(items, limits)[frame_of_token]
@@ -145,7 +145,7 @@ def keep_changed_reference(
 def keep_most_changed_reference(
     change: Tensor, items: Tensor, num_frames: int, token_budget: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
+    """Return the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
     and counts (F,) int32."""
     items = items.to(change.device)
     num_tokens = items[:, FRAMES.value] * _num_places(items)  # (V,)

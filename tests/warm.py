@@ -1,4 +1,4 @@
-"""Programs that start from a warm Python, which has imported torch, Lightning and the package once for all of them.
+"""Programs forked from a warm Python that has imported torch, Lightning and the package.
 
     process of the tests ── warm("-m", "tests.launch", ...) ──> a command for `subprocess`, which runs warm_client.py
     warm_client.py ──socket: words, environment, folder; its files 0 to 2──> the warm Python, which forks
@@ -115,7 +115,7 @@ def _become(request: dict, files: list[int]) -> list[str]:
 
 
 def run(words: list[str]) -> None:
-    """What `python WORDS` does."""
+    """Do what `python WORDS` does."""
     how, program, *arguments = words
     sys.argv = ["-c" if how == "-c" else program, *arguments]
     sys.path[0] = "" if how == "-c" else os.getcwd()

@@ -72,7 +72,7 @@ def cli(run: Path, *words: str) -> tuple[int, str]:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Writes a file that other tests share by its links."""
+    """Write a file that other tests share by its links."""
     path.unlink()
     path.write_text(text)
 

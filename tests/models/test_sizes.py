@@ -32,7 +32,7 @@ def test_fit_compares_them_before_it_builds_a_model(tmp_path: Path) -> None:
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert "502 tokens" in line
-    assert "model.llm.vocab_size is 500: set it to 502 or more" in line
+    assert re.search(r"model\.llm\.vocab_size .*\b500: .*\b502\b", line)
 
 
 def test_fewer_positions_than_tokens_of_a_sample_are_refused(llm: LLMConfig) -> None:
@@ -41,7 +41,7 @@ def test_fewer_positions_than_tokens_of_a_sample_are_refused(llm: LLMConfig) -> 
         with pytest.raises(RecipeError) as error:
             load_recipe("videollama3-tiny", [word])
         assert re.search(r"data\.budget\.max_length is (512|32769),", str(error.value))
-        assert " positions (model.llm.max_position_embeddings): lower the first" in str(error.value)
+        assert " positions (model.llm.max_position_embeddings): " in str(error.value)
 
 
 def test_weights_of_fewer_positions_than_a_sample_may_have_are_refused(llm: LLMConfig, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@
     fork ──exit status──> warm_client.py, which ends like it       signals go the other way
 
 A fresh Python needs about five seconds of CPU for those imports. A fork needs none, has one thread, and is as a fresh process in
-all else: its words, environment, folder, files and session are those of the command. No test that measures imports, memory or
-signals to a group may start one.
+all else: its words, environment, folder and files are those of the command. No test that measures imports or memory, or sends
+signals to a group, may start one.
 """
 
 import array

@@ -124,7 +124,7 @@ def rescale(folder: Path, output: Path, factor: float) -> None:
 
 
 def prepare(folder: Path, per_scene: int) -> dict[str, list[str]]:
-    """Makes tower, language models and pictures; returns the words of each setting."""
+    """Make tower, language models and pictures; return the words of each setting."""
     focus_tower.write_tower(TOWER, folder / "tower")
     write_pictures(folder / "pictures", per_scene)
     plain, small = folder / "smollm2", folder / "smollm2_small"
@@ -151,7 +151,7 @@ def train(recipe: Recipe) -> None:
 
 
 def outcome(recipe: Recipe) -> Outcome:
-    """Reads what the stage logged."""
+    """Read what the stage logged."""
     with (stage_folder(recipe, STAGE) / FILE_NAME).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["loss"]]
     losses = [float(row["loss"]) for row in rows[-LAST_STEPS:]]

@@ -84,7 +84,7 @@ def measure_gpu(quick: bool, dtypes: Iterable[torch.dtype], device: str = "cuda"
 
 
 def require_equal(case: KernelCase, dtype: torch.dtype, others: dict[str, Callable[[], Result]]) -> None:
-    """Ends the program where a provider's result is not the kernel's."""
+    """End the program where a provider's result is not the kernel's."""
     tolerance = TOLERANCE[dtype]
     expected = as_tuple(case.kernel())
     for name, run in others.items():
@@ -123,7 +123,7 @@ def run_compiled_tests() -> None:
 
 
 def write_static(folder: Path, names: Iterable[str]) -> None:
-    """Runs the commands that look at the code without a GPU; each prints its table and writes a CSV."""
+    """Run the commands that look at the code without a GPU; each prints its table and writes a CSV."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(ROOT / "kernels")
     for name in names:

@@ -129,7 +129,7 @@ def _target_size(info: MediaInfo, num_frames: int) -> tuple[int, int]:
 
 
 def check(case: Case) -> None:
-    """Raises SystemExit where ours and the processor give other patches."""
+    """Raise SystemExit where ours and the processor give other patches."""
     (patches, grid), (expected, expected_grid) = ours(case.clip.path(), case.fps), processor(case.clip.path(), case.fps)
     if not torch.equal(grid, expected_grid):
         sys.exit(

@@ -47,7 +47,7 @@ SOURCE = "text"
 
 
 class CountingDataset(ConversationDataset):
-    """Counts the samples that it prepares."""
+    """Count the samples that it prepares."""
 
     num_prepared = 0
 

@@ -103,7 +103,7 @@ def with_pixels_of(shown: Sample, prompt: Sample) -> Sample:
 
 
 def run_command(*words: str) -> Cost:
-    """Runs `lightning-apollo` in a process of its own; a failure ends the benchmark."""
+    """Run `lightning-apollo` in a process of its own; a failure ends the benchmark."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "lightning_apollo", *words])
     _, status, usage = os.wait4(process.pid, 0)

@@ -131,7 +131,7 @@ class Bench:
         return Measurement("step", provider, mode, metric, unit, "vocabulary", x_value, values, self.description)
 
     def check(self) -> Iterator[Measurement]:
-        """Raises SystemExit where a loss differs: the first one checks the forward, the next ones the updates."""
+        """Raise SystemExit where a loss differs: the first one checks the forward, the next ones the updates."""
         losses: dict[str, list[float]] = {}
         for provider in ("port", "ours", "ours_ready"):
             (step,) = make_step(provider, self.config, self.samples())

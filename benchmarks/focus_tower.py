@@ -41,7 +41,7 @@ class Graph:
 
 
 def write_tower(onnx: Path, folder: Path) -> None:
-    """Writes the encoder's weights for `model.vision.weights`."""
+    """Write the encoder's weights for `model.vision.weights`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(encoder_weights(read_onnx(onnx)), folder / "model.safetensors", metadata={"format": "pt"})
 

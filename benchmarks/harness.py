@@ -193,7 +193,7 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[flo
 
 
 def use_one_core() -> None:
-    """Pins this process and its children to one core: libraries that choose their own number of threads then choose 1."""
+    """Pin this process and its children to one core: libraries that choose their own number of threads then choose 1."""
     import torch
 
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -201,7 +201,7 @@ def use_one_core() -> None:
 
 
 class PeakMemory:
-    """Counts from here: `mib_over_base()` is the highest resident size since, less the one at the start (Linux)."""
+    """Count from here: `mib_over_base()` is the highest resident size since, less the one at the start (Linux)."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -221,7 +221,7 @@ def run_for_number(script: str, *arguments: str) -> float:
 
 
 def record(measurements: Iterable[Measurement], path: Path, device: str | None = None) -> list[Row]:
-    """Writes the measurements as a CSV, in place of the one that was there, and returns its rows. `device`: a GPU's name."""
+    """Write the measurements as a CSV, in place of the one that was there, and return its rows. `device`: a GPU's name."""
     machine = (device or _device(), version("torch"), _version_or_none("triton"), _commit(), date.today().isoformat())
     rows = []
     for m in measurements:

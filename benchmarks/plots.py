@@ -31,7 +31,7 @@ LOGARITHMIC = {"cache"}  # what spans so much that the small bars could not be s
 
 
 def plot(path: Path) -> Path:
-    """Writes a PNG beside the CSV: a panel for each metric, a group of bars for each (mode, x), whiskers from p20 to p80."""
+    """Write a PNG beside the CSV: a panel for each metric, a group of bars for each (mode, x), whiskers from p20 to p80."""
     rows = read_rows(path)
     measured = {row.metric for row in rows}
     metrics = [metric for metric in PANELS[rows[0].op] if metric in measured]

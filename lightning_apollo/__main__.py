@@ -8,7 +8,7 @@ from lightning_apollo.training.processes.signals import INTERRUPTED, LISTENER
 
 
 def main() -> None:
-    """Runs the command line; Ctrl-C while its modules are imported ends it without a word."""
+    """Run the command line; Ctrl-C while its modules are imported ends it without a word."""
     if sys.argv[1:2] == ["fit"]:
         LISTENER.start()
     else:

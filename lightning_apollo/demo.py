@@ -147,7 +147,7 @@ def _train(recipes: dict[str, Recipe], output: Path, console: Console) -> None:
 
 
 def _train_quietly(name: str, recipe: Recipe, output: Path) -> None:
-    """Runs `fit` with the same recipe and steps, one value changed, and what it says in a log."""
+    """Run `fit` with the same recipe and steps, one value changed, and what it says in a log."""
     if all(is_finished(recipe, stage) for stage in recipe.stages):
         return
     log = output / name / "fit.log"

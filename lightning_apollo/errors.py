@@ -28,7 +28,7 @@ class MediaError(UserError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Returns the end of an error message: the known name that was probably meant, or what is known."""
+    """Return the end of an error message: the known name that was probably meant, or what is known."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:

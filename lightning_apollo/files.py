@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; what lies there at the end takes the place of `path` in one step.
+    """Yield a path beside `path` to write to; what lies there at the end takes the place of `path` in one step.
 
     The name is no other writer's, in whatever process or on whatever machine. After an error, `path` is as it was and
     nothing is left beside it. The umask says who may read the file, also where a library writes it for its owner alone.
@@ -78,7 +78,7 @@ def _partial(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the entries of a folder, are on the disk; OSError where they cannot be written there."""
+    """Wait until a file, or the entries of a folder, are on the disk; OSError where they cannot be written there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -128,7 +128,7 @@ class Misses:
             logger.warning("%s cannot be written (%s): the run continues, and tries again", self.what, reason)
 
     def say(self, after: str) -> None:
-        """Says at a run's end how many there were, if any, and `after` it what came of them."""
+        """Say at a run's end how many there were, if any, and `after` it what came of them."""
         if self.number:
             logger.warning("%s: %d writes failed; %s", self.what, self.number, after)
 
@@ -159,7 +159,7 @@ class SideFile:
         return bool(self._waiting)
 
     def append(self, text: str) -> None:
-        """Writes to the file's end, or as much as fits: the rest follows when there is room."""
+        """Write to the file's end, or as much as fits: the rest follows when there is room."""
         if len(self._waiting) < _MAX_BYTES:
             self._waiting += text.encode()
         try:

@@ -52,5 +52,5 @@ def preparation_progress() -> Iterator[CheckProgress]:
 
 
 def print_line(line: str) -> None:
-    """Prints a line as it is, whatever bar is being drawn."""
+    """Print a line as it is, whatever bar is being drawn."""
     get_console().print(line, markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from tests.media_files import cut, cut_head, ffmpeg, h264, numbered_frames, writ
 
 
 def write_broken_files(folder: Path) -> Path:
-    """Fills the folder with broken files, from clips of 40 frames, 10 a second, and pictures."""
+    """Fill the folder with broken files, from clips of 40 frames, 10 a second, and pictures."""
     head_last = write_clip(folder / "whole.mp4", 40, 10, *h264(keyframe_interval=10))
     head_first = write_clip(folder / "head_first.mp4", 40, 10, *h264(keyframe_interval=10), "-movflags", "+faststart")
     (folder / "zero_bytes.mp4").touch()

@@ -39,7 +39,7 @@ def _warm_stages() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what needs a GPU where there is none."""
+    """Leave out what needs a GPU where there is none."""
     if HAS_GPU:
         return
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]

@@ -29,7 +29,7 @@ _hoard: list[bytearray] = []
 
 @dataclass(frozen=True)
 class Faulty(DirectReader):
-    """Reads as DirectReader, but does to the files named in `faults` what is said there; keeps a log where given one."""
+    """Read as DirectReader, but do to the files named in `faults` what is said there; keep a log where given one."""
 
     faults: Mapping[str, str] = field(default_factory=dict)  # name of a file -> name of a fault
     log: Path | None = None  # a JSON object a line: of the process, before and after each decode
@@ -85,7 +85,7 @@ def read_in_copies(path: Path, log: Path) -> None:
 
 
 def read_and_hang(path: Path, hanging_path: Path, log: Path, deadline_seconds: float) -> None:
-    """Reads with one child, which then waits, and hangs with another."""
+    """Read with one child, which then waits, and hang with another."""
     faulty, limits = Faulty(faults=FAULTS, log=log), SupervisionConfig(deadline_seconds)
     first, second = SupervisedReader(faulty, limits), SupervisedReader(faulty, limits)
     decoded(first, path)

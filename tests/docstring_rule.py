@@ -15,9 +15,15 @@ _PREPOSITION = r"(?:about|against|at|by|for|from|in|of|on|since|to|under|until|w
 _QUESTION = r"(?:what|whatever|where|wherever|whether|who|whoever|whom|whose|how|why|when|which|if)\b"
 _CLAUSE = re.compile(rf"(?:{_PREPOSITION})?{_QUESTION}", re.IGNORECASE)
 _LATER_CLAUSE = re.compile(r"[:;] (?:what|where|whether|who|whom|how|why|when)\b")
-_VERB = r"(?:adds|builds|compiles|finds|gives|holds|keeps|makes|plants|prints|puts|reads|renders|returns|says|tells|watches|writes)"
+_VERB = (
+    "(?:adds|asks|begins|brings|builds|calibrates|casts|compares|compiles|decodes|does|encodes|fills|finds|folds|follows|forgets"
+    "|freezes|gives|goes|has|hides|holds|imports|keeps|lets|listens|logs|makes|measures|multiplies|opens|packs|pins|plants|prepares"
+    "|prints|puts|raises|reads|refuses|remembers|removes|renames|renders|requeues|returns|saves|says|sends|serves|sorts|splits"
+    "|stands|starts|takes|tells|uses|waits|watches|writes|yields)"
+)
+_NO_MEASURE = r"(?!a (?:second|label)\b|one after )"  # "Bytes a second"
 _THIRD_PERSON = re.compile(
-    rf"(?:{_VERB} (?!of\b)|(?!this |its )[a-z]+[^s\W]s (?:the|a|an|every|each|all|one|its|it|them|how)\b)",
+    rf"(?:{_VERB} (?!of\b)|(?!this |its )[a-z]+[^s\W]s {_NO_MEASURE}(?:the|a|an|every|each|all|one|its|it|them|how)\b)",
     re.IGNORECASE,
 )
 _NOT_COUNTED = re.compile(r"`[^`]*`|\([^)]*\)|(?<=\d),(?=\d)")  # code, asides and thousands hold commas of their own
@@ -31,13 +37,13 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def is_refused(sentence: str, is_module: bool = True) -> bool:
-    """True for a first sentence that is a clause or, of a module, crowded or told in the third person."""
-    if _CLAUSE.match(sentence) or _RIDDLES.search(sentence):
+    """True for a first sentence that is a clause, told in the third person or, of a module, crowded."""
+    if _CLAUSE.match(sentence) or _RIDDLES.search(sentence) or _THIRD_PERSON.match(sentence):
         return True
     if not is_module:
         return False
     is_crowded = _NOT_COUNTED.sub("", sentence).count(",") > _MAX_COMMAS
-    return is_crowded or bool(_LATER_CLAUSE.search(sentence) or _THIRD_PERSON.match(sentence))
+    return is_crowded or bool(_LATER_CLAUSE.search(sentence))
 
 
 def offences(source: str) -> Iterator[tuple[int, str]]:

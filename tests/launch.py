@@ -17,7 +17,7 @@ from tests.warm import warm
 
 
 def launch(num_ranks: int, target: str, *arguments: str, deadline_seconds: int = 240) -> subprocess.CompletedProcess:
-    """Calls `target` ("module:function") with `arguments` on every rank, and returns the exit code and what they wrote.
+    """Call `target` ("module:function") with `arguments` on every rank, and return the exit code and what they wrote.
 
     The exit code is that of the first rank that failed, and the others are killed then; 124 and 137 mean the deadline.
     """

@@ -10,7 +10,7 @@ _GET_FLAGS, _SET_FLAGS, _IS_UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS
 
 
 def bring_up() -> None:
-    """Starts the loopback of a new network namespace (`unshare -rn`), where even that is down and we may do so."""
+    """Start the loopback of a new network namespace (`unshare -rn`), where even that is down and we may do so."""
     if not sys.platform.startswith("linux"):
         return
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:

@@ -40,7 +40,7 @@ def ffmpeg(*arguments: object, stdin: bytes = b"") -> None:
 
 
 def write_clip(path: Path, num_frames: int = 40, fps: float = 10, *output_options: object) -> Path:
-    """Encodes numbered frames with FFmpeg; the container follows the path, options go before it."""
+    """Encode numbered frames with FFmpeg; the container follows the path, options go before it."""
     raw = numbered_frames(num_frames).permute(0, 2, 3, 1).contiguous().numpy().tobytes()
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", fps, "-i", "-")
     ffmpeg(*source, *output_options, path, stdin=raw)

@@ -15,7 +15,7 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4.0,\nhttp://127.0.0.1:9/a
 
 
 def write_odd_files(folder: Path) -> Path:
-    """Fills the folder with clips of numbered frames, pictures, and a playlist."""
+    """Fill the folder with clips of numbered frames, pictures, and a playlist."""
     _write_films(folder)
     _write_pictures(folder)
     (folder / "playlist.mp4").write_text(PLAYLIST)

@@ -12,7 +12,7 @@ from lightning_apollo.structures import Frames, MediaInfo
 
 @dataclass(frozen=True)
 class ReaderWith(DirectReader):
-    """Decodes by calling `replacement`."""
+    """Decode by calling `replacement`."""
 
     replacement: Callable[[MediaInfo, Tensor, tuple[int, int]], Frames] = field(default=media.decode)
 

@@ -49,7 +49,7 @@ def aws_environment(endpoint: str) -> Iterator[None]:
 
 
 def upload(folder: Path, prefix: str) -> str:
-    """Puts every file of the folder into the bucket; the root that they then have."""
+    """Put every file of the folder into the bucket; the root that they then have."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
@@ -57,6 +57,6 @@ def upload(folder: Path, prefix: str) -> str:
 
 
 def put(key: str, content: bytes) -> str:
-    """Writes one object; its address."""
+    """Write one object; its address."""
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=content)
     return f"s3://{BUCKET}/{key}"

@@ -117,7 +117,7 @@ def test_table_has_a_line_for_every_x_and_a_dash_for_what_was_not_measured(tmp_p
     ],
 )
 def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
-    """Passes its own equality check; writes CSV and picture; the last line of its output is JSON with the ratios."""
+    """Pass its own equality check; write CSV and picture; the last line of its output is JSON with the ratios."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"bench_{name}.py"), "--quick", "--output", str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}

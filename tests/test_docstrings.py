@@ -35,6 +35,30 @@ KEPT = [
     "Runs of similar visual tokens merged to their mean, 10,000 of them in one launch.",
     "Costs of a sample under `fps, max_frames, budget`, from the index alone.",
 ]
+TOLD = [  # first sentences of functions and classes, as they stood
+    "Returns the number of optimizer steps of a stage, or None where its data is not there.",
+    "Writes every broken row to a CSV file.",
+    "Raises PlanError if a sample that may be drawn is over a limit by itself, and names the first.",
+    "Yields packed batches; its state is where the stage is.",
+    "Keeps the account of one rank and appends to `path`.",
+    "Says where its rank is; on rank 0, also compares what all ranks say.",
+    "Counts the tokens of text as `conversation.render` lays it out.",
+    "Answers each file with its facts until the parent hangs up.",
+    "Slices the model over the ranks where the strategy wants that.",
+    "Has every rank ask its share of the questions that have no answer yet.",
+]
+NAMED = [  # theirs may hold commas
+    "Optimizer steps of a stage, or None where its data is not there, or only planning can count them.",
+    "Write every broken row to a CSV file.",
+    "Counts of what is drawn and never shown.",
+    "Answers of a model to own rows, earlier runs included.",
+    "Runs of tokens that follow each other as one.",
+    "Bytes a second read and written by a copy on the device.",
+    "Items one after the other, each frame after frame, rows of tokens after rows of tokens.",
+    "Scores of runs and what is compared.",
+    "Passes over each source that an epoch takes any sample from.",
+    "Sums (3, D) of the connector's inputs, over the micro-batches of all ranks.",
+]
 RIDDLES = [  # refused in comments and messages, too; \x20 hides them from the rule that reads this file
     'raise ValueError("the run goes\x20on")',
     "cost = 1.0  # of the dear\x65st rank",
@@ -53,6 +77,16 @@ def test_kept(sentence: str) -> None:
     assert not is_refused(sentence)
 
 
+@pytest.mark.parametrize("sentence", TOLD)
+def test_functions_are_not_told_in_the_third_person(sentence: str) -> None:
+    assert is_refused(sentence, is_module=False)
+
+
+@pytest.mark.parametrize("sentence", NAMED)
+def test_names_and_imperatives_of_functions_stay(sentence: str) -> None:
+    assert not is_refused(sentence, is_module=False)
+
+
 @pytest.mark.parametrize("line", RIDDLES)
 def test_riddles_anywhere(line: str) -> None:
     assert list(offences(line)) == [(1, line)]
@@ -66,7 +100,7 @@ class Batch:
     on the device. And more."""
 
     def size(self) -> int:
-        """Returns a size, in tokens, of text, and of media."""
+        """Size, in tokens, of text, and of media."""
 '''
     assert list(offences(source)) == [(4, "Where a batch lies, on the device.")]  # commas are counted of modules alone
     assert (

@@ -1,12 +1,12 @@
-"""Programs that start from a warm Python, which has imported torch, Lightning and the package once for all of them.
+"""Programs forked from a warm Python that has imported torch, Lightning and the package.
 
     process of the tests ── warm("-m", "tests.launch", ...) ──> a command for `subprocess`, which runs warm_client.py
     warm_client.py ──socket: words, environment, folder; its files 0 to 2──> the warm Python, which forks
     fork ──exit status──> warm_client.py, which ends like it       signals go the other way
 
 A fresh Python needs about five seconds of CPU for those imports. A fork needs none, has one thread, and is as a fresh process in
-all else: its words, environment, folder, files and session are those of the command. No test that measures imports, memory or
-signals to a group may start one.
+all else: its words, environment, folder and files are those of the command. No test that measures imports or memory, or sends
+signals to a group, may start one.
 """
 
 import array
@@ -115,7 +115,7 @@ def _become(request: dict, files: list[int]) -> list[str]:
 
 
 def run(words: list[str]) -> None:
-    """What `python WORDS` does."""
+    """Do what `python WORDS` does."""
     how, program, *arguments = words
     sys.argv = ["-c" if how == "-c" else program, *arguments]
     sys.path[0] = "" if how == "-c" else os.getcwd()

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 def loop(features: Tensor, grids: list[tuple[int, int, int, int]], keep_mask: Tensor | None = None) -> Tensor:
-    """Returns the visual tokens (K, D) of features (N, D) in block order; dropped ones are left out at the end.
+    """Return the visual tokens (K, D) of features (N, D) in block order; dropped ones are left out at the end.
 
     grids: frames, rows and columns in patches, and merge size of each item.
     """

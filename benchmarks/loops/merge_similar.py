@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 def loop(tokens: Tensor, grids: list[tuple[int, int]], threshold: float) -> tuple[Tensor, Tensor]:
-    """Returns the mean (K, D) of each run, in the place of its first token, and the run's length (K,).
+    """Return the mean (K, D) of each run, in the place of its first token, and the run's length (K,).
 
     tokens: (M, D); grids: frames, and tokens of one frame, of each item.
     """

@@ -13,7 +13,7 @@ def loop(
     std: float = 0.5,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns patches (N, 3·p·p), rows and columns (N, 2) and frame numbers (N,) of flat pixels (B,) uint8.
+    """Return patches (N, 3·p·p), rows and columns (N, 2) and frame numbers (N,) of flat pixels (B,) uint8.
 
     grids: frames, rows and columns in patches, and merge size of each item. The port's image processor makes float32; its encoder
     casts, and finds the places.

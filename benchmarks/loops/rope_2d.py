@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def loop(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, patches_per_item: list[int]) -> tuple[Tensor, Tensor]:
-    """Returns q and k (N, H, D) turned by the half tables (N, D/2), each item on its own, then concatenated."""
+    """Return q and k (N, H, D) turned by the half tables (N, D/2), each item on its own, then concatenated."""
     turned_q, turned_k = [], []
     items = (tensor.split(patches_per_item) for tensor in (q, k, cos, sin))
     for item_q, item_k, item_cos, item_sin in zip(*items, strict=True):

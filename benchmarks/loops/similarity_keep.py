@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def loop(pixels: Tensor, sizes: list[tuple[int, int, int]], merge_sizes: list[int], patch_size: int) -> Tensor:
-    """Returns the keep mask (M,) bool of flat uint8 pixels: each item to float patches in block order, mean |Δ| · 255 > 0.1."""
+    """Return the keep mask (M,) bool of flat uint8 pixels: each item to float patches in block order, mean |Δ| · 255 > 0.1."""
     masks = []
     start = 0
     for (frames, height, width), m in zip(sizes, merge_sizes, strict=True):

@@ -45,7 +45,7 @@ def block_change(
     pixels: Tensor, items: Tensor, patch_size: int, num_tokens: int, limits: dict[int, int], num_forced: int,
     last_kept: bool, bfloat16: bool,
 ) -> Tensor:  # fmt: skip
-    """Returns (M,) int32, Σ|Δ| over the 3·s·s bytes of each token; 2^31 - 1 in images, first frames and the first `num_forced`
+    """Return (M,) int32, Σ|Δ| over the 3·s·s bytes of each token; 2^31 - 1 in images, first frames and the first `num_forced`
     places of every frame.
 
     Δ is taken against the same place in the previous frame; with `last_kept` in the last frame in which that place's change was
@@ -184,7 +184,7 @@ def _since_last_kept(
     pixels, channel, offset, mask, num_steps, limit, change_out, num_places, is_place,
     BYTES: tl.constexpr, BFLOAT16: tl.constexpr,
 ):  # fmt: skip
-    """Writes the changes of the `num_steps` frames after the one at `pixels`. The words of all channels stay in registers: only
+    """Write the changes of the `num_steps` frames after the one at `pixels`. The words of all channels stay in registers: only
     the sum of the three tells a place whether to replace them."""
     red = tl.load(pixels + offset, mask=mask, other=0).to(tl.int32)
     green = tl.load(pixels + channel + offset, mask=mask, other=0).to(tl.int32)

@@ -39,7 +39,7 @@ def choose(tiles: Tiles) -> Mapping[str, int]:
 
 
 def require_contiguous(**tensors: Tensor | None) -> None:
-    """Raises ValueError for a tensor whose elements do not follow each other in memory: kernels address them flat."""
+    """Raise ValueError for a tensor whose elements do not follow each other in memory: kernels address them flat."""
     for name, tensor in tensors.items():
         if tensor is not None and not tensor.is_contiguous():
             raise ValueError(f"{name} {tuple(tensor.shape)} is not contiguous: call .contiguous() where it is made")

@@ -71,7 +71,7 @@ class Layout:
         return self.num_patches * 3 * self.patch_size**2
 
     def require_pixels(self, pixels: Tensor) -> None:
-        """Raises ValueError unless these are the flat pixels of the layout."""
+        """Raise ValueError unless these are the flat pixels of the layout."""
         if pixels.dtype != torch.uint8 or pixels.ndim != 1 or not pixels.is_contiguous():
             raise ValueError(
                 f"pixels are contiguous (B,) uint8, not {tuple(pixels.shape)} {pixels.dtype}, strides {pixels.stride()}"
@@ -81,7 +81,7 @@ class Layout:
 
 
 def tile_table(items: Tensor, counts: Tensor, block: int, device: torch.device) -> Tensor:
-    """Returns (T, 8) int64 on `device`: for every program its item's columns and, in FIRST, its first row in that item.
+    """Return (T, 8) int64 on `device`: for every program its item's columns and, in FIRST, its first row in that item.
 
     counts: (V,) rows of each item, cut into tiles of `block`, so that no tile belongs to two items. A program then reads one line
     of 64 bytes instead of searching or dividing. With counts 5 and 2 and block 4, FIRST reads 0 4 0.

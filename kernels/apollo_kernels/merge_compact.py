@@ -35,7 +35,7 @@ TILES: Tiles = {  # tokens and channels of one program
 def merge_compact(
     features: Tensor, layout: Layout, keep_mask: Tensor | None = None, num_tokens: int | None = None
 ) -> Tensor:
-    """Returns visual tokens (K, D) in order: the mean of the m² patches of each token that `keep_mask` (M,) bool keeps, or of all.
+    """Return visual tokens (K, D) in order: the mean of the m² patches of each token that `keep_mask` (M,) bool keeps, or of all.
 
     features: (N, D) in block order, where the patches of one token follow each other. With m = 2, eight patches and a mask of
     True False give one row, the mean of the first four. For m = 2 the mean equals the bilinear downsampling of the paper

@@ -44,13 +44,13 @@ class Runs(NamedTuple):
 def merge_similar(
     tokens: Tensor, layout: Layout, *, threshold: float, num_tokens: int | None = None
 ) -> tuple[Tensor, Tensor, Runs]:
-    """Returns the merged tokens (K, D), their weights (K,) and the runs: `similar_runs`, then `merge_runs`."""
+    """Return the merged tokens (K, D), their weights (K,) and the runs: `similar_runs`, then `merge_runs`."""
     runs = similar_runs(tokens, layout, threshold=threshold)
     return *merge_runs(tokens, layout, runs, num_tokens), runs
 
 
 def similar_runs(tokens: Tensor, layout: Layout, *, threshold: float) -> Runs:
-    """Returns the runs of tokens (M, D) at one place whose cosine similarity to the first token of their run is ≥ threshold.
+    """Return the runs of tokens (M, D) at one place whose cosine similarity to the first token of their run is ≥ threshold.
 
     Comparing with the first token, not with the one before, ends a run under slow drift: with threshold 0.9, a token at 0°, 20°,
     40° and 60° in four frames gives head frames 0 0 2 2. A first frame begins runs everywhere, so images stay whole.
@@ -66,7 +66,7 @@ def similar_runs(tokens: Tensor, layout: Layout, *, threshold: float) -> Runs:
 
 
 def merge_runs(tokens: Tensor, layout: Layout, runs: Runs, num_tokens: int | None = None) -> tuple[Tensor, Tensor]:
-    """Returns the mean (K, D) of each run of `similar_runs`, in the place of its first token, and weights (K,) float32: its length.
+    """Return the mean (K, D) of each run of `similar_runs`, in the place of its first token, and weights (K,) float32: its length.
 
     Sums are float32, float64 for float64. The weights are for an attention or a loss in which a merged token counts as the tokens
     that it stands for; they have no gradient. num_tokens: K, as in `merge_compact`: known, or None and counted with a host read,

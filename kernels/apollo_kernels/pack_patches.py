@@ -35,7 +35,7 @@ CHUNK = 512  # patches: what the definition gathers, converts and scales before 
 def pack_patches(
     pixels: Tensor, layout: Layout, *, mean: float = 0.5, std: float = 0.5, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns patches (N, 3·p·p), row and column of each in its frame (N, 2) int32, and the number of that frame (N,) int32.
+    """Return patches (N, 3·p·p), row and column of each in its frame (N, 2) int32, and the number of that frame (N,) int32.
 
     pixels: (B,) uint8, the items one after the other, each (frames, 3, height, width). A patch is in (channel, y, x) order. Frames
     are counted over all items, so that their number is the segment of attention. There is no gradient.

@@ -21,7 +21,7 @@ CHUNK = 256  # patches that the definition turns at a time, so that what lies be
 
 
 def rope_2d_tables(positions: Tensor, head_dim: int, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Returns cosine and sine (N, D/2) float32: the first D/4 columns turn with the row, the others with the column.
+    """Return cosine and sine (N, D/2) float32: the first D/4 columns turn with the row, the others with the column.
 
     positions: (N, 2) row and column. Frequencies are computed in float32 and kept there, whatever the model's dtype:
     in bfloat16 an angle at row 100 is off by 0.26 rad.
@@ -35,7 +35,7 @@ def rope_2d_tables(positions: Tensor, head_dim: int, theta: float = 10_000.0) ->
 
 
 def rope_2d(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns q and k (N, H, D) rotated by the tables of `rope_2d_tables`, computed in the tables' dtype, in their own dtype.
+    """Return q and k (N, H, D) rotated by the tables of `rope_2d_tables`, computed in the tables' dtype, in their own dtype.
 
     Channel i and channel i + D/2 are the two coordinates of one rotation ("split half", not interleaved). The gradient is the
     rotation back; the tables get none.

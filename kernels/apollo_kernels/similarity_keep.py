@@ -126,7 +126,7 @@ def _released_limit(threshold: float, num_bytes: int, largest: int) -> int:
 def keep_changed_reference(
     change: Tensor, items: Tensor, limits: dict[int, int], num_frames: int, min_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the mask (M,) bool of changes above their limit, at least `min_tokens` a frame, and counts (F,) int32."""
+    """Return the mask (M,) bool of changes above their limit, at least `min_tokens` a frame, and count (F,) int32."""
     items = items.to(change.device)
     frame_of_token, place = _frames_and_places(items)
     keep = change > _limit_of_frame(items, limits)[frame_of_token]
@@ -138,7 +138,7 @@ def keep_changed_reference(
 def keep_most_changed_reference(
     change: Tensor, items: Tensor, num_frames: int, token_budget: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
+    """Return the mask (M,) bool of the `token_budget` largest changes of every item, of equals the first, and what stays always;
     and counts (F,) int32."""
     items = items.to(change.device)
     num_tokens = items[:, FRAMES.value] * _num_places(items)  # (V,)

@@ -74,7 +74,7 @@ class Compilation:
 
 
 class CompileOnlyDriver:
-    """Stands where Triton's driver of a GPU stands, and can name its target but not launch."""
+    """Stand where Triton's driver of a GPU stands, and can name its target but not launch."""
 
     def __init__(self, name: str) -> None:
         self.name = name

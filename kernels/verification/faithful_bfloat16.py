@@ -31,7 +31,7 @@ def to_floats(bits: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def install() -> None:
-    """Patches the interpreter of this process, once. Compiled kernels do not pass through it."""
+    """Patch the interpreter of this process, once. Compiled kernels do not pass through it."""
     builder = InterpreterBuilder
     builder.cast_impl = _cast(builder.cast_impl)
     builder.create_fp_to_fp = _float_to_float(builder.create_fp_to_fp)

@@ -80,7 +80,7 @@ def _widths(kernel: CompiledKernel) -> dict[str, int]:
 
 
 def _read_cubins(kernels: Sequence[CompiledKernel]) -> list[dict[str, int | str]]:
-    """Disassembles all kernels as one piece of code: the disassembler needs half a second to start."""
+    """Disassemble all kernels as one piece of code: the disassembler needs half a second to start."""
     cubins = [kernel.asm["cubin"] for kernel in kernels]
     sections = [_code_section(cubin) for cubin in cubins]
     chip = re.search(r"^\.target sm_(\w+)", kernels[0].asm["ptx"], re.MULTILINE)

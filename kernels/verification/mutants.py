@@ -101,7 +101,7 @@ def plant(source: str, mutant: Mutant) -> str:
 
 
 def run_mutants(ops: Sequence[Op], jobs: int) -> list[Result]:
-    """Runs every op as it stands, which must pass and sets the time limit of its mutants, then all mutants."""
+    """Run every op as it stands, which must pass and set the time limit of its mutants, then all mutants."""
     planted = [(op, mutant, plant(op.source, mutant)) for op in ops for mutant in op.mutants]
     limits: dict[str, float] = {}
     baselines = [op.trial("as it stands", op.source, BASELINE_LIMIT_SECONDS) for op in ops]
@@ -163,7 +163,7 @@ def main() -> int:
 
 
 def _load_once(package: str) -> None:
-    """Imports what every fork needs, and nothing of the package under test."""
+    """Import what every fork needs, and nothing of the package under test."""
     os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     for name in LOADED_ONCE:
         importlib.import_module(name)

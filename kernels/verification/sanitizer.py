@@ -41,7 +41,7 @@ def is_interpreting() -> bool:
 
 
 class Sanitizer:
-    """Checks every kernel launched inside `with`; the first fault raises KernelFault.
+    """Check every kernel launched inside `with`; the first fault raises KernelFault.
 
     Faults: an address outside the argument that it was computed from; a store to an argument that is only read; a read of an
     output's element that this program has not written; an element written by two programs (atomics may share one), or twice by one
@@ -84,7 +84,7 @@ class Sanitizer:
         self._patches.close()
 
     def _patch(self, owner: Any, name: str, watcher: Callable[..., Any]) -> None:
-        """Calls `watcher(original, ...)` in the place of `owner.name(...)`; the receiver of a method comes second."""
+        """Call `watcher(original, ...)` in the place of `owner.name(...)`; the receiver of a method comes second."""
         original = getattr(owner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ class Sanitizer:
         self._patches.enter_context(mock.patch.object(owner, name, watched))
 
     def _run(self, original: Callable, executor: Any, *args: Any, **kwargs: Any) -> None:
-        """Runs one launch and checks its end."""
+        """Run one launch and check its end."""
         grid = executor.grid
         executor.grid = lambda meta: self._plan(grid(meta) if callable(grid) else grid)
         fault = None
@@ -114,7 +114,7 @@ class Sanitizer:
                 self._moved.setdefault((self._launch.kernel, argument.name), Counter()).update(argument.moved)
 
     def _plan(self, grid: tuple[int, ...]) -> tuple[int]:
-        """Lists the programs to run; the interpreter gets a line of that many for its grid."""
+        """List the programs to run; the interpreter gets a line of that many for its grid."""
         launch = self._launch
         launch.grid = (*grid, 1, 1)[:3]
         launch.programs = list(itertools.product(*map(range, launch.grid)))

@@ -101,7 +101,7 @@ class Argument:
         return np.repeat(covered, self.itemsize)[start - first : end - first]
 
     def access(self, kind: Kind, addresses: np.ndarray, itemsize: int) -> None:
-        """Checks and counts one load, store or atomic of the program whose turn it is; addresses: (active lanes,) int64."""
+        """Check and count one load, store or atomic of the program whose turn it is; addresses: (active lanes,) int64."""
         elements = self._elements(kind, addresses, itemsize)
         if kind != "load" and not self.is_output:
             self._fail(kind, elements, "but only parameters named *_out may be written")
@@ -156,7 +156,7 @@ class Argument:
         self.touched[elements] = True
 
     def require_complete(self) -> None:
-        """Raises KernelFault where an output's element was never written."""
+        """Raise KernelFault where an output's element was never written."""
         unwritten = self.writer == NOBODY
         if self.gaps is not None:
             unwritten &= ~self.gaps

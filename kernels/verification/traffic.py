@@ -48,7 +48,7 @@ Notes = Mapping[tuple[str, str, str], str]  # (case, kernel, argument) -> why it
 
 
 def measure(op: str, run: Callable[[], None], notes: Notes) -> list[Row]:
-    """Runs a case under the sanitizer; one row for each argument that its kernels touch."""
+    """Run a case under the sanitizer; one row for each argument that its kernels touch."""
     with Sanitizer() as watch:
         run()
     lines = watch.traffic()

@@ -56,7 +56,7 @@ def run_trials(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[int, Verdic
 
 
 def _finished(running: dict[int, "_Run"]) -> Iterator[tuple[int, Verdict]]:
-    """Waits until a run ends or is late, and takes such runs out."""
+    """Wait until a run ends or is late, and take such runs out."""
     ended = wait([run.process.sentinel for run in running.values()], min(run.seconds_left for run in running.values()))
     for number, run in list(running.items()):
         if run.process.sentinel in ended or run.seconds_left == 0:
@@ -113,7 +113,7 @@ def _read(path: Path) -> str:
 
 
 class _CopyFinder(MetaPathFinder):
-    """Imports the package from the folder of its copy, whatever the tests and pytest's settings put on sys.path."""
+    """Import the package from the folder of its copy, whatever the tests and pytest's settings put on sys.path."""
 
     def __init__(self, package: str, folder: Path) -> None:
         self.package, self.folder = package, folder

@@ -15,7 +15,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @contextmanager
 def errors_in_one_line(debug: bool) -> Iterator[None]:
-    """Prints what the user, or whoever keeps the machine, can put right as one red line and leaves with code 2.
+    """Print what the user, or whoever keeps the machine, can put right as one red line and leave with code 2.
 
     Other errors keep their traceback.
     """

@@ -124,7 +124,7 @@ class VideoDataModule(LightningDataModule):
             require_media(source)
 
     def prepare_data(self) -> None:
-        """Renders the built-in set where the recipe uses it, and makes what packing needs: the index and its costs.
+        """Render the built-in set where the recipe uses it, and make what packing needs: the index and its costs.
 
         What is there already is left as it is.
         """
@@ -142,7 +142,7 @@ class VideoDataModule(LightningDataModule):
                 self.say(line)
 
     def setup(self, stage: str) -> None:
-        """Opens the sources of the mixture; files of other stages need not be there."""
+        """Open the sources of the mixture; files of other stages need not be there."""
         self.sources = self._open()
         require_rows(self.sources)
         self.fingerprint = fingerprint_of_manifests(self.sources)
@@ -193,7 +193,7 @@ class VideoDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises DataChanged where a run resumes with other rows, or other costs to pack by, than it was begun with.
+        """Raise DataChanged where a run resumes with other rows, or other costs to pack by, than it was begun with.
 
         Lightning restores a loader only if it is asked for after the checkpoint was read; the number of steps, which the
         schedule wants, asks for it before. So the position is restored here. Nothing has been read by then.
@@ -207,7 +207,7 @@ class VideoDataModule(LightningDataModule):
         self._restore_position()
 
     def _restore_position(self) -> None:
-        """Goes to the sample at which the checkpoint was written, whatever the micro-batches were that led there."""
+        """Go to the sample at which the checkpoint was written, whatever the micro-batches were that led there."""
         if self.loader is None or self._restored is None:
             return
         size = self._restored["micro_batch_size"]
@@ -291,7 +291,7 @@ class VideoDataModule(LightningDataModule):
             self.say(f"stage {batching.stage}: {reason}")
 
     def _say_unseen(self, planner: Planner, world_size: int) -> None:
-        """Says on rank 0 which rows the stage never shows."""
+        """Say on rank 0 which rows the stage never shows."""
         assert self.trainer is not None  # which asks for the loader
         if self.say is None or not self.trainer.is_global_zero:
             return

@@ -50,7 +50,7 @@ class PreparedBatch(NamedTuple):
 
 
 class ConversationDataset(Dataset[PreparedBatch]):
-    """Prepares micro-batches. What it returns depends on the request and the files alone, not on calls before it.
+    """Prepare micro-batches. What it returns depends on the request and the files alone, not on calls before it.
 
     A bad sample's place is taken by the next row of a walk over its own source that (seed, epoch, position) fix, so
     that the mixture stays as it is; with `costs`, by a row that takes no more room, so that the limits of a packed

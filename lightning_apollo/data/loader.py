@@ -58,7 +58,7 @@ class Positions(Sampler[MicroBatchRequest]):
         return hashlib.sha256(repr((self.epoch, self.position, end, rows)).encode()).hexdigest()
 
     def advance(self) -> None:
-        """Counts one micro-batch on every rank; the last one of an epoch leads to the start of the next."""
+        """Count one micro-batch on every rank; the last one of an epoch leads to the start of the next."""
         self.num_given += self.world_size
         self.position += self.world_size
         if self.position >= self.planner.num_micro_batches(self.epoch):
@@ -66,7 +66,7 @@ class Positions(Sampler[MicroBatchRequest]):
 
 
 class MicroBatchLoader:
-    """Yields packed batches; its state is where the stage is, the same on every rank and for any number of them."""
+    """Yield packed batches; its state is where the stage is, the same on every rank and for any number of them."""
 
     def __init__(
         self, dataset: ConversationDataset, positions: Positions, quarantine: Quarantine, num_workers: int

@@ -35,7 +35,7 @@ from lightning_apollo.structures import Frames, MediaInfo, Sample, VisualItem
 
 @dataclass(frozen=True)
 class Preparer:
-    """Turns conversations into samples. It can be pickled, so that loader processes hold one each."""
+    """Turn conversations into samples. It can be pickled, so that loader processes hold one each."""
 
     settings: Preprocessing
     is_packed: bool = False  # micro-batches are planned from an index: no sample may take more than was planned

@@ -19,7 +19,7 @@ class TooManyBadSamples(UserError, RuntimeError):
 
 
 class Quarantine:
-    """Keeps the account of one rank and appends to `path`, one JSON object for each bad sample."""
+    """Keep the account of one rank and append to `path`, one JSON object for each bad sample."""
 
     def __init__(self, path: Path, max_share: float) -> None:
         self.path = path

@@ -69,7 +69,7 @@ class AnswerFile:
         self._file.truncate(self._file.read().rfind(b"\n") + 1)  # what a killed run did not finish
 
     def append(self, answers: Iterable[Answer]) -> None:
-        """Returns once the answers are on the disk."""
+        """Return once the answers are on the disk."""
         self._file.write(b"".join(_line(answer) for answer in answers))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -87,7 +87,7 @@ def _line(answer: Answer) -> bytes:
 
 
 def clear_quarantine(output: Path) -> None:
-    """Removes what earlier runs have listed: whatever has no answer is tried again."""
+    """Remove what earlier runs have listed: whatever has no answer is tried again."""
     for path in output.glob("quarantine-*.jsonl"):
         path.unlink()
 
@@ -119,7 +119,7 @@ def read_quarantine(output: Path) -> list[tuple[str, str, str]]:
 
 
 def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings into a new folder; BenchmarkError where the folder's answers were made with others."""
+    """Write the settings into a new folder; BenchmarkError where the folder's answers were made with others."""
     path = output / SETTINGS
     now = json.loads(json.dumps(settings))
     if not path.is_file():

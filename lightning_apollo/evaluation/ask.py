@@ -45,7 +45,7 @@ def ask(
     answer: Callable[[Sequence[Sample]], Sequence[Said]],
     batch_size: int,
 ) -> Iterator[list[Reply[Item, Said]]]:
-    """Yields the replies to the items in their order, batch by batch; the next batch is prepared while one is answered.
+    """Yield the replies to the items in their order, batch by batch; the next batch is prepared while one is answered.
 
     `answer` gets the samples of a batch that could be prepared, and is not called where there is none.
     """
@@ -68,7 +68,7 @@ def ask_trained(
     max_new_tokens: int = 16,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Prediction]:
-    """Yields the greedy answer to each question, in order, shown as the model was trained; raises what cannot be shown.
+    """Yield the greedy answer to each question, in order, shown as the model was trained; raise what cannot be shown.
 
     `advance` is told after every batch how many questions it had.
     """

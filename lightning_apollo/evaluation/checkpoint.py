@@ -40,7 +40,7 @@ def evaluate_checkpoint(
     console: Console,
     other: str | None = None,
 ) -> None:
-    """Asks, writes the answers and tables into `output`, or the model's folder, and prints the tables.
+    """Ask, write the answers and tables into `output`, or the model's folder, and print the tables.
 
     other: a second checkpoint that is asked the same and compared.
     """
@@ -109,7 +109,7 @@ def model_names(runs: Sequence[EvaluationRun]) -> tuple[str, str]:
 
 
 def print_comparisons(comparisons: Sequence[Comparison], output: Path, console: Console) -> None:
-    """Prints the comparisons of all modes and writes them to comparison.md."""
+    """Print the comparisons of all modes and write them to comparison.md."""
     lines: list[str] = []
     for comparison in comparisons:
         for grid in comparison.grids():

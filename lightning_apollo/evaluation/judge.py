@@ -177,7 +177,7 @@ def _ask_all(
     known: dict[tuple[str, str], str],
     advance: Progress,
 ) -> None:
-    """Asks some at a time and writes each reply down before more are asked; none is asked after a failure."""
+    """Ask some at a time and write each reply down before more are asked; none is asked after a failure."""
     with path.open("ab+") as file, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)  # what a killed run did not finish

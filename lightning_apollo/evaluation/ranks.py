@@ -25,7 +25,7 @@ class Ranks:
     world_size: int
 
     def wait(self) -> None:
-        """Returns when every rank has come here."""
+        """Return when every rank has come here."""
         if self.world_size > 1:
             distributed.barrier()
 

@@ -40,7 +40,7 @@ class QuestionResult:
 
 
 def write_results(results: Iterable[QuestionResult], path: Path) -> None:
-    """Writes one line for every result, all or nothing."""
+    """Write one line for every result, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as partial:
         partial.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))

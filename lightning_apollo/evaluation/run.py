@@ -142,7 +142,7 @@ def collect(
     advance: Progress,
     broken: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Has every rank ask its share of the questions that have no answer yet; all answers are on the disk when it returns.
+    """Have every rank ask its share of the questions that have no answer yet; all answers are on the disk when it returns.
 
     `broken` are (id, reason) of what is no question: the quarantine lists them beside what could not be shown.
     """
@@ -177,7 +177,7 @@ def _ask(
     quarantine: QuarantineFile,
     advance: Progress,
 ) -> None:
-    """Asks this rank's share; after each batch its answers are on the disk."""
+    """Ask this rank's share; after each batch its answers are on the disk."""
     preparers = {mode: replace(run.preparer, visuals=mode) for mode in run.config.modes}
 
     done = 0

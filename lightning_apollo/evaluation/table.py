@@ -94,7 +94,7 @@ def tabulate_scores(
 
 
 def by_kind(questions: Sequence[Question]) -> Iterator[tuple[str, list[Question]]]:
-    """Yields the name of a row and its questions, for every kind on every axis."""
+    """Yield the name of a row and its questions, for every kind on every axis."""
     for axis in dict.fromkeys(axis for question in questions for axis, _ in question.groups):
         for kind in sorted({kind for question in questions for name, kind in question.groups if name == axis}):
             yield f"{axis}: {kind}", [question for question in questions if (axis, kind) in question.groups]

@@ -25,7 +25,7 @@ def answer(
     max_new_tokens: int = 256,
     draw: DrawConfig = GREEDY,
 ) -> str:
-    """Returns the model's answer, cut after `max_new_tokens`.
+    """Return the model's answer, cut after `max_new_tokens`.
 
     MediaError for a file that cannot be read; see `question` for what may be asked.
     """
@@ -66,7 +66,7 @@ def stream_answer(
     root: Path | MediaRoot = Path(),
     at_limit: Callable[[], None] | None = None,
 ) -> Iterator[str]:
-    """Yields the answer to the last turn of a conversation piece by piece; media paths start at `root`.
+    """Yield the answer to the last turn of a conversation piece by piece; media paths start at `root`.
 
     at_limit: called at the end of an answer that `max_new_tokens` cut.
 

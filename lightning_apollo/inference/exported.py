@@ -84,7 +84,7 @@ def shown_with(config: ExportedConfig | DataConfig) -> dict[str, Any]:
 
 
 def write_settings(config: ExportedConfig, folder: Path) -> None:
-    """Writes lightning_apollo.json."""
+    """Write lightning_apollo.json."""
     (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 

@@ -37,7 +37,7 @@ GREEDY = DrawConfig()
 def generate(
     model: VideoLMM, prompts: Sequence[Sample], end_id: int, max_new_tokens: int = 64, draw: DrawConfig = GREEDY
 ) -> list[list[int]]:
-    """Returns the token ids of each answer, without `end_id`.
+    """Return the token ids of each answer, without `end_id`.
 
     An answer that does not end within `max_new_tokens` is returned as far as it got.
     """
@@ -52,7 +52,7 @@ def generate(
 def stream_tokens(
     model: VideoLMM, prompts: Sequence[Sample], end_id: int, max_new_tokens: int, draw: DrawConfig = GREEDY
 ) -> Generator[dict[int, int], None, None]:
-    """Yields after each step the next token id of every unfinished answer: number of the prompt -> id.
+    """Yield after each step the next token id of every unfinished answer: number of the prompt -> id.
 
     Media are encoded and the packed prompts run once; then each step runs one token of each unfinished answer. The model
     is in eval mode until the iterator ends or is closed.

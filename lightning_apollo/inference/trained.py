@@ -29,7 +29,7 @@ def say_nothing(line: str) -> None:
 def load_checkpoint(
     checkpoint: str, overrides: Sequence[str] = (), device: torch.device | str = "cpu", say: Say = warn
 ) -> TrainedModel:
-    """Returns the model of an exported folder, of a finished stage's folder, or of the last stage of a recipe.
+    """Return the model of an exported folder, of a finished stage's folder, or of the last stage of a recipe.
 
     `overrides` are `key=value` words for the recipe; an export has none. See `find_stage_of`.
     """
@@ -41,7 +41,7 @@ def load_checkpoint(
 
 
 def load_trained(recipe: Recipe, stage: str | None = None, device: torch.device | str = "cpu") -> TrainedModel:
-    """Returns the model after `stage` (the last one where None), reducing and sampling as this recipe says."""
+    """Return the model after `stage` (the last one where None), reducing and sampling as this recipe says."""
     name = stage or list(recipe.stages)[-1]
     model = build_model(recipe.model, recipe.stages[name].reducer)
     load_weights(model, trained_weights(recipe, name))

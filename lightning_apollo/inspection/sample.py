@@ -60,7 +60,7 @@ class Inspected:
 
 
 def inspect_sample(recipe: Recipe, stage: str, number: int = 0, sample_id: str | None = None) -> Inspected:
-    """Returns sample `number` of the stage's first epoch, or the first one that is called `sample_id`.
+    """Return sample `number` of the stage's first epoch, or the first one that is called `sample_id`.
 
     Ids are those of quarantine.jsonl. Renders and indexes what training would. RecipeError where there is no such stage
     or sample, ManifestError for a row that training would stop at.

@@ -54,7 +54,7 @@ class Report:
 
 
 def diagnose() -> Report:
-    """Returns what was found. Renders and decodes a clip in a temporary folder; leaves nothing behind."""
+    """Return what was found. Renders and decodes a clip in a temporary folder; leaves nothing behind."""
     return Report((_python(), *_packages(), _ffmpeg(), *_imports(), _cuda(), _triton(), _decode(), *_machine()))
 
 

@@ -43,13 +43,13 @@ class FFmpegMissing(VideoLibrariesError):
 
 
 def require_video() -> None:
-    """Raises VideoLibrariesError where video cannot be decoded. Imports torch only where there is a doubt."""
+    """Raise VideoLibrariesError where video cannot be decoded. Imports torch only where there is a doubt."""
     if sys.platform != "linux" or not ffmpeg.looks_whole() or not _are_versions_as_declared():
         load_torchcodec()
 
 
 def load_torchcodec() -> None:
-    """Imports torchcodec; raises VideoLibrariesError where it, or FFmpeg below it, does not load.
+    """Import torchcodec; raise VideoLibrariesError where it, or FFmpeg below it, do not load.
 
     Without FFmpeg torchcodec imports all the same, and fails when it is to open a file.
     """
@@ -69,7 +69,7 @@ def load_torchcodec() -> None:
 
 
 def encode_and_decode() -> str:
-    """Encodes eight red frames to H.264 and decodes them; returns what came back. Raises VideoLibrariesError."""
+    """Encode eight red frames to H.264 and decode them; return what came back. Raises VideoLibrariesError."""
     load_torchcodec()
     import torch
     from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage] (public, no __all__)
@@ -94,7 +94,7 @@ def encode_and_decode() -> str:
 
 @contextmanager
 def encoding() -> Iterator[None]:
-    """Turns what torchcodec raises where it cannot encode H.264 into a VideoLibrariesError."""
+    """Turn what torchcodec raises where it cannot encode H.264 into a VideoLibrariesError."""
     try:
         yield
     except RuntimeError as error:

@@ -22,7 +22,7 @@ def packed_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Returns attention (N, H, D) in which a row sees only the rows of its own segment, and none after it where `causal`.
+    """Return attention (N, H, D) in which a row sees only the rows of its own segment, and none after it where `causal`.
 
     q: (N, H, D); k, v: (N, G, D); cu_seqlens: (S+1,) int32 with a leading 0, on the device of q; max_seqlen: the longest segment.
     CUDA in bfloat16 or float16 runs `torch.nn.attention.varlen`. A CPU runs SDPA over each run of equally long segments. So does

@@ -49,7 +49,7 @@ def deviation(sums: Tensor) -> float:
 
 @torch.no_grad()
 def standardize_inputs(connector: nn.Module, sums: Tensor) -> None:
-    """Folds (features - mean) / deviation of each channel into the connector's first layer.
+    """Fold (features - mean) / deviation of each channel into the connector's first layer.
 
     sums: of its features. A channel that stands still is divided by the root mean square of all deviations. A
     convolution's padding stays 0 before the fold.
@@ -68,7 +68,7 @@ def standardize_inputs(connector: nn.Module, sums: Tensor) -> None:
 
 @torch.no_grad()
 def scale_outputs(connector: nn.Module, factor: float) -> None:
-    """Multiplies what the connector gives."""
+    """Multiply what the connector gives."""
     for parameter in _last_parameters(connector):
         _assign(parameter, _whole(parameter).double() * factor)
 
@@ -92,7 +92,7 @@ def _whole(parameter: Tensor) -> Tensor:
 
 
 def _assign(parameter: Tensor, value: Tensor) -> None:
-    """Writes a whole value, of which each rank keeps its slice where ranks hold slices."""
+    """Write a whole value, of which each rank keeps its slice where ranks hold slices."""
     value = value.to(parameter.dtype)
     if isinstance(parameter, DTensor):
         value = distribute_tensor(value, parameter.device_mesh, parameter.placements)

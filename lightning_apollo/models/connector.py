@@ -16,7 +16,7 @@ from lightning_apollo.models.config import ConnectorConfig
 
 
 def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) -> nn.Module:
-    """Returns the connector with random weights; `calibrated` ones begin as He's (calibration.py)."""
+    """Return the connector with random weights; `calibrated` ones begin as He's (calibration.py)."""
     if config.kind == "mlp":
         return MLPConnector(config, vision_width, llm_width)
     if config.kind == "perceiver":

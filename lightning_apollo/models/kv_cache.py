@@ -20,12 +20,12 @@ class KeyValueCache:
         self._layers: dict[int, list[tuple[Tensor, Tensor]]] = {}  # layer -> for each sample two of (G, room, D)
 
     def fill(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Remembers keys and values (T, G, D) of the packed samples."""
+        """Remember keys and values (T, G, D) of the packed samples."""
         parts = zip(k.split(self.lengths), v.split(self.lengths), strict=True)
         self._layers[layer] = [(self._with_room(keys), self._with_room(values)) for keys, values in parts]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        """Returns attention (S, H, D) of the next token of each sample over that sample and itself, and remembers it.
+        """Return attention (S, H, D) of the next token of each sample over that sample and itself, and remember it.
 
         q: (S, H, D); k, v: (S, G, D). The H/G heads that share keys are the rows of one attention over them.
         """
@@ -39,11 +39,11 @@ class KeyValueCache:
         return torch.stack(outputs)
 
     def advance(self) -> None:
-        """Counts the token that every layer has attended with."""
+        """Count the token that every layer has attended with."""
         self.lengths = [length + 1 for length in self.lengths]
 
     def keep(self, samples: Sequence[int]) -> None:
-        """Forgets all but these samples, which are numbered anew in this order."""
+        """Forget all but these samples, which are numbered anew in this order."""
         self.lengths = [self.lengths[sample] for sample in samples]
         self._layers = {layer: [buffers[sample] for sample in samples] for layer, buffers in self._layers.items()}
 

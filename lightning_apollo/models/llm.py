@@ -38,7 +38,7 @@ _COMPARED = {
 
 
 def build_llm(config: LLMConfig) -> LanguageModel:
-    """Returns a causal LM with random weights and packed attention; under `torch.device("meta")` without memory."""
+    """Return a causal LM with random weights and packed attention; under `torch.device("meta")` without memory."""
     sizes: dict[str, Any] = {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
@@ -58,7 +58,7 @@ def build_llm(config: LLMConfig) -> LanguageModel:
 
 
 def load_llm(config: LLMConfig) -> LanguageModel:
-    """Returns the LLM with the weights that `config.weights` names, checked against the sizes of the recipe."""
+    """Return the LLM with the weights that `config.weights` names, checked against the sizes of the recipe."""
     if config.weights is None:
         return build_llm(config)
     try:
@@ -83,7 +83,7 @@ def load_llm(config: LLMConfig) -> LanguageModel:
 
 
 def check_llm(llm: LLMConfig, theirs: PreTrainedConfig, source: str) -> None:
-    """Raises WeightsError where the recipe would run these weights with other numbers than they were trained with."""
+    """Raise WeightsError where the recipe would run these weights with other numbers than they were trained with."""
     ours = _numbers(config_of_recipe(llm))
     for name, value in _numbers(theirs).items():
         if value is not None and not math.isclose(ours[name], value, rel_tol=1e-6):
@@ -93,7 +93,7 @@ def check_llm(llm: LLMConfig, theirs: PreTrainedConfig, source: str) -> None:
 
 
 def check_positions(llm: LanguageModel, max_length: int) -> None:
-    """Raises WeightsError where samples may have more tokens than the loaded weights have positions."""
+    """Raise WeightsError where samples may have more tokens than the loaded weights have positions."""
     positions = getattr(llm.config, "max_position_embeddings", None)
     if positions is not None and positions < max_length:
         raise WeightsError(
@@ -109,7 +109,7 @@ def config_of_recipe(llm: LLMConfig) -> PreTrainedConfig:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer with ADDED_TOKENS added where it lacks them, in their order: those of VideoLLaMA 3 get the
+    """Return the tokenizer with ADDED_TOKENS added where it lacks them, in their order: those of VideoLLaMA 3 get the
     next ids, 151665 to 151667 on Qwen2.5 (papers.md 2.5), and the bounds of a clip (Apollo, Table 2) the two after."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -127,7 +127,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_tokenizer_of(llm: LLMConfig, name: str | None = None) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer of the recipe, or the one called `name`. WeightsError where its ids exceed the vocabulary."""
+    """Return the tokenizer of the recipe, or the one called `name`. WeightsError where its ids exceed the vocabulary."""
     name = name or llm.tokenizer
     tokenizer = load_tokenizer(name)
     num_tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
@@ -153,7 +153,7 @@ def run_decoder(
     max_seqlen: int,
     cache: KeyValueCache | None = None,
 ) -> Tensor:
-    """Returns the last hidden states (T, E) of samples packed into one sequence, each attending to itself alone.
+    """Return the last hidden states (T, E) of samples packed into one sequence, each attending to itself alone.
 
     inputs_embeds: (T, E); cu_seqlens: (S+1,) int32. Positions restart at 0 with every sample. `use_cache=False` is needed: with
     its default cache transformers attends across samples in eval mode. An empty `cache` is filled, for `run_next_tokens`.
@@ -173,7 +173,7 @@ def run_decoder(
 
 
 def run_next_tokens(llm: LanguageModel, inputs_embeds: Tensor, cache: KeyValueCache) -> Tensor:
-    """Returns the last hidden states (S, E) of one more token (S, E) of each sample in the cache, which then holds it."""
+    """Return the last hidden states (S, E) of one more token (S, E) of each sample in the cache, which then hold it."""
     output = llm.base_model(
         inputs_embeds=inputs_embeds[None],  # (1, S, E)
         position_ids=torch.tensor([cache.lengths], device=inputs_embeds.device),
@@ -187,7 +187,7 @@ def run_next_tokens(llm: LanguageModel, inputs_embeds: Tensor, cache: KeyValueCa
 
 
 def predict(llm: LanguageModel, hidden: Tensor) -> Tensor:
-    """Returns logits (L, vocabulary) of hidden states (L, E)."""
+    """Return logits (L, vocabulary) of hidden states (L, E)."""
     head = llm.get_output_embeddings()
     assert head is not None  # every causal LM has one
     return head(hidden)

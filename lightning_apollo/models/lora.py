@@ -51,7 +51,7 @@ class SplitWeights:
 
 
 def add_adapters(components: Mapping[str, nn.Module], lora: Mapping[str, LoraConfig]) -> None:
-    """Freezes each component that `lora` names and gives it trained adapters, in place; others stay as they are.
+    """Freeze each component that `lora` names and give it trained adapters, in place; others stay as they are.
 
     A is drawn from torch's own generator, so that ranks which seed it alike begin alike. Adapters are float32, or
     float64 in a model of that. ValueError for a module that is not there.
@@ -107,7 +107,7 @@ def packed_names(names: Collection[str]) -> list[str]:
 def split_weights(
     state: Mapping[str, Tensor], trains: Mapping[str, float], lora: Mapping[str, LoraConfig]
 ) -> SplitWeights:
-    """Splits the state dict of a model with adapters, on the CPU, into what trained and what did not."""
+    """Split the state dict of a model with adapters, on the CPU, into what trained and what did not."""
     whole = tuple(PREFIXES[name] for name in trains if name not in lora)
     frozen: dict[str, Tensor] = {}
     trained: dict[str, Tensor] = {}
@@ -156,7 +156,7 @@ def _inject(component: nn.Module, config: LoraConfig, targets: list[str]) -> Non
 
 
 def _quantize(component: nn.Module) -> None:
-    """Puts layers that hold 4-bit weights in the place of the linear layers of the component's layers."""
+    """Put layers that hold 4-bit weights in the place of the linear layers of the component's layers."""
     for path, linear in layer_linears(component).items():
         with torch.device("meta"):
             layer = _bitsandbytes().nn.LinearNF4(linear.in_features, linear.out_features, bias=linear.bias is not None)

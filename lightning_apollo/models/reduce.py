@@ -35,7 +35,7 @@ def layout_of(visual: VisualBatch) -> Layout:
 
 
 def select(visual: VisualBatch, layout: Layout, config: ReducerConfig) -> Reduction:
-    """Returns the visual tokens that stay as far as pixels decide it, which is known before the encoder runs."""
+    """Return the visual tokens that stay as far as pixels decide it, which is known before the encoder runs."""
     if config.kind != "diff_fp" or layout.num_tokens == 0:
         return Reduction.of_all(visual)
     keep_mask, frame_counts = similarity_keep(
@@ -51,7 +51,7 @@ def select(visual: VisualBatch, layout: Layout, config: ReducerConfig) -> Reduct
 
 
 def reduce(features: Tensor, layout: Layout, selection: Reduction, config: ReducerConfig) -> tuple[Tensor, Reduction]:
-    """Returns the visual tokens (K, D) of the encoder's features (N, D), merged m×m, and what was kept in the end."""
+    """Return the visual tokens (K, D) of the encoder's features (N, D), merged m×m, and what was kept in the end."""
     tokens = merge_compact(features, layout, selection.keep_mask, selection.num_kept)
     if config.kind != "merge_similar" or layout.num_tokens == 0:
         return tokens, selection

@@ -71,7 +71,7 @@ class VideoLMM(nn.Module):
         )
 
     def splice(self, batch: PackedBatch) -> Spliced:
-        """Returns the embedded sequence with kept visual tokens in their places and the dropped placeholders gone."""
+        """Return the embedded sequence with kept visual tokens in their places and the dropped placeholders gone."""
         visual_tokens, reduction = self.encode(batch.visual)  # (K, E)
         in_text = torch.ones_like(batch.input_ids, dtype=torch.bool)
         is_visual = torch.zeros_like(in_text).index_fill_(0, batch.visual_positions, True)  # (T,)
@@ -90,11 +90,11 @@ class VideoLMM(nn.Module):
         )
 
     def encode(self, visual: VisualBatch) -> tuple[Tensor, Reduction]:
-        """Returns the kept visual tokens (K, E) of all items, and which they are; an empty batch takes the same way."""
+        """Return the kept visual tokens (K, E) of all items, and which they are; an empty batch takes the same way."""
         raise NotImplementedError  # FrameLMM and ClipLMM each have their own way
 
     def decode(self, inputs_embeds: Tensor, lengths: list[int], cache: KeyValueCache | None = None) -> Tensor:
-        """Returns the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths; fills a cache."""
+        """Return the LLM's last hidden states (U, E) of packed sequences (U, E) with these lengths; fill a cache."""
         cu_seqlens = cumulative_lengths(lengths, inputs_embeds.device)
         return run_decoder(self.llm, inputs_embeds, cu_seqlens, max(lengths), cache)
 
@@ -186,7 +186,7 @@ class ClipLMM(VideoLMM):
 
 
 def build_model(config: ModelConfig, reducer: ReducerConfig) -> VideoLMM:
-    """Returns the model with random weights; under `torch.device("meta")` without memory."""
+    """Return the model with random weights; under `torch.device("meta")` without memory."""
     llm_width = config.llm.hidden_size
     if config.fused is not None:
         if reducer.kind != "none":

@@ -30,7 +30,7 @@ class VisionEncoder(nn.Module):
         return torch.float32 if dtype == torch.float64 else dtype
 
     def forward(self, patches: Tensor, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        """Returns features (N, D), before merging.
+        """Return features (N, D), before merging.
 
         patches: (N, 3·p·p) normalised, in block order; positions: (N, 2) row and column of each; cu_seqlens: (S+1,) int32, one
         segment per frame: no frame sees another (VideoLLaMA 3 §2.1; there is no temporal position, time is text).

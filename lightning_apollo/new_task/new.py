@@ -66,7 +66,7 @@ class NewRecipe:
 def write_recipe(
     task: Task, path: Path, progress: Callable[[], AbstractContextManager[CheckProgress]], jobs: int | None = None
 ) -> NewRecipe:
-    """Looks at the data, writes a recipe for them that is never there already, and returns both.
+    """Look at the data, write a recipe for them that is never there already, and return both.
 
     `jobs` processes probe media files; None: one a core. RecipeError, ManifestError and WeightsError say what to correct.
     """

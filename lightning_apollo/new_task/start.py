@@ -38,7 +38,7 @@ class Start:
 
 
 def find_start(weights: str | None, compose: Compose) -> Start:
-    """Returns the start: a finished stage's folder, or weights that `import` wrote, whose shapes tell the model.
+    """Return the start: a finished stage's folder, or weights that `import` wrote, whose shapes tell the model.
 
     RecipeError for anything else, WeightsError for a file that cannot be read as tensors alone.
     """

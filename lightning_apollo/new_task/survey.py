@@ -69,7 +69,7 @@ def survey(
     progress: CheckProgress,
     unknown_keys: str = REFUSE,
 ) -> Survey:
-    """Reads every row and probes every file; the index of both is written to `folder`.
+    """Read every row and probe every file; the index of both is written to `folder`.
 
     `jobs` processes probe, as in `build_index`. RecipeError where there is no row, or none that can be used;
     ManifestError where a manifest cannot be read at all.

@@ -136,7 +136,7 @@ def write_report(
     scores: Sequence[AccuracyRow] = (),
     loss_svg: str = "",
 ) -> None:
-    """Writes the page. Every text from data is escaped; nothing is loaded from elsewhere."""
+    """Write the page. Every text from data is escaped; nothing is loaded from elsewhere."""
     values: dict[str, Any] = {
         "title": title,
         "facts": facts,
@@ -149,7 +149,7 @@ def write_report(
 
 
 def write_html(path: Path, template: str, values: Mapping[str, Any]) -> None:
-    """Writes a page from a jinja template, in which every value is escaped; a name that has no value is an error."""
+    """Write a page from a jinja template, in which every value is escaped; a name that has no value is an error."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(environment.from_string(template).render(values), encoding="utf-8")

@@ -23,7 +23,7 @@ EARLIER_NAMES = {"trainer": {"sight": "blank_media_check"}}
 
 
 def read_layers(path: Path, kind: type, conf: Path, seen: tuple[Path, ...] = ()) -> Tree:
-    """Returns one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`."""
+    """Return one tree: the bases of a file in order, its own keys on top; each file is checked against `kind`."""
     label = short_path(path)
     if path.resolve() in seen:
         raise RecipeError(f"{label}: base: the files name each other in a circle")
@@ -50,14 +50,14 @@ def _with_present_names(path: Path, own: Tree) -> Tree:
 
 
 def with_defaults(tree: Tree, kind: type) -> Tree:
-    """Returns the tree with the defaults of `kind` written out and "???" where a required value is missing."""
+    """Return the tree with the defaults of `kind` written out and "???" where a required value is missing."""
     full = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(kind), tree))
     assert isinstance(full, dict)
     return {str(key): value for key, value in full.items()}
 
 
 def apply_word(tree: Tree, kind: type, word: str) -> Tree:
-    """Returns the tree with one `dotted.key=value` word on top; before and after, its defaults are written out.
+    """Return the tree with one `dotted.key=value` word on top; before and after, its defaults are written out.
 
     The key must exist: a mistyped name never makes a new entry. What the text stands for, its type decides (yaml_text.py).
     """
@@ -88,7 +88,7 @@ def apply_word(tree: Tree, kind: type, word: str) -> Tree:
 
 
 def build(tree: Tree, kind: type, label: str) -> Any:
-    """Returns the `kind` that the tree describes, with `${...}` resolved and every dataclass's own checks passed."""
+    """Return the `kind` that the tree describes, with `${...}` resolved and every dataclass's own checks passed."""
     config = OmegaConf.merge(OmegaConf.structured(kind), tree)
     try:
         missing = sorted(OmegaConf.missing_keys(config), key=lambda key: (key.count("."), key))
@@ -109,7 +109,7 @@ def check_keys(tree: Tree, kind: type, label: str) -> None:
 
 
 def short_path(path: Path) -> str:
-    """Returns the path as a user would type it: relative where it lies below the working directory."""
+    """Return the path as a user would type it: relative where it lies below the working directory."""
     resolved = path.resolve()
     return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(path)
 
@@ -139,7 +139,7 @@ def _find_base(entry: str, path: Path, conf: Path) -> Path:
 
 
 def _check_keys(tree: Any, kind: type, label: str, key: str) -> None:
-    """Walks tree and type side by side: `kind` is a dataclass or dict[str, dataclass]."""
+    """Walk tree and type side by side: `kind` is a dataclass or dict[str, dataclass]."""
     if not isinstance(tree, dict):
         raise RecipeError(f"{label}: {key}: a mapping of keys to values is expected, not {tree!r}")
     hints = get_type_hints(kind) if is_dataclass(kind) else None
@@ -153,7 +153,7 @@ def _check_keys(tree: Any, kind: type, label: str, key: str) -> None:
 
 
 def _section_type(hint: Any) -> type | None:
-    """Returns the dataclass, or dict of dataclasses, that a field holds; None for a plain value."""
+    """Return the dataclass, or dict of dataclasses, that a field holds; None for a plain value."""
     if get_origin(hint) in (Union, UnionType):
         return next(filter(None, map(_section_type, get_args(hint))), None)
     if get_origin(hint) is dict:

@@ -131,7 +131,7 @@ class Recipe:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the recipe of that name in conf/recipe, or of that file, with `key=value` words applied last.
+    """Return the recipe of that name in conf/recipe, or of that file, with `key=value` words applied last.
 
     Raises RecipeError for an unknown key or recipe, a wrong type, a missing value, a key given twice, and values that
     do not go together.
@@ -140,7 +140,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def load_recipes(name_or_path: str | Path, choices: Sequence[Sequence[str]]) -> list[Recipe]:
-    """Returns one recipe for each choice of `key=value` words, like `load_recipe`; the files are read once."""
+    """Return one recipe for each choice of `key=value` words, like `load_recipe`; the files are read once."""
     path = recipe_file(str(name_or_path))
     written = with_defaults(read_layers(path, Recipe, conf_folder()), Recipe)
     recipes = []
@@ -153,7 +153,7 @@ def load_recipes(name_or_path: str | Path, choices: Sequence[Sequence[str]]) -> 
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the recipe with nothing left to look up: the file loads back to an equal Recipe.
+    """Write the recipe with nothing left to look up: the file loads back to an equal Recipe.
 
     Folders of conf/ are written relative to it, so that another installation reads them as its own.
     """

@@ -18,7 +18,7 @@ def merge_trees(below: Tree, above: Tree) -> Tree:
 
 
 def assign(tree: Tree, names: list[str], value: Any) -> Tree:
-    """Returns the tree with a value at the key of these names, merged with a mapping that is there."""
+    """Return the tree with a value at the key of these names, merged with a mapping that is there."""
     head, *rest = names
     if not rest:
         return merge_trees(tree, {head: value})

@@ -12,7 +12,7 @@ from lightning_apollo.runs.stage_folder import stage_folder
 
 
 def move_aside(recipe: Recipe, first: str, say: Callable[[str], None]) -> None:
-    """Renames the folders of a stage and of all after it, the last one first, all to the same number that is free.
+    """Rename the folders of a stage and of all after it, the last one first, all to the same number that is free.
 
     The caller holds the folder of `first`; those of the others are held here. RecipeError where a run writes into one.
     """

@@ -14,7 +14,7 @@ _MAX_SHOWN = 3  # differences in one line
 
 
 def write_begun(folder: Path, origin: Origin) -> None:
-    """Notes what the stage begins with in the folder of its checkpoints."""
+    """Note what the stage begins with in the folder of its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     begun = {"origin": origin.to_json(), "fingerprint": origin.fingerprint}
     with write_atomically(folder / BEGUN) as partial:

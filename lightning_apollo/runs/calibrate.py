@@ -69,7 +69,7 @@ def step_seconds(model: VideoLMM, batch: PackedBatch, precision: str) -> float:
 def calibrate(
     recipe: Recipe, stage: str, timer: Timer = step_seconds, progress: Progress = lambda done, total: None
 ) -> Calibration:
-    """Times forward and backward of the stage's model, with random weights, at sizes that tell the four constants apart.
+    """Time forward and backward of the stage's model, with random weights, at sizes that tell the four constants apart.
 
     Every visual token is kept, as in a plan, which cannot know what a reducer drops. Of several rounds the shortest time of
     each micro-batch counts: what else the machine does can only make it longer. RecipeError where the model has no room.

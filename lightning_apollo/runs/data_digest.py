@@ -147,7 +147,7 @@ def _read_rows(source: Source, report: CheckProgress) -> _Facts:
 
 
 def _refresh(source: Source, media_of_source: dict[str, _Medium]) -> list[str]:
-    """Brings sizes and times of change up to date; the names of those files that are others now."""
+    """Bring sizes and times of change up to date; the names of those files that are others now."""
     changed = []
     with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a disk on the network answers many at a time
         states = pool.map(file_state, map(source.root.address, media_of_source))

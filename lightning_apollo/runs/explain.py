@@ -62,7 +62,7 @@ def explain(recipe: Recipe) -> RenderableType:
 
 
 def count_parameters(recipe: Recipe) -> dict[str, int]:
-    """Returns the parameters of each component; tied ones count once. Takes no memory."""
+    """Return the parameters of each component; tied ones count once. Takes no memory."""
     with torch.device("meta"):
         model = build_model(recipe.model, ReducerConfig())
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.components().items()}
@@ -79,7 +79,7 @@ def count_manifest_rows(source: SourceConfig) -> int | None:
 def count_steps(
     stage: StageConfig, rows: Mapping[str, int | None], modalities: Mapping[str, str | None] | None = None
 ) -> int | None:
-    """Returns the optimizer steps of a stage, or None where its data is not there, or only planning can count them."""
+    """Return the optimizer steps of a stage, or None where its data is not there, or only planning can count them."""
     if stage.max_steps > 0:
         return stage.max_steps
     sizes = {source: num_rows for source, num_rows in rows.items() if num_rows is not None}
@@ -93,7 +93,7 @@ def count_steps(
 
 
 def count_adapters(recipe: Recipe, stage: StageConfig) -> dict[str, AdapterSizes]:
-    """Returns the sizes of the adapters of each component that has them. Takes no memory."""
+    """Return the sizes of the adapters of each component that has them. Takes no memory."""
     with torch.device("meta"):
         return adapter_sizes(build_model(recipe.model, ReducerConfig()).components(), stage.lora)
 
@@ -104,7 +104,7 @@ def stage_memory(
     parameters: Mapping[str, int],
     adapters: Mapping[str, AdapterSizes] | None = None,
 ) -> StageMemory:
-    """Returns the bytes on one rank: see MEMORY_FORMULA. `adapters` are those of `count_adapters`."""
+    """Return the bytes on one rank: see MEMORY_FORMULA. `adapters` are those of `count_adapters`."""
     adapters = adapters or {}
     num_holders = count_ranks(trainer) if trainer.strategy == "fsdp" else 1  # ranks that share each value
     size = BYTES_PER_VALUE[trainer.precision] / num_holders
@@ -121,7 +121,7 @@ def stage_memory(
 
 
 def count_ranks(trainer: TrainerConfig) -> int:
-    """Returns the processes that train together; `auto` counts the GPUs of this machine."""
+    """Return the processes that train together; `auto` counts the GPUs of this machine."""
     if trainer.devices != "auto":
         return trainer.num_nodes * int(trainer.devices)
     num_gpus = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()

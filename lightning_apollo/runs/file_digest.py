@@ -40,7 +40,7 @@ def digest_file(path: Path) -> str:
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Lets the first of the ranks on a machine read what the others then find in the cache folder.
+    """Let the first of the ranks on a machine read what the others then find in the cache folder.
 
     Where that folder cannot be locked, all of them read.
     """

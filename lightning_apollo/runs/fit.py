@@ -99,7 +99,7 @@ _MATRIX_DTYPES = {  # of matrix products, by precision
 def run_recipe(
     recipe: Recipe, stage: str | None = None, resume: bool = False, again: str | None = None, say: Say = print_line
 ) -> None:
-    """Trains the stages of a recipe in order, or the one called `stage`; a finished stage is not trained again.
+    """Train the stages of a recipe in order, or the one called `stage`; a finished stage is not trained again.
 
     Each stage runs in a process of its own, which shares the terminal; the first that fails ends the run with its
     exit code. With `stage` given, that stage runs in this process. With `resume`, a stage that was stopped resumes from its
@@ -155,7 +155,7 @@ def _run_in_process(recipe: Recipe, name: str, options: Sequence[str]) -> int:
 
 
 def run_stage(recipe: Recipe, name: str, resume: bool = False, again: bool = False, say: Say = print_line) -> None:
-    """Trains one stage in this process and exports its weights, unless it is finished.
+    """Train one stage in this process and export its weights, unless it is finished.
 
     With `resume`, it resumes from its last checkpoint if it has one; with `again`, it is moved aside with all after it and
     begins. No other process may write into its folder meanwhile.
@@ -191,7 +191,7 @@ def _seen(recipe: Recipe, name: str, resume: bool, again: bool) -> dict[str, str
 
 
 def _train(recipe: Recipe, name: str, checkpoint: Path | None, again: bool, say: Say) -> None:
-    """Opens data and start weights, then writes into the stage's folder and trains."""
+    """Open data and start weights, then write into the stage's folder and train."""
     config, folder = recipe.stages[name], stage_folder(recipe, name)
     if recipe.trainer.threads is not None:
         torch.set_num_threads(recipe.trainer.threads)
@@ -331,7 +331,7 @@ def _step_time(recipe: Recipe, name: str, data: VideoDataModule) -> StepTime:
 
 
 def silence_lightning() -> None:
-    """Hides what Lightning says on every start and a user of a recipe can do nothing about."""
+    """Hide what Lightning says on every start and a user of a recipe can do nothing about."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")

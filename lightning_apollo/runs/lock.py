@@ -63,7 +63,7 @@ def is_first_rank() -> bool:
 
 @contextmanager
 def sole_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds a folder against other processes, or raises RecipeError that names the one which writes into it.
+    """Hold a folder against other processes, or raise RecipeError that names the one which writes into it.
 
     Of many ranks the first holds it for all. `say` is told where the file system has no locks.
     """
@@ -115,7 +115,7 @@ _ADVICE = "wait until it has ended, or train into another folder with output="
 
 @contextmanager
 def _made_file(folder: Path, path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the folder by making a file, in the place of one that a dead process of this host has left."""
+    """Hold the folder by making a file, in the place of one that a dead process of this host has left."""
     try:
         with path.open("x") as file:
             file.write(_line())
@@ -168,5 +168,5 @@ def _is_at(file: TextIO, path: Path) -> bool:
 
 @cache
 def _close_in_forks() -> None:
-    """Keeps the lock to this process: loader processes, which it forks, may outlive it when it is killed."""
+    """Keep the lock to this process: loader processes, which it forks, may outlive it when it is killed."""
     os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])

@@ -25,7 +25,7 @@ _MAX_LOOKED_AT = 1000  # files below the media roots
 
 
 def say_next_steps(recipe: Recipe, stage: str | None, words: Sequence[str]) -> None:
-    """Prints `next_steps`, on rank 0."""
+    """Print `next_steps`, on rank 0."""
     if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]  # set by Lightning
         for line in next_steps(recipe, stage, words, program_name()):
             get_console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -25,7 +25,7 @@ class StageBytes:
 
 
 def stage_bytes(recipe: Recipe, name: str) -> StageBytes:
-    """Returns the sizes of a stage's files, from its recipe alone; nothing is allocated."""
+    """Return the sizes of a stage's files, from its recipe alone; nothing is allocated."""
     stage, parameters = recipe.stages[name], count_parameters(recipe)
     try:
         adapters = count_adapters(recipe, stage) if stage.lora else {}
@@ -43,7 +43,7 @@ def stage_bytes(recipe: Recipe, name: str) -> StageBytes:
 
 
 def require_room(recipe: Recipe, name: str, say: Callable[[str], None]) -> None:
-    """Raises UserError where the final weights of a stage would find no room; says so where its checkpoints would not.
+    """Raise UserError where the final weights of a stage would find no room; say so where its checkpoints would not.
 
     What killed runs of the stage left half written is removed first. No other process may be writing into its folder.
     """

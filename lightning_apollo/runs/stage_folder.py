@@ -46,7 +46,7 @@ def is_finished(recipe: Recipe, name: str) -> bool:
 
 
 def standing(recipe: Recipe, name: str) -> Standing:
-    """Compares what the stage's weights were trained from with what they would be trained from now.
+    """Compare what the stage's weights were trained from with what they would be trained from now.
 
     Weights whose data or start weights have gone since, from the places that the stage's own recipe names, count as finished,
     with a remark: there is nothing to compare. Where this recipe names other places that are not there, that is the UserError.
@@ -92,7 +92,7 @@ def resume_checkpoint(recipe: Recipe, name: str, resume: bool) -> Path | None:
 
 
 def clear(folder: Path) -> None:
-    """Makes the folder of a stage that begins, and removes what one that ended before its first checkpoint left there.
+    """Make the folder of a stage that begins, and remove what one that ended before its first checkpoint left there.
 
     The caller has seen that no weights are there: those are never removed.
     """

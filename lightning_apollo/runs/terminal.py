@@ -31,6 +31,6 @@ class SteadyStream:
 
 
 def steady_terminal() -> None:
-    """Makes standard output and error of this process steady, for as long as it runs."""
+    """Make standard output and error of this process steady, for as long as it runs."""
     sys.stdout = cast(TextIO, SteadyStream(sys.stdout))
     sys.stderr = cast(TextIO, SteadyStream(sys.stderr))

@@ -118,7 +118,7 @@ def _loader(recipe: Recipe, stage: str, setting: Setting) -> Iterator[MicroBatch
 
 
 def _read(loader: MicroBatchLoader, setting: Setting, seconds: float) -> Throughput:
-    """Counts what comes after the first batch of every process: the first ones wait for the processes to start."""
+    """Count what comes after the first batch of every process: the first ones wait for the processes to start."""
     batches = iter(loader)
     for _ in range(1 + setting.num_workers):
         next(batches)

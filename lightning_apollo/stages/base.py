@@ -64,7 +64,7 @@ StepCheck = Callable[[LightningModule, Tensor, Tensor], None]
 
 
 class Stage(LightningModule):
-    """Trains the components that its config names, each at its own rate, and keeps the others bit for bit.
+    """Train the components that its config names, each at its own rate, and keep the others bit for bit.
 
     Where the config has `lora` for a component, adapters are put into it here and train in its place.
 
@@ -101,12 +101,12 @@ class Stage(LightningModule):
         self._master_weights: MasterWeights | None = None  # the optimizer, where bfloat16 parameters train
 
     def configure_model(self) -> None:
-        """Slices the model over the ranks where the strategy wants that; Lightning calls it before it asks for optimizers."""
+        """Slice the model over the ranks where the strategy wants that; Lightning calls it before it asks for optimizers."""
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`).
+        """Note which names are one parameter: in a folder of slices each of them has a copy (see `consolidate`).
 
         Weights in 4 bit are left out: a stage that resumes makes them again from those that it started from.
         """
@@ -227,7 +227,7 @@ class Stage(LightningModule):
         return [masters.get(parameter, parameter) for parameter in self.parameters() if parameter.requires_grad]
 
     def _log_step(self, optimizer: Optimizer, grad_norm: Tensor) -> None:
-        """Logs the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""
+        """Log the step over all ranks. The values stay on the device until a logger or the progress bar wants them."""
         loss_sum, labels, text, visual, kept = self._totals[:5]
         self._seen = self._seen.to(self._totals.device) + self._totals[5:]
         now = time.perf_counter()

@@ -41,7 +41,7 @@ def report_study(study: Study, runs: Sequence[StudyRun], console: Console) -> No
 
 
 def reanalyse(path: Path, factor: str | None, drop: str | None, output: Path | None, console: Console) -> None:
-    """Prints what a table in the paper's form says, and writes the report where a folder is given.
+    """Print what a table in the paper's form says, and write the report where a folder is given.
 
     `factor` and `drop` name the column whose means are removed and the design that is left out (or "none"); where they
     are None, `dominant_factor` and `find_outlier` choose.
@@ -85,7 +85,7 @@ def score_tables(study: Study, runs: Sequence[StudyRun]) -> dict[str, StudyTable
 def write(
     title: str, found: Sequence[Section], findings: Findings, tables: Mapping[str, StudyTable], label: str, folder: Path
 ) -> None:
-    """Writes report.md, figures.csv, scores.csv and the pictures that report.md shows."""
+    """Write report.md, figures.csv, score.csv and the pictures that report.md shows."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = draw_plots(findings, label, folder)
     shown = "\n".join(f"![{picture.stem.replace('_', ' ')}]({picture.name})\n" for picture in pictures)

@@ -21,7 +21,7 @@ _FACTS = "meta.pt"  # what Lightning adds to a folder of slices: everything that
 
 
 def consolidate(checkpoint: Path, output: Path) -> int:
-    """Writes the model's weights to a safetensors file, as `save_weights` does; returns how many tensors they are.
+    """Write the model's weights to a safetensors file, as `save_weights` does; return how many tensors they are.
 
     `checkpoint` is what a Trainer wrote: a folder of the slices of all ranks, or one file. Of the optimizer's state the
     master weights alone are read, which stand for the bfloat16 ones. Needs the memory of the weights once, and no process

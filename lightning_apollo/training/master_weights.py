@@ -46,7 +46,7 @@ class MasterWeights(Optimizer):
         self._is_reduced = False  # the copies' gradients hold the last backward pass already, as mean over the ranks
 
     def collect(self) -> None:
-        """Adds the parameters' gradients to those of the copies and frees them."""
+        """Add the parameters' gradients to those of the copies and free them."""
         for parameter, master in self.masters.items():
             if parameter.grad is not None and not self._is_reduced:
                 _add_gradient(master, parameter.grad)
@@ -87,7 +87,7 @@ class MasterWeights(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Takes the copies bit for bit, and rounds them into the parameters.
+        """Take the copies bit for bit, and round them into the parameters.
 
         Where the state has none, as that of a run of a version without them, they begin as the parameters.
         """
@@ -102,7 +102,7 @@ class MasterWeights(Optimizer):
         self._round_into_parameters()
 
     def reduce_in_float32(self, model: DistributedDataParallel) -> None:
-        """Lets DDP exchange the copies' gradients, once a step, in the place of the parameters'."""
+        """Let DDP exchange the copies' gradients, once a step, in the place of the parameters'."""
         model.register_comm_hook(self, _mean_over_ranks)
 
     def _round_into_parameters(self) -> None:
@@ -111,7 +111,7 @@ class MasterWeights(Optimizer):
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Casts a model in place; returns the float32 values that a cast to bfloat16 rounds, by name, and else nothing."""
+    """Cast a model in place; return the float32 values that a cast to bfloat16 rounds, by name, and else nothing."""
     is_rounded = dtype == torch.bfloat16
     before = {name: parameter.detach() for name, parameter in model.named_parameters() if is_rounded}
     model.to(dtype)

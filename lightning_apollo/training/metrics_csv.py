@@ -21,7 +21,7 @@ MetricsRow = Mapping[str, Any]
 
 
 class StepLog(Logger):
-    """Writes a row a step, at once. A row that cannot be written, as where the disk is full, is kept for later.
+    """Write a row a step, at once. A row that cannot be written, as where the disk is full, is kept for later.
 
     Rows behind step `num_steps_kept` of an earlier file are of steps that are trained again, and go.
     """
@@ -54,11 +54,11 @@ class StepLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Writes nothing: recipe.yaml has them."""
+        """Write nothing: recipe.yaml has them."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Gives the rows to the file; Lightning calls it after each of them."""
+        """Give the rows to the file; Lightning calls it after each of them."""
         if not self._rows:
             return
         columns = {key for row in self._rows for key in row}
@@ -77,7 +77,7 @@ class StepLog(Logger):
         self._file.misses.say("all rows are there now" if is_whole else "the last rows are missing")
 
     def _is_rewritten(self) -> bool:
-        """Writes the file anew, with the rows before and a header that has all columns; False where it cannot be."""
+        """Write the file anew, with the rows before and a header that has all columns; False where it cannot be."""
         if self._file.is_behind:
             self._file.append("")
         if self._file.is_behind:

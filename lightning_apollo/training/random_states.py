@@ -42,7 +42,7 @@ def random_states() -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor]) -> None:
-    """Puts `random_states` back."""
+    """Put `random_states` back."""
     random.setstate((3, tuple(states["python"].tolist()), None))
     *keys, position = states["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, 0, 0.0))

@@ -22,7 +22,7 @@ from lightning_apollo.training.callbacks.checkpoint import WRITE_ERRORS
 
 
 def build_strategy(name: str) -> str | Strategy:
-    """Returns what Lightning's Trainer takes for one of STRATEGIES."""
+    """Return what Lightning's Trainer takes for one of STRATEGIES."""
     return ShardedStrategy() if name == "fsdp" else name
 
 
@@ -46,7 +46,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def shard(model: VideoLMM, mesh: DeviceMesh, precision: str) -> None:
-    """Slices the parameters of the model over the ranks of a mesh of one dimension, frozen ones too.
+    """Slice the parameters of the model over the ranks of a mesh of one dimension, frozen ones too.
 
     What is put together at once: each layer of encoder and LLM, the connector, and, for the whole step, what is left: the
     embeddings and the LLM's head. With `precision` bf16-mixed it is put together in bfloat16, and gradients are summed

@@ -103,7 +103,7 @@ def tensorboard(folder: Path, num_steps_kept: int) -> SteadyLogger:
 
 @cache
 def _keep_writer_quiet() -> None:
-    """Leaves out the traceback of TensorBoard's writing thread, whose error the next row raises again."""
+    """Leave out the traceback of TensorBoard's writing thread, whose error the next row raises again."""
     hook = threading.excepthook
 
     def of_others(failure: threading.ExceptHookArgs) -> None:

@@ -36,7 +36,7 @@ MAX_SHARD_BYTES = 5_000_000_000  # as the hub's own tools split
 def export_stage(
     recipe: Recipe, stage: str, weights: Path, output: Path, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Writes the folder `output`, all or nothing; WeightsError where it is there already and for what cannot be exported."""
+    """Write the folder `output`, all or nothing; WeightsError where it is there already and for what cannot be exported."""
     if output.exists():
         raise WeightsError(f"{output} is there already: name a folder that is not")
     tensors = open_weights(str(weights))
@@ -61,7 +61,7 @@ def export_stage(
 
 
 def write_shards(tensors: Mapping[str, StoredTensor], folder: Path, max_shard_bytes: int) -> None:
-    """Writes one file, or several with an index where it would be larger than `max_shard_bytes`; tensor by tensor."""
+    """Write one file, or several with an index where it would be larger than `max_shard_bytes`; tensor by tensor."""
     split = split_state_dict_into_shards_factory(
         {name: tensors[name] for name in sorted(tensors)},
         get_storage_size=lambda tensor: tensor.num_bytes,

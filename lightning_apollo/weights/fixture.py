@@ -56,7 +56,7 @@ class Case:
 
 
 def write_fixture(trained: TrainedModel, folder: Path, placeholders: dict[Modality, int] | None) -> None:
-    """Renders the two files and writes what the model makes of them.
+    """Render the two files and write what the model makes of them.
 
     `placeholders` are the ids that stand for visual tokens in images and in videos where another program is to compare
     (that gets check.py too); None leaves our own.
@@ -132,7 +132,7 @@ def _pixel_bytes(sample: Sample) -> bytes:
 
 
 def _render(preparer: Preparer, folder: Path) -> None:
-    """Writes clip and picture: a square on its way over a pattern that stands still, so that reduction finds both.
+    """Write clip and picture: a square on its way over a pattern that stands still, so that reduction finds both.
 
     They are a little larger than their target size, so that the resize is compared too. The clip is without loss, or
     nothing would stand still, and is sampled at every _STEP-th of its frames, whoever samples.

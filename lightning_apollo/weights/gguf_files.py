@@ -23,7 +23,7 @@ class GGUFSource:
     config: PreTrainedConfig
 
     def write_tokenizer(self, folder: Path) -> None:
-        """Writes the tokenizer that the file carries."""
+        """Write the tokenizer that the file carries."""
         AutoTokenizer.from_pretrained(self.file.parent, gguf_file=self.file.name).save_pretrained(folder)
 
 

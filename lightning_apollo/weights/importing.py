@@ -53,7 +53,7 @@ class ImportReport:
 
 
 def import_weights(source: str, output: Path, part: str = "all", model: ModelConfig | None = None) -> ImportReport:
-    """Writes a published checkpoint, or one part of it, under our names; returns what became of each of its tensors.
+    """Write a published checkpoint, or one part of it, under our names; return what became of each of its tensors.
 
     `source` is a file, a folder or a hub name. An `output` that ends in .safetensors becomes that file, any other a folder
     with model.safetensors, which `stages.NAME.init` and `model.vision.weights` take; with part "llm" the folder is one of
@@ -124,7 +124,7 @@ def _expected(
 def _without_tied_head(
     ours: dict[str, StoredTensor], expected: Mapping[str, Shape], mapped: Mapped, source: str
 ) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Leaves out a head that is stored beside embeddings with which the recipe ties it; it must be equal to them."""
+    """Leave out a head that is stored beside embeddings with which the recipe ties it; it must be equal to them."""
     if _HEAD not in ours or _HEAD in expected:
         return ours, mapped.unused
     theirs = mapped.used[_HEAD]
@@ -140,7 +140,7 @@ def _without_tied_head(
 def _padded(
     ours: Mapping[str, StoredTensor], expected: Mapping[str, Shape]
 ) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Gives embeddings and head the rows of the expected vocabulary that they lack: tokens that were added since."""
+    """Give embeddings and head the rows of the expected vocabulary that they lack: tokens that were added since."""
     padded, rows = dict(ours), {}
     for name in (_EMBEDDINGS, _HEAD):
         if name not in ours or name not in expected:
@@ -154,7 +154,7 @@ def _padded(
 
 @dataclass(frozen=True)
 class _Padded:
-    """Reads a table and adds rows to it, each the mean of those that it has."""
+    """Read a table and add rows to it, each the mean of those that it has."""
 
     table: StoredTensor
     num_rows: int
@@ -194,7 +194,7 @@ class _LLMFiles:
 
 
 def _write(ours: Mapping[str, StoredTensor], report: ImportReport, output: Path, llm: _LLMFiles | None = None) -> None:
-    """Writes weights and report: one file and the report beside it, or both into a folder, with `llm` as transformers wants."""
+    """Write weights and report: one file and the report beside it, or both into a folder, with `llm` as transformers wants."""
     if output.suffix == ".safetensors":
         folder, weights, path = output.parent, output, output.with_suffix(f".{REPORT}")
     else:

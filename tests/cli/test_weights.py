@@ -47,7 +47,8 @@ def test_export_verifies_and_import_reports(tmp_path: Path, monkeypatch: pytest.
 def test_errors_are_one_line(tmp_path: Path) -> None:
     done = run("export", tmp_path, tmp_path / "out")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "has no recipe.yaml: name the folder of a stage" in done.stderr
+    assert f"{tmp_path} " in done.stderr
+    assert " recipe.yaml" in done.stderr
     done = run("import", tmp_path / "not" / "there", tmp_path / "out.safetensors")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "no such file or folder" in done.stderr
+    assert f"{tmp_path / 'not' / 'there'}: " in done.stderr

@@ -52,7 +52,7 @@ def positions(rank: int = 0, world_size: int = 1, num_epochs: int = 1) -> Positi
 
 
 class Reader(LightningModule):
-    """Notes the samples that it is given."""
+    """Note the samples that it is given."""
 
     def __init__(self) -> None:
         super().__init__()

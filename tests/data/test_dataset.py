@@ -118,7 +118,7 @@ def test_a_sample_that_cannot_fit_counts_as_bad(tmp_path: Path) -> None:
     sources = open_sources({"text": SourceConfig([str(path)], str(tmp_path))}, [])
     prepared = ConversationDataset(sources, preparer(), seed=0, skips_bad=True)[request((0, 0))]
     assert ids(prepared) == ("text.jsonl:2",)
-    assert "max_length is 256" in str(prepared.bad_samples[0].error)
+    assert "max_length" in str(prepared.bad_samples[0].error)
 
 
 def test_a_malformed_row_is_never_skipped(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Yields the endpoint with its address, until the block ends."""
+    """Yield the endpoint with its address, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -18,7 +18,7 @@ from tests.evaluation.test_prompting import FRAMES
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """Says True to what has "right" in it, False to "wrong", and repeats anything else."""
+    """Say True to what has "right" in it, False to "wrong", and repeat anything else."""
 
     def reply(prompt: str) -> str:
         answer = prompt.split("Answer: ")[1].split("\n")[0]

@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, reason in (("none", "No such file or directory"), (".", "Is a directory"), ("binary", "not UTF-8 text")):
         with pytest.raises(ResultsError) as error:
             read_results(tmp_path / name)
-        assert str(error.value) == f"{tmp_path / name}: {reason}: name a file of results, one line of JSON each"
+        assert str(error.value).startswith(f"{tmp_path / name}: {reason}: ")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -40,7 +40,7 @@ def run_of(
 
 
 class Oracle:
-    """Answers rightly, and keeps the ids of what it was asked."""
+    """Answer rightly, and keep the ids of what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -91,7 +91,7 @@ def test_limits_and_modes_add_up(folder: Path, tmp_path: Path) -> None:
 
 
 def killed(folder: str, output: str) -> None:
-    """Asks, and dies of SIGKILL within its third batch, as an answer is half written."""
+    """Ask, and die of SIGKILL within its third batch, as an answer is half written."""
     oracle = Oracle()
 
     def answer(prompts: Sequence[Sample]) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_killed_run_resumes_where_it_was(folder: Path, tmp_path: Path) -> None
 
 
 def ask_on_ranks(folder: str, output: str) -> None:
-    """Leaves what this rank was asked and what it found."""
+    """Leave what this rank was asked and what it found."""
     oracle = Oracle()
     with join_ranks() as (ranks, _):
         (table,) = evaluate(run_of(Path(folder), Path(output)), oracle, ranks)

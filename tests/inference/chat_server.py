@@ -58,7 +58,7 @@ class ChatServer:
         return [Path(path) for path in json.loads(self.upload(name, content).body)]
 
     def join(self, box: object = None, body: bytes | None = None) -> Answer:
-        """Puts a question into the queue, as the page does; or any body in its place."""
+        """Put a question into the queue, as the page does; or any body in its place."""
         event = {"data": [box, None], "fn_index": self.question, "session_hash": "session"}
         content = json.dumps(event).encode() if body is None else body
         return self.ask("POST", "/gradio_api/queue/join", content, content_type="application/json")

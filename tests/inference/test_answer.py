@@ -63,7 +63,8 @@ def test_function_stream_and_command_say_what_the_tokens_say(
     done = said(*words, "--video", clips[0], "--video", clips[1])
     assert (done.exit_code, done.stdout.strip()) == (0, expected)
     assert len(ids) == 12
-    assert done.stderr == "stopped at --max-new-tokens 12: give a larger number for the rest of the answer\n"
+    assert "--max-new-tokens 12: " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_answer_that_ends_by_itself_was_not_cut(monkeypatch: pytest.MonkeyPatch, trained: TrainedModel) -> None:
@@ -106,8 +107,8 @@ def test_errors_are_one_line(folder: str, trained: TrainedModel, tmp_path: Path)
         answer(trained, "What?", videos=[broken])
     for words, message in (
         ([folder, "--video", broken, "--prompt", "What?"], "broken.mp4"),
-        ([folder, "--from", "1", "--prompt", "What?"], "a time range without a video"),
-        ([tmp_path, "--prompt", "What?"], "has no recipe.yaml"),
+        ([folder, "--from", "1", "--prompt", "What?"], "time range"),
+        ([tmp_path, "--prompt", "What?"], " recipe.yaml"),
     ):
         done = said(*words)
         assert done.exit_code == 2

@@ -1,5 +1,6 @@
 """The page of a sample against the sample, read with the standard library."""
 
+import re
 from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
@@ -266,7 +267,7 @@ def test_the_command_says_where_the_page_is(tmp_path: Path) -> None:
 
     done = _command(str(tmp_path / "one.yaml"), *data, "--sample", "16")
     assert done.exit_code == 2
-    assert done.stderr == "there is no sample 16: the first epoch has samples 0 to 15\n"
+    assert re.fullmatch(r".*\bsample 16: .*\b0 to 15\n", done.stderr)
 
 
 def test_the_summary_is_a_line(shapes: Path, tmp_path: Path) -> None:

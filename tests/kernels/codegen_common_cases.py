@@ -1,4 +1,4 @@
-"""Cases of `codegen` in the types that recipes train in. float16, whose code is that of bfloat16 but for its name, is left out."""
+"""Cases of `codegen` without those in float16, whose code is that of bfloat16 but for its name."""
 
 from dataclasses import replace
 

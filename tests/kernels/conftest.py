@@ -23,7 +23,7 @@ if not triton.__version__.startswith(f"{BUDGETS_TRITON}."):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what only the interpreter can do where kernels are compiled."""
+    """Leave out what only the interpreter can do where kernels are compiled."""
     if is_interpreting():
         return
     interpreted = [item for item in items if item.get_closest_marker("interpreter")]

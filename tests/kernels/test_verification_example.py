@@ -53,7 +53,7 @@ Plant = Callable[[Mutant | None], ModuleType]
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Plant:
-    """Imports a copy of the example with a fault in it, or as it stands."""
+    """Import a copy of the example with a fault in it, or as it stands."""
 
     def import_copy(mutant: Mutant | None) -> ModuleType:
         path = tmp_path / f"softmax_{len(list(tmp_path.iterdir()))}.py"

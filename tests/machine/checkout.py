@@ -10,7 +10,7 @@ from tests.places import ROOT
 
 
 def make_environment(folder: Path, *paths: Path) -> Path:
-    """Makes a virtual environment without pip; returns its Python. `paths` come before the outer packages."""
+    """Make a virtual environment without pip; return its Python. `paths` come before the outer packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     outer = sysconfig.get_path("purelib")
     lines = [*map(str, paths), f"import site; site.addsitedir({outer!r})"]
@@ -20,7 +20,7 @@ def make_environment(folder: Path, *paths: Path) -> Path:
 
 
 def copy_sources(folder: Path) -> None:
-    """Copies all but what git ignores; a checkout need not have git's folder."""
+    """Copy all but what git ignores; a checkout need not have git's folder."""
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", *ignored), dirs_exist_ok=True)
 

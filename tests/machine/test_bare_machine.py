@@ -74,7 +74,7 @@ def ffmpeg_files() -> list[str]:
 
 
 def link_programs(folder: Path) -> None:
-    """Fills a folder with what PATH has, but with what could install something."""
+    """Fill a folder with what PATH has, but with what could install something."""
     folder.mkdir()
     for path in (path for place in os.environ["PATH"].split(":") for path in Path(place).glob("*")):
         if path.name not in WITHOUT and not (folder / path.name).is_symlink():

@@ -97,7 +97,7 @@ def commands(one: Recipe, stage: str, launcher: tuple[str, ...]) -> list[str]:
 
 
 def run(processes: list[tuple[list[str], dict[str, str]]]) -> None:
-    """Runs commands side by side, each with variables of its own."""
+    """Run commands side by side, each with variables of its own."""
     running = [
         subprocess.Popen(
             command,

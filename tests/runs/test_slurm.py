@@ -58,9 +58,7 @@ def test_stages_are_commands_that_fit_understands_up_to_one_that_is_stopped(tmp_
         assert params["overrides"][-2:] == ["data.root=a folder", "seed=3"]
 
 
-@pytest.mark.parametrize(
-    ("words", "said"), [((), "name a recipe"), (("videollama3-tiny", "seeed=1"), "did you mean seed")]
-)
+@pytest.mark.parametrize(("words", "said"), [((), " recipe"), (("videollama3-tiny", "seeed=1"), "seeed=1: ")])
 def test_a_mistake_is_told_once_before_any_task_starts(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done, calls = run(tmp_path, *words)
     assert done.returncode != 0

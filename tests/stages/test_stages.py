@@ -67,7 +67,7 @@ def fit(stage: Stage, batches: Sequence[PackedBatch], accumulate: int = 1) -> Tr
 
 
 class RecordingStage(Stage):
-    """Keeps the gradient that the optimizer gets."""
+    """Keep the gradient that the optimizer gets."""
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         super().configure_gradient_clipping(*args, **kwargs)

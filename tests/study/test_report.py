@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,13 +103,14 @@ def test_reanalyse_takes_another_factor_and_keeps_every_design() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--factor", "data"], "--factor data: the columns are mixture, design\n"),
-        (["--drop", "9"], "--drop 9: the designs are 1, 2, 3, 4, 5, 6, 7, or none to keep them all\n"),
+        (["--factor", "data"], r"--factor data: .*mixture, design\n"),
+        (["--drop", "9"], r"--drop 9: .*1, 2, 3, 4, 5, 6, 7, .*\bnone\b.*\n"),
     ],
 )
 def test_reanalyse_names_what_is_unknown(words: list[str], message: str) -> None:
     result = invoke("reanalyse", str(PUBLISHED), *words)
-    assert (result.exit_code, result.stderr) == (2, message)
+    assert result.exit_code == 2
+    assert re.fullmatch(message, result.stderr)
 
 
 ORDER = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
@@ -223,10 +225,8 @@ def test_slurm_prints_the_missing_runs_alone(scored: tuple[Study, list[StudyRun]
 def test_a_study_without_a_score_is_one_line(tmp_path: Path) -> None:
     path = write_study(tmp_path, seeds=[0], data={"one": {"samples": 4}})
     result = invoke("report", str(path))
-    assert (result.exit_code, result.stderr) == (
-        2,
-        "mine: no run is finished: start them with `lightning-apollo study run`\n",
-    )
+    assert result.exit_code == 2
+    assert re.fullmatch(r"mine: .*`lightning-apollo study run`\n", result.stderr)
 
 
 def test_run_does_what_is_missing_and_names_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ DISK_BYTES = 40_000_000
 
 
 class Filler(Callback):
-    """Leaves `num_free` bytes on the disk after optimizer step `step`, or where it is None when the last one is over."""
+    """Leave `num_free` bytes on the disk after optimizer step `step`, or where it is None when the last one is over."""
 
     def __init__(self, disk: Path, step: int | None, num_free: int) -> None:
         self.disk, self.step, self.num_free = disk, step, num_free
@@ -49,7 +49,7 @@ class Filler(Callback):
 
 
 def fill(disk: Path, num_free: int) -> None:
-    """Puts one file of zeros on the disk, so that no more than `num_free` bytes are free."""
+    """Put one file of zeros on the disk, so that no more than `num_free` bytes are free."""
     (disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - num_free)))
 
 

@@ -23,7 +23,7 @@ NUM_STEPS = 20
 
 
 class Filler(Callback):
-    """Fills the disk while a step of FULL_STEPS trains, and waits after the last for loggers to try again."""
+    """Fill the disk while a step of FULL_STEPS trains, and wait after the last for loggers to try again."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "filler"

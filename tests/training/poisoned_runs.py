@@ -18,7 +18,7 @@ from lightning_apollo.training.callbacks.non_finite import NonFiniteLoss
 
 
 class Poison(Callback):
-    """Makes `what` ("loss" or "gradient") of a rank's micro-batches `batches` NaN, and notes weights and rates step by step."""
+    """Make `what` ("loss" or "gradient") of a rank's micro-batches `batches` NaN, and note weights and rates step by step."""
 
     def __init__(self, what: str, rank: int, batches: tuple[int, ...]) -> None:
         self.what = what
@@ -58,7 +58,7 @@ class Poison(Callback):
 
 
 def train_poisoned(one: Recipe, stage: str, poison: Poison, patch: Callable[[object, str, Any], None]) -> str | None:
-    """Trains the stage; the words of the error that it stopped with."""
+    """Train the stage; the words of the error that it stopped with."""
     of_stage = fit.stage_callbacks
     patch(fit, "stage_callbacks", lambda recipe, name: [*of_stage(recipe, name), poison])
     patch(base, "token_loss_sum", poison.loss_sum)

@@ -46,7 +46,7 @@ def with_strikes(strikes: Sequence[Strike]) -> Callable[[Recipe, str], list[Call
 
 
 def train(path: str, stage: str, how: str, *words: str) -> None:
-    """Trains the stage with the signals that `words` describe, four for each."""
+    """Train the stage with the signals that `words` describe, four for each."""
     strikes = [
         Strike(int(rank), int(batch), name, scope == "group")
         for rank, batch, name, scope in zip(*(words[place::4] for place in range(4)), strict=True)

@@ -15,7 +15,7 @@ from tests.training.rank_steps import Batches, Case, build, packed, prepare, sam
 
 
 def run(folder: str, *strategies: str) -> None:
-    """Saves whether the weights are the same with and without, and what rank 0 logged and said."""
+    """Save whether the weights are the same with and without, and what rank 0 logged and said."""
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare()
     for strategy in strategies:

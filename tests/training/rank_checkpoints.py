@@ -58,7 +58,7 @@ class Batches:
 
 
 class Data(LightningDataModule):
-    """Keeps the position. Lightning restores a loader's own state only where no one has asked for the number of steps."""
+    """Keep the position. Lightning restores a loader's own state only where no one has asked for the number of steps."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Data(LightningDataModule):
 
 
 class DtypeRecorder(Callback):
-    """Notes what types the weights of the LLM's first layer have while it runs, and the gradients before the step."""
+    """Note what types the weights of the LLM's first layer have while it runs, and the gradients before the step."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         def note(module: nn.Module, *_: Any) -> None:
@@ -89,7 +89,7 @@ class DtypeRecorder(Callback):
 
 
 class MasterRecorder(Callback):
-    """Keeps the whole master weights from before the first step."""
+    """Keep the whole master weights from before the first step."""
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         masters = named_masters(pl_module.model, trainer.optimizers)
@@ -97,7 +97,7 @@ class MasterRecorder(Callback):
 
 
 def run(folder: str) -> None:
-    """Trains straight, then again from the checkpoint in the middle, sliced and with whole copies, with weights in float32
+    """Train straight, then again from the checkpoint in the middle, sliced and with whole copies, with weights in float32
     and in bfloat16; then under bf16-mixed."""
     prepare()
     rank = int(os.environ["RANK"])

@@ -57,7 +57,7 @@ class Keep(Callback):
 
 
 def run(folder: str) -> None:
-    """Saves what each rank has of every case."""
+    """Save what each rank has of every case."""
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare()
     for case in CASES:

@@ -90,7 +90,7 @@ def build(is_clips: bool) -> VideoLMM:
 
 
 def run_cases(folder: str, *strategies: str) -> None:
-    """Saves what rank 0 has after every case: the gradients that the optimizer got and their norm."""
+    """Save what rank 0 has after every case: the gradients that the optimizer got and their norm."""
     rank, num_ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     prepare()
     for case in (case for strategy in strategies for case in [*cases(strategy), rounded_case(strategy, num_ranks)]):
@@ -122,7 +122,7 @@ def stage_config(case: Case) -> StageConfig:
 
 
 class RecordingStage(Stage):
-    """Keeps the gradient that the optimizer gets, whole."""
+    """Keep the gradient that the optimizer gets, whole."""
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         super().configure_gradient_clipping(*args, **kwargs)

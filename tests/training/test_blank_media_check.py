@@ -187,7 +187,7 @@ def test_only_the_first_and_last_step_are_measured() -> None:
 
 
 class _Draws(nn.Module):
-    """Draws a number whenever it runs, in evaluation too."""
+    """Draw a number whenever it runs, in evaluation too."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens + 0 * torch.rand(1)

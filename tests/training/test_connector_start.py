@@ -36,7 +36,7 @@ def model_of(init: str) -> VideoLMM:
 
 
 class Rows(Logger):
-    """Keeps the scale in each step's row."""
+    """Keep the scale in each step's row."""
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Rows(Logger):
 
 
 class Recorder(ConnectorStart):
-    """Keeps the weights with which training begins."""
+    """Keep the weights with which training begins."""
 
     start: dict[str, Tensor]
     scales: list[float | None]  # of each step's row

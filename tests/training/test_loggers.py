@@ -49,7 +49,7 @@ def test_a_stage_outlives_a_full_disk_and_its_loggers_resume(tmp_path: Path) -> 
 
 
 class Counted(Logger):
-    """Fails at the calls whose numbers it is told; notes the steps of the others."""
+    """Fail at the calls whose numbers it is told; note the steps of the others."""
 
     def __init__(self, calls: list[int | None], fails: set[int]) -> None:
         super().__init__()

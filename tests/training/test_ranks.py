@@ -31,7 +31,7 @@ def on_four(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def results_of(num_ranks: int, folder: Path) -> Results:
-    """Runs every case in one start of that many ranks."""
+    """Run every case in one start of that many ranks."""
     target = "tests.training.rank_steps:run_cases"
     run = launch(num_ranks, target, str(folder), "ddp", "fsdp", deadline_seconds=500)
     assert run.returncode == 0, run.stdout

@@ -39,7 +39,7 @@ OPTIMIZER = OptimizerConfig(warmup_ratio=0)  # a stage of one step would have no
 
 
 class Clock:
-    """Stands still but where it is told to move."""
+    """Stand still but where it is told to move."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

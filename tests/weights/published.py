@@ -35,7 +35,7 @@ def videollama3(port: VideoLlama3ForConditionalGeneration, layout: str) -> dict[
 
 
 def write(state: dict[str, Tensor], file: Path) -> str:
-    """Saves it as a checkpoint of several files where `file` is a folder, as its suffix says where it is a file."""
+    """Save it as a checkpoint of several files where `file` is a folder, as its suffix says where it is a file."""
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     if file.suffix in (".pt", ".bin"):
         torch.save(state, file)

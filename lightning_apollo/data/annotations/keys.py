@@ -223,7 +223,7 @@ VIDEO = Schema("a video", IMAGE.read | segments.KEYS)
 
 @dataclass
 class KeyCheck:
-    """Refuses the keys of one row that are not read, or notes them where the recipe ignores them."""
+    """Refuse the keys of one row that are not read, or note them where the recipe ignores them."""
 
     mode: str = REFUSE  # REFUSE or IGNORE
     ignored: list[str] = field(default_factory=list)  # "tools", "name in a turn"
@@ -266,7 +266,7 @@ def _fix(key: str, schema: Schema) -> str:
 
 
 def _is_empty(key: str, value: object) -> bool:
-    """Says nothing, as tables fill the columns that a row has no use for."""
+    """Say nothing, as tables fill the columns that a row has no use for."""
     return value is None or value in ("", [], {}) or (key == "detail" and value == "auto")
 
 

@@ -120,7 +120,7 @@ def _are_media_and_text_current(index: Index, text: TextCounter | None) -> bool:
 
 
 class _Rows:
-    """Reads rows into the samples table and gives every file that they use a number."""
+    """Read rows into the samples table and give every file that they use a number."""
 
     def __init__(self, text: TextCounter | None) -> None:
         self.media: dict[MediaKey, int] = {}  # number of each file, in the order of first use

@@ -83,7 +83,7 @@ def scan(index: Index) -> list[SourceReport]:
 
 
 def write_broken(index: Index, path: Path) -> None:
-    """Writes every broken row to a CSV file."""
+    """Write every broken row to a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("source", "manifest", "row", "path", "reason"))

@@ -197,7 +197,7 @@ def dictionary(values: pa.Array | pa.ChunkedArray, names: tuple[str, ...]) -> pa
 
 
 def write_tables(folder: Path, tables: dict[str, pa.Table]) -> None:
-    """Writes both tables in both forms; each file is whole or not there."""
+    """Write both tables in both forms; each file is whole or not there."""
     for name in tables:  # first, so that what is mapped is never older than the Parquet file
         (folder / f"{name}.arrow").unlink(missing_ok=True)
     for name, table in tables.items():

@@ -57,7 +57,7 @@ class ByteTokenizer:
 
 @dataclass(frozen=True)
 class TextCounter:
-    """Counts the tokens of text as `conversation.render` lays it out, with one stand-in for each of the media.
+    """Count the tokens of text as `conversation.render` lays it out, with one stand-in for each of the media.
 
     The stand-in of a video is its first frame, or clip, at 0 s. What more of them add does not depend on the rest.
     """

@@ -21,7 +21,7 @@ def deaf() -> Iterator[None]:
 
 
 def start_fork_server() -> None:
-    """Starts the fork server of this process where none runs; deaf, it ends with this process or by SIGKILL."""
+    """Start the fork server of this process where none runs; deaf, it ends with this process or by SIGKILL."""
     with deaf():
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, _DEAF_TO)  # again: Python 3.11 unblocks SIGINT and SIGTERM with it

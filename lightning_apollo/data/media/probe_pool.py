@@ -140,7 +140,7 @@ def _unless_hopeless(answer: ProbeResult | VideoLibrariesError) -> ProbeResult:
 
 
 def _serve(connection: Connection, probe: Probe, deadline: float) -> None:
-    """Answers each file with its facts until the parent hangs up."""
+    """Answer each file with its facts until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     connection.send("ready")

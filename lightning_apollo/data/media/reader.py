@@ -19,7 +19,7 @@ from lightning_apollo.structures import Frames, MediaInfo, Modality
 
 
 class MediaReader(Protocol):
-    """Reads media by their address. It can be pickled: every loader process holds one."""
+    """Read media by their address. It can be pickled: every loader process holds one."""
 
     def probe(self, address: str, modality: Modality | None) -> MediaInfo:
         """As `media.probe`."""
@@ -32,7 +32,7 @@ class MediaReader(Protocol):
 
 @dataclass(frozen=True)
 class DirectReader:
-    """Reads in this very process. A decoder that hangs hangs it too."""
+    """Read in this very process. A decoder that hangs hangs it too."""
 
     num_threads: int = 1  # FFmpeg threads for one video
 

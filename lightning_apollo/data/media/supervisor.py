@@ -41,7 +41,7 @@ fork_on_request(int(socket))
 
 
 class SupervisedReader:
-    """Reads as `inner` does, in a child process that is killed where a file passes the limits of `config`.
+    """Read as `inner` does, in a child process that is killed where a file passes the limits of `config`.
 
     Such a file is a MediaError, as is one that crashes the child; the next call gets a new one. The child starts with
     the first call and ends with the reader or its process; copies of the reader, pickled or forked, start their own.
@@ -207,7 +207,7 @@ class _ForkServer:
 
 
 def _close(process: subprocess.Popen[bytes], control: Connection) -> None:
-    """Ends the server. In a fork of its owner, which is not its parent, it closes the line and leaves it alone."""
+    """End the server. In a fork of its owner, which is not its parent, it closes the line and leaves it alone."""
     control.close()
     process.kill()
     with suppress(subprocess.TimeoutExpired):

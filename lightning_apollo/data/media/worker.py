@@ -33,7 +33,7 @@ _ORPHAN_SECONDS = 5  # after its deadline the process ends itself, should nobody
 
 
 def fork_on_request(socket: int) -> None:
-    """Answers None and a handle with the id of a fork that serves it, and such an id with the exit code of its end.
+    """Answer None and a handle with the id of a fork that serves it, and such an id with the exit code of its end.
 
     Where the other end is closed, as it is when its process is killed, the forks end too, whatever they do.
     """

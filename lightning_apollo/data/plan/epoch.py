@@ -130,7 +130,7 @@ def make_plan(costs: SampleCosts, config: PlanConfig, epoch: int) -> Plan:
 
 
 def _require_room(costs: SampleCosts, config: PlanConfig) -> None:
-    """Raises PlanError if a sample that may be drawn is over a limit by itself, and names the first."""
+    """Raise PlanError if a sample that may be drawn is over a limit by itself, and name the first."""
     chosen = np.zeros(len(costs), dtype=bool)
     for name in passes_of_sources(costs, config.weights, config.unit):
         rows = costs.source_range(name)

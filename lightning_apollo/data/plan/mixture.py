@@ -9,7 +9,7 @@ from lightning_apollo.structures import SAMPLE_MODALITIES
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
-    """Raises ValueError unless the shares name modalities of samples, none is negative, and they add up to 1."""
+    """Raise ValueError unless the shares name modalities of samples, none is negative, and they add up to 1."""
     unknown = [name for name in shares if name not in SAMPLE_MODALITIES]
     if unknown:
         raise ValueError(f"shares names {', '.join(unknown)}; it takes {', '.join(SAMPLE_MODALITIES)}")

@@ -20,7 +20,7 @@ from lightning_apollo.data.plan.order import epoch_order, epoch_size, micro_batc
 
 
 class Planner(Protocol):
-    """Says what an epoch is made of. Sources are numbered in the order in which the dataset has them."""
+    """Say what an epoch is made of. Sources are numbered in the order in which the dataset has them."""
 
     def num_micro_batches(self, epoch: int) -> int:
         """Micro-batches of an epoch over all ranks: those of its whole optimizer steps."""

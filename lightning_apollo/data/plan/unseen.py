@@ -30,7 +30,7 @@ class Unseen:
 
 
 def find_unseen(planner: Planner, source_names: Sequence[str], num_micro_batches: int) -> Unseen:
-    """Follows the epochs of a stage of so many micro-batches, over all ranks, until every row was shown."""
+    """Follow the epochs of a stage of so many micro-batches, over all ranks, until every row was shown."""
     drawn, shown = np.empty((0, 2), np.int64), np.empty((0, 2), np.int64)
     epoch_samples = len(planner.rows(0))
     ends_in_first_epoch = num_micro_batches < planner.num_micro_batches(0)

@@ -45,7 +45,7 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> Tokenizer:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes the two files that transformers' AutoTokenizer loads from a folder."""
+    """Write the two files that transformers' AutoTokenizer loads from a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {

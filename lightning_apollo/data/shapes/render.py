@@ -55,7 +55,7 @@ def draw_clip(scene: Scene) -> Tensor:
 
 
 def write_clip(scene: Scene, path: Path) -> None:
-    """Writes a scene as H.264 in mp4: 32 frames at 8 a second."""
+    """Write a scene as H.264 in mp4: 32 frames at 8 a second."""
     encoder = VideoEncoder(draw_clip(scene), frame_rate=FRAMES_PER_SECOND)
     with encoding():
         encoder.to_file(path, codec="libx264", pixel_format="yuv420p", preset="superfast", extra_options=_CLOSED_SLOTS)

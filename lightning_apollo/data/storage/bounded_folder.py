@@ -81,7 +81,7 @@ class BoundedFolder:
         return self.folder / name[:2] / name
 
     def _take_room(self, path: Path, num_bytes: int) -> bool:
-        """Makes a file of this size and nothing in it; False where the limit has no room for it."""
+        """Make a file of this size and nothing in it; False where the limit has no room for it."""
         size = _on_disk(num_bytes)
         if size > self.max_bytes:
             return False

@@ -19,7 +19,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class MediaRoot(Protocol):
-    """Turns the media paths of annotations into addresses. It can be pickled: every loader process holds one.
+    """Turn the media paths of annotations into addresses. It can be pickled: every loader process holds one.
 
     Media inside a row have an address already; no root changes or refuses it.
     """
@@ -29,7 +29,7 @@ class MediaRoot(Protocol):
         ...
 
     def check(self, path: str) -> None:
-        """Returns nothing; RowError where the path leaves the root."""
+        """Return nothing; RowError where the path leaves the root."""
         ...
 
 

@@ -7,7 +7,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 
 def manifest() -> ModelManifest:
-    """Returns the name of the model in `lmms-eval --model`, and the class behind it, which is imported when it is asked for."""
+    """Return the name of the model in `lmms-eval --model`, and the class behind it, which is imported when it is asked for."""
     return ModelManifest(
         model_id="lightning_apollo",
         chat_class_path="lightning_apollo.evaluation.lmms_eval.model.TrainedForLmmsEval",

@@ -47,7 +47,7 @@ def evaluate_own(
     console: Console,
     other: str | None = None,
 ) -> None:
-    """Asks, writes answers, tables and report.html into `output`, or the model's folder, and prints the tables.
+    """Ask, write answers, tables and report.html into `output`, or the model's folder, and print the tables.
 
     other: a second checkpoint that is asked the same rows and compared.
     """

@@ -66,7 +66,7 @@ def write_outcome_page(
     comparisons: Sequence[Comparison] = (),
     other: OwnOutcome | None = None,
 ) -> None:
-    """Writes the page. The worst answers are those of the first mode that was asked; their rows are prepared again."""
+    """Write the page. The worst answers are those of the first mode that was asked; their rows are prepared again."""
     unusable = list(dict.fromkeys((name, reason) for name, _, reason in outcome.unusable))
     grids: list[TextGrid] = [table.grid() for table in outcome.tables]
     values = {

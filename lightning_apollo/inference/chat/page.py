@@ -110,7 +110,7 @@ def serve_page(trained: TrainedModel, config: ChatConfig) -> Iterator[str]:
 
 
 def _launch(page: gr.Blocks, config: ChatConfig, uploads: Path) -> str:
-    """Starts the server behind its guard and returns the address."""
+    """Start the server behind its guard and return the address."""
     max_upload_bytes = config.max_upload_mb * 10**6
     guard = Middleware(UploadGuard, folder=uploads, max_upload_bytes=max_upload_bytes)
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
@@ -184,7 +184,7 @@ class _Page:
         return page
 
     def ask(self, box: dict[str, Any], chat: Chat) -> Iterator[tuple[Any, ...]]:
-        """Yields values for the box, the conversation, its state, the facts and the frames as the answer is written.
+        """Yield values for the box, the conversation, its state, the facts and the frames as the answer is written.
 
         What cannot be answered goes back into the box, with one message why.
         """

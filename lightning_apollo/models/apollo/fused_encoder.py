@@ -32,7 +32,7 @@ class FusedEncoder(nn.Module):
         self.grid: Grid = (max(times), max(rows), max(columns))
 
     def forward(self, clips: Sequence[Tensor]) -> Tensor:
-        """Returns (K, T', rows, columns, W) of K clips, each (T or 1, 3, H, W) uint8; no clip at all gives K = 0."""
+        """Return (K, T', rows, columns, W) of K clips, each (T or 1, 3, H, W) uint8; no clip at all gives K = 0."""
         features = [self._run(tower, clips) for tower in self._towers()]  # (K, T', rows, columns, D) each
         return torch.cat([onto_grid(feature, self.grid) for feature in features], dim=-1)
 

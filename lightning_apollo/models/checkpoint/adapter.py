@@ -47,7 +47,7 @@ class AdapterFacts:
 
 
 def write_adapted(state: Mapping[str, Tensor], origin: AdapterOrigin, weights: Path, adapter: Path) -> None:
-    """Writes the weights of a model with adapters, merged, and the adapter file, each all or nothing.
+    """Write the weights of a model with adapters, merged, and the adapter file, each all or nothing.
 
     state: `whole_weights` of the model.
     """
@@ -79,7 +79,7 @@ def read_adapter(path: Path) -> tuple[AdapterFacts, dict[str, StoredTensor]]:
 
 
 def merge_files(base: str, adapter: Path, output: Path) -> int:
-    """Writes the weights of a stage from those that it started from and its adapter file; returns how many tensors they are.
+    """Write the weights of a stage from those that it started from and its adapter file; return how many tensors they are.
 
     `base` is a file or folder of weights under our names. No more than a few tensors are in memory. WeightsError where
     the frozen ones are not those that the adapter was trained on.

@@ -60,7 +60,7 @@ def shapes_of_itself(shapes: Mapping[str, Shape], parts: Iterable[str]) -> dict[
 def check_shapes(
     tensors: Mapping[str, StoredTensor], expected: Mapping[str, Shape], source: str, unknown: Iterable[str] = ()
 ) -> None:
-    """Raises one WeightsError that names every tensor of a wrong shape, those missing, and those that nothing asks for.
+    """Raise one WeightsError that names every tensor of a wrong shape, those missing, and those that nothing asks for.
 
     `unknown` are names of the source that have no counterpart among ours.
     """

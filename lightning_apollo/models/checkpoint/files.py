@@ -82,7 +82,7 @@ def open_weights(name_or_path: str) -> dict[str, StoredTensor]:
 def write_stored(
     tensors: Mapping[str, StoredTensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({"format": "pt"})
 ) -> None:
-    """Writes a safetensors file, tensor by tensor, all or nothing, and down to the disk.
+    """Write a safetensors file, tensor by tensor, all or nothing, and down to the disk.
 
     Byte for byte that of the library's `save_file`, which would want all tensors at once. OSError where there is no room.
     """
@@ -129,7 +129,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _check_shards(folder: Path, found: Iterable[Path]) -> None:
-    """Raises WeightsError where an index names a file of the kind found that is not there."""
+    """Raise WeightsError where an index names a file of the kind found that is not there."""
     suffix = next(iter(found)).suffix
     for index in (file for pattern in _INDEXES for file in sorted(folder.glob(pattern))):
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))

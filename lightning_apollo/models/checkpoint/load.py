@@ -52,7 +52,7 @@ def from_port_names(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes `whole_weights` to a safetensors file, all or nothing. Of several ranks every one calls it, and rank 0 writes."""
+    """Write `whole_weights` to a safetensors file, all or nothing. Of several ranks every one calls it, and rank 0 writes."""
     state = whole_weights(model)
     if _is_first_rank():
         write_weights(state, path)
@@ -78,7 +78,7 @@ def whole_weights(model: nn.Module, masters: Mapping[str, Tensor] | None = None)
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Writes tensors to a safetensors file, all or nothing."""
+    """Write tensors to a safetensors file, all or nothing."""
     write_stored({name: stored(tensor) for name, tensor in state.items()}, path)
 
 
@@ -90,7 +90,7 @@ def tied_names(model: nn.Module) -> set[str]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fills the model from a file of `save_weights`; a missing or an unknown name is an error that lists them."""
+    """Fill the model from a file of `save_weights`; a missing or an unknown name is an error that lists them."""
     try:
         state = load_file(path)
     except SafetensorError as error:
@@ -103,7 +103,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_pretrained(model: VideoLMM, config: ModelConfig) -> None:
-    """Starts encoder and LLM from the published weights that the recipe names; what names none keeps its random weights."""
+    """Start encoder and LLM from the published weights that the recipe names; what names none keeps its random weights."""
     if (
         isinstance(model.vision_encoder, VisionEncoder)
         and config.vision is not None
@@ -119,7 +119,7 @@ def load_pretrained(model: VideoLMM, config: ModelConfig) -> None:
 
 
 def load_vision_weights(encoder: VisionEncoder, name_or_folder: str) -> None:
-    """Fills the encoder from SigLIP, VL3-SigLIP-NaViT or a whole VideoLLaMA 3 (papers.md 3.1): a hub name, folder or file."""
+    """Fill the encoder from SigLIP, VL3-SigLIP-NaViT or a whole VideoLLaMA 3 (papers.md 3.1): a hub name, folder or file."""
     state = read_part(name_or_folder, LANDMARKS["siglip"])
     parts = ("embeddings.", "encoder.", "post_layernorm.", "head.")
     state = {name: tensor for name, tensor in state.items() if name.startswith(parts)}
@@ -127,7 +127,7 @@ def load_vision_weights(encoder: VisionEncoder, name_or_folder: str) -> None:
 
 
 def load_tower_weights(tower: nn.Module, config: TowerConfig) -> None:
-    """Fills one tower of Apollo's encoder from a hub name, folder or file; what the tower does not have (layers after the
+    """Fill one tower of Apollo's encoder from a hub name, folder or file; what the tower does not have (layers after the
     selected one, heads) is left out, what the weights lack or have in another size is a WeightsError."""
     assert config.weights is not None  # the caller asks only then
     state = read_part(config.weights, LANDMARKS[config.kind])

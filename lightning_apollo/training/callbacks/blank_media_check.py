@@ -61,7 +61,7 @@ class BlankMediaReport:
 
 
 class BlankMediaCheck(Callback):
-    """Measures the first and the last optimizer step of a stage on the very micro-batches that the step trains on.
+    """Measure the first and the last optimizer step of a stage on the very micro-batches that the step trains on.
 
     Each of them runs twice more, without gradients: as it is, and with pixels of one grey. Loss is taken on the samples that
     show something. Dropout is off and no visual token is dropped, in both runs: a reducer would leave almost nothing of a
@@ -110,7 +110,7 @@ class BlankMediaCheck(Callback):
 
 
 def forget_logged(trainer: Trainer) -> None:
-    """Keeps what `on_before_optimizer_step` logged once out of later rows, in which Lightning repeats it without a public
+    """Keep what `on_before_optimizer_step` logged once out of later rows, in which Lightning repeats it without a public
     way to stop it."""
     if trainer._results is not None:
         trainer._results.reset(fx="on_before_optimizer_step")

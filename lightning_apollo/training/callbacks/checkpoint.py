@@ -65,7 +65,7 @@ class CheckpointWriter(Protocol):
 
 
 class CheckpointFile(TorchCheckpointIO):
-    """Writes straight to the file, without a second copy of everything in memory, and down to the disk."""
+    """Write straight to the file, without a second copy of everything in memory, and down to the disk."""
 
     def __init__(self) -> None:
         self.write_error: BaseException | None = None
@@ -82,7 +82,7 @@ class CheckpointFile(TorchCheckpointIO):
 
 
 class StepCheckpoint(Callback):
-    """Saves at the edge of every so many optimizer steps."""
+    """Save at the edge of every so many optimizer steps."""
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
         self.folder = folder
@@ -104,7 +104,7 @@ class StepCheckpoint(Callback):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path | None:
-        """Saves now, where this step is not saved yet; to be called by every rank after the last micro-batch of a step. None
+        """Save now, where this step is not saved yet; to be called by every rank after the last micro-batch of a step. None
         where it cannot be written."""
         if self._saved is not None and self._saved_step == trainer.global_step:
             return self._saved
@@ -120,7 +120,7 @@ class StepCheckpoint(Callback):
         return self._saved
 
     def _write(self, trainer: Trainer, path: Path) -> BaseException | None:
-        """Writes this rank's part; returns why it could not be, where it could not."""
+        """Write this rank's part; return why it could not be, where it could not."""
         unfinished = path.with_suffix(".partial")
         strategy = trainer.strategy
         error = _prepare(self.folder) if trainer.is_global_zero else None
@@ -156,7 +156,7 @@ class StepCheckpoint(Callback):
 
 
 def _prepare(folder: Path) -> OSError | None:
-    """Makes the folder, without what was left of a checkpoint that was not finished."""
+    """Make the folder, without what was left of a checkpoint that was not finished."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder)
@@ -166,7 +166,7 @@ def _prepare(folder: Path) -> OSError | None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a process left that was killed in the middle of a save; nobody else may be saving."""
+    """Remove what a process left that was killed in the middle of a save; nobody else may be saving."""
     _remove(*folder.glob("step-*.partial"))
 
 
@@ -175,7 +175,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _publish(unfinished: Path, path: Path) -> OSError | None:
-    """Gives a checkpoint its name once all of it is on the disk."""
+    """Give a checkpoint its name once all of it is on the disk."""
     try:
         _remove(path)
         for part in unfinished.rglob("*") if unfinished.is_dir() else ():

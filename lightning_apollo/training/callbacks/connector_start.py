@@ -30,7 +30,7 @@ Peek = Callable[[int], Sequence[PackedBatch]]
 
 
 class ConnectorStart(Callback):
-    """Calibrates a random connector where `connector.init` asks for it, and logs `start/visual_scale` of every stage.
+    """Calibrate a random connector where `connector.init` asks for it, and log `start/visual_scale` of every stage.
 
     Calibrating: before the first optimizer step that shows anything, all its micro-batches run forward twice, without
     gradients. Of the first pass each channel of the features is standardised, and of the second the visual tokens get the
@@ -125,7 +125,7 @@ class ConnectorStart(Callback):
             self._shown = sums if self._shown is None else self._shown + sums
 
     def _calibrate(self, trainer: Trainer, model: VideoLMM) -> None:
-        """Does nothing where it is not due, and waits where the coming step shows nothing, or the same everywhere."""
+        """Do nothing where it is not due, and wait where the coming step shows nothing, or the same everywhere."""
         if not self.is_due:
             return
         batches = self._peek(trainer.accumulate_grad_batches)
@@ -158,7 +158,7 @@ def _model(pl_module: LightningModule) -> VideoLMM:
 
 @torch.no_grad()
 def _restart_masters(trainer: Trainer, model: VideoLMM) -> None:
-    """Lets the copies that an optimizer steps in the place of narrower parameters, and rounds into them, begin as these."""
+    """Let the copies that an optimizer steps in the place of narrower parameters, and rounds into them, begin as these."""
     for optimizer in trainer.optimizers:
         masters = getattr(optimizer, "masters", {})
         for parameter in model.connector.parameters():

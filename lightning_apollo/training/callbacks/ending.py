@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def end_run(trainer: Trainer, error: UserError) -> NoReturn:
-    """Raises the error, or of several ranks, each of which calls this, lets rank 0 say it and ends each with SystemExit.
+    """Raise the error, or of several ranks, each of which calls this, let rank 0 say it and end each with SystemExit.
 
     Launchers kill the other ranks once one has left: they leave when all has been said. Ranks that rank 0 started itself
     leave with code 0, or Lightning would kill rank 0.

@@ -26,7 +26,7 @@ _LOSS = "last_loss"  # key of a checkpoint
 
 
 class StageExport(Callback):
-    """Writes the weights and then `done.json` into the stage's folder, each all or nothing, when training ends.
+    """Write the weights and then `done.json` into the stage's folder, each all or nothing, when training ends.
 
     Of a stage that held its weights in bfloat16, those that trained are written in float32 (see master_weights.py).
     Of a stage with adapters the weights are merged, so that all that reads weights reads them, and `adapter.safetensors`

@@ -32,7 +32,7 @@ class _ChecksSteps(Protocol):
 
 
 class NonFinite(Callback):
-    """Looks at each step of a Stage before its update, at its loss and gradient norm.
+    """Look at each step of a Stage before its update, at its loss and gradient norm.
 
     Both are the same on all ranks, so that all decide alike and exchange nothing; only where a step is bad do they gather the ids
     of the samples behind it. A step that is left out changes neither weights nor optimizer; the schedule advances, and
@@ -61,7 +61,7 @@ class NonFinite(Callback):
         self._losses.append((self._samples, loss.detach()))
 
     def check(self, stage: LightningModule, loss: Tensor, grad_norm: Tensor) -> None:
-        """Takes the gradients of a step away that is to be left out; raises NonFiniteLoss where it is to stop the run.
+        """Take the gradients of a step away that is to be left out; raise NonFiniteLoss where it is to stop the run.
 
         loss, grad_norm: scalars of the whole step over all ranks.
         """
@@ -75,7 +75,7 @@ class NonFinite(Callback):
     def _report(
         self, trainer: Trainer, loss: Tensor, grad_norm: Tensor, losses: list[tuple[tuple[str, ...], Tensor]]
     ) -> None:
-        """Counts and says a bad step, or raises."""
+        """Count and say a bad step, or raise."""
         is_loss = not math.isfinite(loss)
         # A gradient is summed over all of them: which one brought it is not known
         suspects = [name for samples, own in losses if not (is_loss and math.isfinite(own)) for name in samples]

@@ -30,7 +30,7 @@ from lightning_apollo.training.processes.signals import EXIT_CODE, INTERRUPTED, 
 
 
 class Preemption(Callback):
-    """Saves and raises Preempted at the edge of the step in which a signal comes; it has its place behind StageExport.
+    """Save and raise Preempted at the edge of the step in which a signal comes; it has its place behind StageExport.
 
     A signal during the last step, or while the stage's weights are written, lets the stage finish first. One that comes before
     training ends this process, and the ranks that Lightning has started for it.
@@ -110,7 +110,7 @@ def slurm_environment() -> list[ClusterEnvironment]:
 
 
 def without_handlers(trainer: Trainer) -> Trainer:
-    """Keeps Lightning from handling SIGTERM, as it would by talking to the other ranks wherever that interrupts this one."""
+    """Keep Lightning from handling SIGTERM, as it would by talking to the other ranks wherever that interrupts this one."""
     # Lightning has no option for it
     trainer._signal_connector.register_signal_handlers = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
     return trainer

@@ -16,7 +16,7 @@ _KEY = "exact_resume"
 
 
 class ExactResume(Callback):
-    """Keeps the random states of every rank, and lets a run resume with another number of ranks.
+    """Keep the random states of every rank, and let a run resume with another number of ranks.
 
     All ranks make the same initial weights from one seed. From the first micro-batch on each draws from states of its own, so
     that their dropout masks differ; the first rank's are those of a run of one rank.
@@ -54,7 +54,7 @@ class ExactResume(Callback):
 
 
 def convert_batch_progress(progress: dict[str, Any], old_accumulated: int, new_accumulated: int) -> None:
-    """Changes Lightning's counts of one rank's micro-batches where a step takes another number of them on each rank.
+    """Change Lightning's counts of one rank's micro-batches where a step takes another number of them on each rank.
 
     They were saved at the end of a micro-batch, which is thus processed and not yet completed.
     """

@@ -13,7 +13,7 @@ from lightning_apollo.training.callbacks.ending import end_run
 
 
 class FinalRoom(Callback):
-    """Ends the run before its last step where the final weights would find no room; it has its place before Preemption.
+    """End the run before its last step where the final weights would find no room; it has its place before Preemption.
 
     Rank 0 looks, and all ranks end together, in one line (CheckpointError). The checkpoints stay for `--resume`.
     """

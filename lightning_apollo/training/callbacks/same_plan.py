@@ -13,7 +13,7 @@ from lightning_apollo.training.processes.agreement import RanksDisagree, disagre
 
 
 class SamePlan(Callback):
-    """Ends all ranks where one of them has opened other data, or would deal them otherwise, in one line that names it."""
+    """End all ranks where one of them has opened other data, or would deal them otherwise, in one line that names it."""
 
     def __init__(self, facts: Callable[[], Mapping[str, str]]) -> None:
         """facts: of this rank's data and plan, once they are opened."""

@@ -67,7 +67,7 @@ def agreed_facts(see: Callable[[], Facts], output: Path) -> Facts:
 
 
 def tell(error: UserError) -> None:
-    """Ends all ranks with an error that this rank has found before they agreed; returns where they have agreed already."""
+    """End all ranks with an error that this rank has found before they agreed; return where they have agreed already."""
     me = launched()
     if me is None or isinstance(error, RanksDisagree) or _open_store.cache_info().currsize:
         return
@@ -101,7 +101,7 @@ def _open_store(me: Rank) -> Store:
 
 @contextmanager
 def _root(me: Rank, store: Store, output: Path) -> Iterator[str | None]:
-    """Yields why this rank does not see the folder that rank 0 writes, None where it does; rank 0 puts a file there to find."""
+    """Yield why this rank does not see the folder that rank 0 writes, None where it does; rank 0 puts a file there to find."""
     if me.rank > 0:
         name = _wait(store, "root", f"rank 0 at {me.address}")
         is_seen = not name or _appears(output / name)
@@ -143,7 +143,7 @@ def _hear_verdict(store: Store, me: Rank, facts: Facts, problem: str, output: Pa
 
 
 def _judge(store: Store, me: Rank) -> str:
-    """Compares what all ranks have said; on rank 0."""
+    """Compare what all ranks have said; on rank 0."""
     begun, is_said, waiting = time.monotonic(), False, list(range(me.world_size))
     while waiting := [rank for rank in waiting if not store.check([f"facts/{rank}"])]:
         waited = time.monotonic() - begun
@@ -217,7 +217,7 @@ def _wait(store: Store, key: str, whom: str) -> str:
 
 
 def _conclude(store: Store, me: Rank, verdict: str) -> None:
-    """Ends where there is a verdict; rank 0 once all have read it."""
+    """End where there is a verdict; rank 0 once all have read it."""
     with suppress(DistError):  # rank 0, where the store lies, has waited for the others and has ended
         store.set(f"read/{me.rank}", "")
         due = time.monotonic() + _READ_SECONDS

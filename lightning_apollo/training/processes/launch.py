@@ -42,7 +42,7 @@ def launched() -> Rank | None:
 
 @contextmanager
 def errors_to_all_ranks() -> Iterator[None]:
-    """Ends all ranks with the UserError of one of them, such as that of a machine that lacks a file."""
+    """End all ranks with the UserError of one of them, such as that of a machine that lacks a file."""
     try:
         yield
     except UserError as error:

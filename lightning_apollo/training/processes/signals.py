@@ -59,7 +59,7 @@ class Listener:
         self._counts: Counter[int] = Counter()  # signals that came
 
     def start(self) -> None:
-        """Listens, also to what came while a parent kept SIGNALS blocked; to be called by the main thread."""
+        """Listen, also to what came while a parent kept SIGNALS blocked; to be called by the main thread."""
         if not self._is_watched:
             self._is_watched = True
             reader, writer = os.pipe()
@@ -73,7 +73,7 @@ class Listener:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, FROM_PARENT))
 
     def _forget(self) -> None:
-        """Takes a forked process off the pipe of its parent, which would count the fork's signals as its own."""
+        """Take a forked process off the pipe of its parent, which would count the fork's signals as its own."""
         signal.set_wakeup_fd(-1)
         for number in (*SIGNALS, FROM_PARENT):
             if signal.getsignal(number) == self._handle:
@@ -89,7 +89,7 @@ class Listener:
         self.start()
 
     def end_training(self) -> None:
-        """Puts back the handlers from before training."""
+        """Put back the handlers from before training."""
         self._is_training = False
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
@@ -109,7 +109,7 @@ class Listener:
         self.noted = max(self.noted or came, came, key=SIGNALS.index)
 
     def _watch(self, reader: int) -> None:
-        """Counts Ctrl-C, and ends the process where its main thread cannot."""
+        """Count Ctrl-C, and end the process where its main thread cannot."""
         while True:
             for number in os.read(reader, 64):
                 if signal.getsignal(number) != self._handle:
@@ -130,7 +130,7 @@ class Listener:
             os._exit(_exit_code(came))
 
     def _end(self, came: signal.Signals) -> bool:
-        """Requeues the job and says the end, on rank 0; False where that is done already."""
+        """Requeue the job and say the end, on rank 0; False where that is done already."""
         if not self._end_begun.acquire(blocking=False):
             return False
         if own_rank() > 0:
@@ -160,13 +160,13 @@ def own_rank() -> int:
 
 
 def after(came: signal.Signals, may_requeue: bool) -> str:
-    """Requeues the SLURM job after SIGUSR1, and returns what to do next."""
+    """Requeue the SLURM job after SIGUSR1, and return what to do next."""
     job = _job_id() if came == signal.SIGUSR1 and may_requeue else None
     return "start it again with --resume" if job is None else _requeue(job)
 
 
 def run_passing_signals_on(command: Sequence[str]) -> int:
-    """Runs a command that starts a Listener, hands on the signals that come here, and returns its exit code.
+    """Run a command that starts a Listener, hand on the signals that come here, and return its exit code.
 
     Where it was ended by a signal, 128 + the number, as a shell counts; where it ended well in spite of one, EXIT_CODE or
     INTERRUPTED: this process was asked to stop as well.
@@ -196,7 +196,7 @@ def run_passing_signals_on(command: Sequence[str]) -> int:
 
 
 def _start_deaf(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Starts a process for which SIGNALS wait until it listens; those that come meanwhile wait here as well."""
+    """Start a process for which SIGNALS wait until it listens; those that come meanwhile wait here as well."""
     import subprocess
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, FROM_PARENT))
@@ -207,7 +207,7 @@ def _start_deaf(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _ignore() -> None:
-    """Leaves the exit code as it is where a signal comes while Python ends, which would put back the system's handlers."""
+    """Leave the exit code as it is where a signal comes while Python ends, which would put back the system's handlers."""
     for number in (*SIGNALS, FROM_PARENT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -227,7 +227,7 @@ def _end_at_once() -> None:
 
 
 def _write(line: bytes) -> None:
-    """Writes to standard output past its buffer, which the main thread may be writing to."""
+    """Write to standard output past its buffer, which the main thread may be writing to."""
     with suppress(OSError):  # nobody reads it: the run ends as it would
         os.write(1, line)
 
@@ -239,7 +239,7 @@ def _job_id() -> str | None:
 
 
 def _requeue(job: str) -> str:
-    """Puts the job back into the queue, and returns what came of it."""
+    """Put the job back into the queue, and return what came of it."""
     import subprocess
 
     command = ["scontrol", "requeue", job]

@@ -38,7 +38,7 @@ from lightning_apollo.training.timing.timeline import Mark, Timeline, part_secon
 
 
 class StepTime(Callback):
-    """Logs `time/...` of every optimizer step, in seconds, and says the bottleneck when training ends.
+    """Log `time/...` of every optimizer step, in seconds, and say the bottleneck when training ends.
 
     A step runs from the end of the one before it to its own; all its micro-batches are added up. Its parts do not
     overlap and sum to `time/step`:
@@ -209,7 +209,7 @@ class StepTime(Callback):
 
 
 class LoopProfiler(Profiler):
-    """Tells a StepTime of the two moments that Lightning gives to no callback: fetching a batch and moving it.
+    """Tell a StepTime of the two moments that Lightning gives to no callback: fetching a batch and moving it.
 
     Lightning's loop calls a profiler around each of its actions. Give it to the Trainer with the callback.
     """

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sentinel(Callback):
-    """Reports a stall once no rank has moved for `patience_seconds`, and ends the run when it lasts `end_seconds` more.
+    """Report a stall once no rank has moved for `patience_seconds`, and end the run when it lasts `end_seconds` more.
 
     The report goes to standard error and to `folder/sentinel.log`. One rank alone is not watched.
     """
@@ -104,7 +104,7 @@ class _Notes:
         self.moved = time.monotonic()
 
     def begin(self, position: Position, samples: tuple[str, ...]) -> None:
-        """Begins a micro-batch, or the time between two."""
+        """Begin a micro-batch, or the time between two."""
         self.thread = threading.get_ident()
         self.samples, self.entered = samples, Counter()
         self._move(position)
@@ -122,7 +122,7 @@ class _Notes:
 
 
 class _Watch(threading.Thread):
-    """Says where its rank is; on rank 0, also compares what all ranks say."""
+    """Say where its rank is; on rank 0, also compare what all ranks say."""
 
     def __init__(self, notes: _Notes, store: TCPStore, rank: int, world_size: int, settings: Sentinel) -> None:
         super().__init__(name="sentinel", daemon=True)
@@ -154,7 +154,7 @@ class _Watch(threading.Thread):
             self.join()
 
     def publish(self) -> None:
-        """Says where this rank is; the stack only where it has not moved for a while."""
+        """Say where this rank is; the stack only where it has not moved for a while."""
         notes, still = self.notes, time.monotonic() - self.notes.moved
         is_still = still >= self.settings.patience_seconds / 2
         report = RankReport(
@@ -213,7 +213,7 @@ def _open_store(strategy: ParallelStrategy) -> TCPStore:
 
 
 def _hook(model: VideoLMM, notes: _Notes) -> Iterator[RemovableHandle]:
-    """Notes each component and each layer when its forward begins and when its output's gradient arrives."""
+    """Note each component and each layer when its forward begins and when its output's gradient arrives."""
     for component, module in model.components().items():
         for name, part in _parts(component, module):
 
@@ -256,6 +256,6 @@ def _stack(thread: int) -> tuple[str, ...]:
 
 
 def _end() -> None:
-    """Ends the process at once: its main thread waits for a collective that will not come, and hears no signal."""
+    """End the process at once: its main thread waits for a collective that will not come, and hears no signal."""
     sys.stderr.flush()
     os._exit(EXIT_CODE)

@@ -22,7 +22,7 @@ class Position:
 
     @property
     def order(self) -> tuple[int, int, int, int]:
-        """Sorts ranks that run the same program by how far they are."""
+        """Sort ranks that run the same program by how far they are."""
         return self.step, self.micro_batch, PHASES.index(self.phase), self.num_entered
 
     def __str__(self) -> str:

@@ -36,7 +36,7 @@ SIZE = (24, 80)
 
 @dataclass(frozen=True)
 class LoggedReader(DirectReader):
-    """Writes every call into a file, whatever process makes it."""
+    """Write every call into a file, whatever process makes it."""
 
     log: Path = Path()
 

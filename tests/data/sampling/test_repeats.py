@@ -53,7 +53,7 @@ def asking(folder: Path, *videos: str, **row: float) -> Conversation:
 
 
 class Counting(DirectReader):
-    """Keeps how many frames of which size were decoded."""
+    """Keep how many frames of which size were decoded."""
 
     calls: list[tuple[int, tuple[int, int]]]
 

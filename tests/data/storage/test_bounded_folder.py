@@ -135,7 +135,7 @@ def test_a_file_that_another_process_takes_away_while_it_is_written_is_not_kept(
 
 
 def _write_and_read(folder: BoundedFolder, seed: int, num_steps: int) -> int:
-    """Uses the folder as a loader process does; how often it found something."""
+    """Use the folder as a loader process does; how often it found something."""
     generator, num_found = random.Random(seed), 0
     for _ in range(num_steps):
         name = name_of(generator.randrange(60))

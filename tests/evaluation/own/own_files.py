@@ -47,7 +47,7 @@ def read(manifest: Path, metric: str | None = None) -> OwnRows:
 
 
 class Oracle:
-    """Answers what is expected, or what it is told to say instead, and keeps the ids of what it was asked."""
+    """Answer what is expected, or what it is told to say instead, and keep the ids of what it was asked."""
 
     def __init__(self, wrong: Callable[[str], bool] = lambda name: False) -> None:
         self.asked: list[str] = []

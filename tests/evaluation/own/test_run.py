@@ -128,7 +128,7 @@ def ask_as(ranks: Ranks, manifest: Path, output: Path) -> tuple[list[str], str]:
 
 
 def ask_on_ranks(manifest: str, output: str) -> None:
-    """Leaves what this rank was asked, and its table."""
+    """Leave what this rank was asked, and its table."""
     with join_ranks() as (ranks, _):
         said = ask_as(ranks, Path(manifest), Path(output))
     (Path(output) / f"rank-{ranks.rank}.json").write_text(json.dumps(said))

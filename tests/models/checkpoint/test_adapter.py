@@ -88,11 +88,11 @@ def test_another_base_another_file_and_none_are_one_line(folder: Path, tmp_path:
     save_file(start, tmp_path / "less.safetensors")
     start_file = folder / "start.safetensors"
     for adapter, base, said in (
-        (folder, tmp_path / "other.safetensors", "name those that stage fine_tuning of mine started from"),
-        (folder, tmp_path / "less.safetensors", "name those that stage fine_tuning of mine started from"),
-        (folder, tmp_path / "none.safetensors", "no such file or folder"),
-        (start_file, start_file, f"weights, but no adapter: name the {ADAPTER}"),
-        (tmp_path, start_file, f"no file of an adapter: name the {ADAPTER}"),
+        (folder, tmp_path / "other.safetensors", " stage fine_tuning of mine "),
+        (folder, tmp_path / "less.safetensors", " stage fine_tuning of mine "),
+        (folder, tmp_path / "none.safetensors", "none.safetensors: "),
+        (start_file, start_file, f" {ADAPTER}"),
+        (tmp_path, start_file, f" {ADAPTER}"),
     ):
         done = merge(adapter, tmp_path / "merged.safetensors", "--base", base)
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output

@@ -23,7 +23,7 @@ RELEASED = TowerConfig("internvideo2", 16, num_layers=3, num_heads=2, intermedia
 
 
 def release(num_frames: int, path: Path, config: TowerConfig = RELEASED, wrapper: str = "module") -> dict[str, Tensor]:
-    """Writes a .pt file with all layers for clips of `num_frames`; returns the tensors of the vision encoder."""
+    """Write a .pt file with all layers for clips of `num_frames`; return the tensors of the vision encoder."""
     model = InternVideo2Tower(replace(config, select_layer=-1), num_frames).model
     randomize(model)
     state = {f"vision_encoder.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -79,7 +79,7 @@ def test_what_the_weights_lack_is_named(lost: str, tmp_path: Path) -> None:
 
 
 def siglip(folder: Path, image_size: int = IMAGE.image_size) -> dict[str, Tensor]:
-    """Saves transformers' class as it saves itself; returns its tensors."""
+    """Save transformers' class as it saves itself; return its tensors."""
     sizes = SiglipVisionConfig(
         hidden_size=24,
         num_hidden_layers=3,

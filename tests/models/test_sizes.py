@@ -1,5 +1,6 @@
 """Sizes that must agree, compared before anything is computed with them: one line that names both."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -42,7 +42,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def write_folder_atomically(folder: Path) -> Iterator[Path]:
-    """Yields a new folder beside `folder` to fill, which gets its name in one step at the end.
+    """Yield a new folder beside `folder` to fill, which gets its name in one step at the end.
 
     After an error nothing is left beside it. FileExistsError where another writer was faster: its folder stays.
     """
@@ -62,7 +62,7 @@ def write_folder_atomically(folder: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path, name: str | None = None) -> None:
-    """Removes what killed writers left in a folder, or of `name` in it alone; no other process may be writing there."""
+    """Remove what killed writers left in a folder, or of `name` in it alone; no other process may be writing there."""
     for path in folder.glob("*.partial"):
         partial = _PARTIAL.fullmatch(path.name)
         if partial is None or name not in (None, partial["name"]):
@@ -88,7 +88,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[TextIO]:
-    """Yields this file, made where it is missing and locked, after waiting for a process that has its lock.
+    """Yield this file, made where it is missing and locked, after waiting for a process that has its lock.
 
     The system gives it back when the process ends, even when it is killed.
     """
@@ -106,7 +106,7 @@ def is_locked(path: Path) -> bool:
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Takes the lock of an open file unless another process has it; OSError where the file system has no locks."""
+    """Take the lock of an open file unless another process has it; OSError where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

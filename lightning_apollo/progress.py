@@ -31,7 +31,7 @@ def bars(*fields: str, console: Console | None = None, is_shown: bool = True, is
 def progress_bar(
     title: str, console: Console | None = None, *, is_shown: bool = True, is_transient: bool = False
 ) -> Iterator[Progress]:
-    """Yields what moves a bar."""
+    """Yield what moves a bar."""
     with bars(console=console, is_shown=is_shown, is_transient=is_transient) as drawn:
         task = drawn.add_task(title, total=None)
         yield lambda done, total: drawn.update(task, completed=done, total=total)
@@ -39,7 +39,7 @@ def progress_bar(
 
 @contextmanager
 def preparation_progress() -> Iterator[CheckProgress]:
-    """Yields what draws a bar on standard error for each thing that is counted, from its first report on."""
+    """Yield what draws a bar on standard error for each thing that is counted, from its first report on."""
     with bars("{task.fields[errors]} broken", console=Console(stderr=True)) as drawn:
         tasks = {}
 

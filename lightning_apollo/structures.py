@@ -192,7 +192,7 @@ class VisualBatch:
 
     @classmethod
     def from_items(cls, items: Sequence[VisualItem], patch_size: int) -> VisualBatch:
-        """Packs items one after the other; no item at all gives an empty batch, which every op accepts."""
+        """Pack items one after the other; no item at all gives an empty batch, which every op accepts."""
         import torch
 
         clips = {item.clip for item in items}

@@ -46,7 +46,7 @@ def similarity_keep(
     min_tokens: int = 1,
     arithmetic: str = "exact",
 ) -> tuple[Tensor, Tensor]:
-    """Returns the mask (M,) bool of the tokens that stay, and how many do in each frame (F,) int32.
+    """Return the mask (M,) bool of the tokens that stay, and how many do in each frame (F,) int32.
 
     With a threshold those stay that changed by more, with a budget the most changed ones.
 

@@ -232,7 +232,7 @@ class VideoDataModule(LightningDataModule):
         return open_sources(wanted, self.config.outside_root, self.config.unknown_keys)
 
     def _prepare_packing(self, report: CheckProgress) -> None:
-        """Makes the index, or brings it up to date, where it is this stage's own; then what its samples cost."""
+        """Make the index or bring it up to date, where it is this stage's own; then what its samples cost."""
         sources, folder, jobs = self._open(), self.index_folder, len(os.sched_getaffinity(0))
         if self.config.index is None:
             index = build_index(sources, folder, jobs, text=self.text, progress=report)

@@ -34,7 +34,7 @@ class Gauge:
 
 
 def write_inspection_page(inspected: Inspected, path: Path) -> str:
-    """Writes the page and returns its content in a line. Texts of the data are escaped; nothing is loaded from elsewhere."""
+    """Write the page and return its content in a line. Texts of the data are escaped; nothing is loaded from elsewhere."""
     sample, bars = inspected.sample, [] if inspected.batch is None else batch_bars(inspected, inspected.batch)
     values = {
         "inspected": inspected,

@@ -22,7 +22,7 @@ Reduce = Callable[[VisualBatch], Reduction]
 
 
 def known_reduction(recipe: Recipe, stage: str) -> tuple[Reduce | None, str]:
-    """Returns the stage's reduction, or None where it cannot be known, and a note on it that may be empty.
+    """Return the stage's reduction, or None where it cannot be known, and a note on it that may be empty.
 
     Pixels alone decide it but for merge_similar, which needs the encoder's weights.
     """

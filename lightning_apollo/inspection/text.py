@@ -27,7 +27,7 @@ class TextSpan:
 
 
 def text_spans(sample: Sample, tokenizer: PreTrainedTokenizerBase, keep_mask: Tensor | None) -> Iterator[TextSpan]:
-    """Yields all tokens of the sample in order; `keep_mask` (M,) says which visual tokens reach the LLM, None: not known."""
+    """Yield all tokens of the sample in order; `keep_mask` (M,) says which visual tokens reach the LLM, None: not known."""
     ids = sample.input_ids.tolist()
     is_trained = (sample.labels != IGNORE_INDEX).tolist()
     is_trained[0] = False  # nothing comes before the first token from which it could be predicted

@@ -100,7 +100,7 @@ def build(tree: Tree, kind: type, label: str) -> Any:
 
 
 def check_keys(tree: Tree, kind: type, label: str) -> None:
-    """Raises RecipeError at the first unknown key or wrong type; keys may be missing."""
+    """Raise RecipeError at the first unknown key or wrong type; keys may be missing."""
     _check_keys(tree, kind, label, key="")
     try:
         OmegaConf.merge(OmegaConf.structured(kind), tree)

@@ -8,7 +8,7 @@ WRITTEN_WHOLE = ("trains", "lora", "mixture", "shares")  # a layer that writes o
 
 
 def merge_trees(below: Tree, above: Tree) -> Tree:
-    """Returns both trees in one, key by key; where both have a value, that of `above`."""
+    """Return both trees in one, key by key; where both have a value, that of `above`."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

@@ -167,7 +167,7 @@ def _require_root(source: Source, facts: _Facts) -> None:
 
 
 def _probe(source: Source, videos: dict[str, _Medium], data: DataConfig, report: CheckProgress) -> None:
-    """Fills in seconds and frames; what hangs or crashes costs its file alone, as data.supervision has it."""
+    """Fill in seconds and frames; what hangs or crashes costs its file alone, as data.supervision has it."""
     named = {MediaKey(source.root.address(name), "video"): one for name, one in videos.items()}
     deadline = 0.0 if data.supervision is None else data.supervision.deadline_seconds
     if len(videos) > _MANY_VIDEOS and data.supervision is not None:

@@ -51,7 +51,7 @@ class StageMemory:
 
 
 def explain(recipe: Recipe) -> RenderableType:
-    """Returns a heading and one table per stage. Missing manifests are named, not an error; RecipeError for too few positions."""
+    """Return a heading and one table per stage. Missing manifests are named, not an error; RecipeError for too few positions."""
     recipe.require_positions()
     parameters = count_parameters(recipe)
     rows = {name: count_manifest_rows(source) for name, source in recipe.data.sources.items()}
@@ -69,7 +69,7 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
 
 
 def count_manifest_rows(source: SourceConfig) -> int | None:
-    """Returns the rows in a source's manifests, or None where one of them does not exist yet."""
+    """Return the rows in a source's manifests, or None where one of them does not exist yet."""
     try:
         return len(open_source("", source))
     except MissingManifest:

@@ -16,7 +16,7 @@ __all__ = ["STAGES", "PackingConfig", "StageConfig", "StageKind", "check_stage",
 
 
 def check_stage(config: StageConfig) -> None:
-    """Raises ValueError where there is no such stage, or it trains other components in the paper."""
+    """Raise ValueError where there is no such stage, or it trains other components in the paper."""
     _find_kind(config.kind).check(config.kind, config)
 
 

@@ -153,7 +153,7 @@ class Stage(LightningModule):
         self._check_step(norm)
 
     def drop_step(self) -> None:
-        """Takes the gradients of a step away before its update: the optimizer passes over it."""
+        """Take the gradients of a step away before its update: the optimizer passes over it."""
         for tensor in self._stepped():
             tensor.grad = None
 
@@ -166,12 +166,12 @@ class Stage(LightningModule):
         self._tallies.append(tally)
 
     def _sum_tallies(self) -> None:
-        """Adds up the micro-batches of a step over all ranks."""
+        """Add up the micro-batches of a step over all ranks."""
         self._totals = self.trainer.strategy.reduce(torch.stack(self._tallies).sum(dim=0), reduce_op="sum")
         self._tallies.clear()
 
     def _mean_over_labels(self) -> None:
-        """Turns the gradient into that of the mean over the labelled tokens of the whole step."""
+        """Turn the gradient into that of the mean over the labelled tokens of the whole step."""
         num_labels = self._totals[1].clamp(min=1.0)  # a step without any label has a gradient of 0
         scale = self.trainer.world_size * self.trainer.accumulate_grad_batches / num_labels
         for tensor in self._stepped():
@@ -184,13 +184,13 @@ class Stage(LightningModule):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _clip(self, norm: Tensor) -> None:
-        """Shortens the gradient to the config's norm, where it has one."""
+        """Shorten the gradient to the config's norm, where it has one."""
         if self.config.optimizer.gradient_clip > 0.0:
             stepped = [tensor for tensor in self._stepped() if tensor.grad is not None]
             clip_grads_with_norm_(stepped, self.config.optimizer.gradient_clip, norm)
 
     def _check_step(self, norm: Tensor) -> None:
-        """Shows the step to those who may drop it or stop the run."""
+        """Show the step to those who may drop it or stop the run."""
         for check in self.step_checks:
             check(self, self._totals[0], norm)
 

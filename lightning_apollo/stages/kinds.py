@@ -20,7 +20,7 @@ class StageKind:
     may_train: tuple[str, ...] = ()  # what the config may add to it
 
     def check(self, name: str, config: StageConfig) -> None:
-        """Raises ValueError where the config trains other components than the stage `name` of the paper does."""
+        """Raise ValueError where the config trains other components than the stage `name` of the paper does."""
         if self.trains is None:
             return
         extra = set(config.trains) - set(self.trains)

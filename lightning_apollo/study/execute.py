@@ -69,7 +69,7 @@ def finish(run: StudyRun, kind: str, predictions: Sequence[Prediction], seconds:
 
 
 def render_study_data(recipe: Recipe, progress: Progress | None = None) -> None:
-    """Renders the clips and questions of a recipe unless they are there."""
+    """Render the clips and questions of a recipe unless they are there."""
     assert recipe.data.shapes is not None  # a StudyRun has no other recipe
     try:
         shapes.render_shapes(recipe.data.shapes, Path(recipe.data.root), progress)

@@ -23,7 +23,7 @@ _FIGURES = ("measure", "view", "item", "against", "variants", "value", "low", "h
 
 
 def report_study(study: Study, runs: Sequence[StudyRun], console: Console) -> None:
-    """Writes the report of the scores that are there below the study's output, and prints it."""
+    """Write the report of the scores that are there below the study's output and print it."""
     tables = score_tables(study, runs)
     table = tables[study.score]
     if not table.scores:
@@ -97,7 +97,7 @@ def write(
 
 
 def print_sections(found: Sequence[Section], console: Console) -> None:
-    """Prints the sections."""
+    """Print the sections."""
     for section in found:
         if section.columns:
             console.print(section.rich())

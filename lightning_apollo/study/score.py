@@ -40,14 +40,14 @@ class StudyScore:
 
 
 def write_score(run: StudyRun, score: StudyScore) -> None:
-    """Writes score.json, all or nothing: from then on the run is finished."""
+    """Write score.json, all or nothing: from then on the run is finished."""
     path = run.folder / _SCORE
     with write_atomically(path) as partial:
         partial.write_text(json.dumps(asdict(score), indent=2) + "\n")
 
 
 def remove_score(run: StudyRun) -> None:
-    """Removes what an earlier recipe of the run scored."""
+    """Remove what an earlier recipe of the run scored."""
     (run.folder / _SCORE).unlink(missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def last_line(run: StudyRun) -> str:
 
 @contextmanager
 def locked(run: StudyRun) -> Iterator[None]:
-    """Holds the run, after waiting for a process that does."""
+    """Hold the run, after waiting for a process that does."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with lock(run.folder / _LOCK):
         yield

@@ -21,7 +21,7 @@ def warmup_steps(config: OptimizerConfig, num_steps: int) -> int:
 
 
 def check_rates(config: OptimizerConfig, num_steps: int) -> None:
-    """Raises ValueError where the schedule gives every one of `num_steps` optimizer steps the rate 0."""
+    """Raise ValueError where the schedule gives every one of `num_steps` optimizer steps the rate 0."""
     warmup = warmup_steps(config, num_steps)
     if not any(cosine_with_warmup(step, num_steps, warmup) > 0.0 for step in range(num_steps)):
         steps = "the only step" if num_steps == 1 else f"every one of {num_steps} steps"

@@ -103,7 +103,7 @@ def _check_description(
     sizes: NDArray[np.int64],
     is_key: NDArray[np.bool_],
 ) -> None:
-    """Raises ValueError for a codec that may make other frames of the samples, and where the marks of key frames lie.
+    """Raise ValueError for a codec that may make other frames of the samples, and where the marks of key frames lie.
 
     FFmpeg reads those of H.264 from the pictures. The second marked one is looked at: whoever marks wrongly does it always.
     """

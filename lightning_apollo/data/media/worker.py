@@ -85,7 +85,7 @@ def serve_requests(connection: Connection) -> None:
 
 
 def send_answer(connection: Connection, answer: WorkerAnswer) -> None:
-    """Sends a message, and the memory file of its pixels after it."""
+    """Send a message, and the memory file of its pixels after it."""
     if not isinstance(answer, Frames):
         connection.send_bytes(pickle.dumps(answer))
         return

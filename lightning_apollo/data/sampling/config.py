@@ -46,7 +46,7 @@ class SamplingConfig:
             raise ValueError("sampling clip_frames, max_clips and context_tokens are at least 1")
 
     def check_clip(self, clip: ClipShape | None) -> None:
-        """Raises ValueError where a model of these clips, or of frames (None), cannot be shown what this samples."""
+        """Raise ValueError where a model of these clips, or of frames (None), cannot be shown what this samples."""
         if clip is None and self.kind == "clips":
             raise ValueError('data.sampling.kind is "clips", but the model takes frames: choose "fps" or "uniform"')
         if clip is not None and clip.num_frames != self.clip_frames:

@@ -62,7 +62,7 @@ def write_clip(scene: Scene, path: Path) -> None:
 
 
 def write_image(still: Still, path: Path) -> None:
-    """Writes a still as a PNG of 32×32 pixels, the size that frames of a clip have where a token is a quadrant."""
+    """Write a still as a PNG of 32×32 pixels, the size that frames of a clip have where a token is a quadrant."""
     PngEncoder(draw_still(still)[:, ::2, ::2].contiguous()).to_file(path)
 
 

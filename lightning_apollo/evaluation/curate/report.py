@@ -84,7 +84,7 @@ class CurationScores:
 
 
 def run_curation(paths: Sequence[Path], config: CurateConfig, output: Path) -> None:
-    """Curates the questions of all files together, writes the folder and prints the tables; see the top of this file."""
+    """Curate the questions of all files together, write the folder and print the tables; see the top of this file."""
     table = tabulate(result for path in paths for result in read_results(path))
     curation = curate(table, config)
     if not curation.is_kept.any():

@@ -54,7 +54,7 @@ class TrainedForLmmsEval(lmms):
         self._batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Returns the answer to each request, in their order; each is cut where the first of the task's `until` begins."""
+        """Return the answer to each request, in their order; each is cut where the first of the task's `until` begins."""
         answers, num_asked = [""] * len(requests), 0
         order = sorted(range(len(requests)), key=lambda number: repr(requests[number].args[2]))
         with progress_bar("ask", Console(stderr=True), is_shown=self.rank == 0) as report:

@@ -74,7 +74,7 @@ class ChatConfig:
 
 
 def run_chat(trained: TrainedModel, config: ChatConfig, say: Callable[[str], None]) -> None:
-    """Serves the page until SIGTERM, or Ctrl-C, after which it ends with 130; `say` gets its address.
+    """Serve the page until SIGTERM, or Ctrl-C, after which it ends with 130; `say` gets its address.
 
     OSError where the port is taken.
     """

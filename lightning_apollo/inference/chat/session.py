@@ -80,7 +80,7 @@ def read_question(trained: TrainedModel, text: str, files: Sequence[str], upload
 def stream_reply(
     trained: TrainedModel, chat: Chat, asked: Message, max_new_tokens: int = 256, draw: DrawConfig = GREEDY
 ) -> Iterator[ChatReply]:
-    """Yields the answer as it grows, after each token and at least once. ChatError where it cannot be asked."""
+    """Yield the answer as it grows, after each token and at least once. ChatError where it cannot be asked."""
     begin = time.perf_counter()
     prompt = _prompt(trained, Conversation("the chat", "asked", (*chat.messages, asked)))
     ids: list[int] = []

@@ -307,7 +307,7 @@ def _similar_runs(tokens: Tensor, items: Tensor, num_frames: int, threshold: flo
 
 @_similar_runs.register_fake
 def _(tokens: Tensor, items: Tensor, num_frames: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    head_frame, frame_counts = (tokens.new_empty(n, dtype=torch.int32) for n in (len(tokens), num_frames))
+    head_frame, frame_counts = (tokens.new_empty(n, dtype=torch.int32) for n in (tokens.shape[0], num_frames))
     return head_frame, torch.empty_like(head_frame, dtype=torch.bool), frame_counts
 
 

@@ -20,10 +20,10 @@ from lightning_apollo.evaluation.run import EvaluationConfig, EvaluationRun, eva
 from lightning_apollo.evaluation.table import ScoreTable
 from lightning_apollo.files import write_atomically
 from lightning_apollo.inference.exported import is_exported
-from lightning_apollo.inference.trained import Say, find_stage_of, load_checkpoint, load_trained, say_nothing
+from lightning_apollo.inference.trained import find_stage_of, load_checkpoint, load_trained, say_nothing
 from lightning_apollo.inference.trained_model import TrainedModel
 from lightning_apollo.models.checkpoint.files import weight_files
-from lightning_apollo.progress import progress_bar
+from lightning_apollo.progress import Say, progress_bar
 from lightning_apollo.recipe.schema import Recipe
 from lightning_apollo.runs.stage_folder import stage_folder
 

@@ -83,8 +83,7 @@ def expected_runs(runs: dict[int, list[int]], shapes: list[Shape]) -> Runs:
     begun = [frame_of[head] for head in runs]
     every = [(item, frame) for item, (frames, *_) in enumerate(shapes) for frame in range(frames)]
     counts = [begun.count(frame) for frame in every]
-    before = [sum(counts[:frame]) for frame in range(len(every) + 1)]
-    return Runs(head_frame, keep_mask, torch.tensor(counts, dtype=torch.int32), torch.tensor(before, dtype=torch.int32))
+    return Runs(head_frame, keep_mask, torch.tensor(counts, dtype=torch.int32))
 
 
 def expected_means(tokens: Tensor, upstream: Tensor, runs: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.timestamps import SamplingConfig
 from lightning_apollo.data.shapes.dataset import ShapesConfig
 from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.storage.protocols import StorageConfig, check_form
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class DataConfig:
     manifests: list[str] = field(default_factory=list)  # where given: one source "custom" in the place of all others
     root: str = "."  # media root of `manifests`; the folder that `shapes` is rendered into
     outside_root: list[str] = field(default_factory=list)  # absolute folders that media may also lie in
+    storage: StorageConfig = field(default_factory=StorageConfig)  # stores that roots and manifests may lie in
     unknown_keys: str = "refuse"  # keys of rows that are not read; "ignore" passes over them, and counts them
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # which moments of a video are shown
     picture: PictureConfig = field(default_factory=PictureConfig)  # how still pictures are shown
@@ -60,3 +62,5 @@ class DataConfig:
                 raise ValueError(f"data.{name} must be {least} or more, it is {getattr(self, name)}")
         if any(not folder.startswith("/") for folder in self.outside_root):
             raise ValueError(f"data.outside_root names absolute folders, not {list(self.outside_root)}")
+        for place in (self.root, *self.manifests):
+            check_form(place)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning_apollo.data.annotations.keys import REFUSE
 from lightning_apollo.data.annotations.manifest import Manifest, manifest_names, open_manifest
 from lightning_apollo.data.conversation import Conversation
+from lightning_apollo.data.storage.protocols import check_form, local_or_url, shown
 from lightning_apollo.data.storage.roots import MediaRoot, open_root
 from lightning_apollo.structures import SAMPLE_MODALITIES
 
@@ -16,20 +17,31 @@ from lightning_apollo.structures import SAMPLE_MODALITIES
 class SourceConfig:
     """A named source of conversations, the unit of a mixture."""
 
-    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or on s3://
-    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
+    manifests: list[
+        str
+    ]  # files or patterns of them, relative to the working directory or else to `root`, or s3://... etc.
+    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX etc. or shards/*.tar
     modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
 
     def __post_init__(self) -> None:
         if self.modality is not None and self.modality not in SAMPLE_MODALITIES:
             raise ValueError(f"modality is one of {', '.join(SAMPLE_MODALITIES)}, not {self.modality!r}")
         if not self.manifests:
-            raise ValueError(f"a source needs at least one manifest (root {self.root})")
+            raise ValueError(f"a source needs at least one manifest (root {shown(self.root)})")
+        for place in (self.root, *self.manifests):
+            check_form(place)
 
-    def open(self, name: str, outside_root: Sequence[str] = (), unknown_keys: str = REFUSE) -> Source:
+    def open(
+        self,
+        name: str,
+        outside_root: Sequence[str] = (),
+        unknown_keys: str = REFUSE,
+        protocols: Sequence[str] = (),
+    ) -> Source:
         """The source under this name, its manifests indexed; ManifestError or StorageError where one is not there."""
-        root = open_root(self.root, outside_root)
-        names = (found for pattern in self.manifests for found in manifest_names(pattern, root))
+        root = open_root(self.root, outside_root, protocols)
+        patterns = (local_or_url(manifest, protocols) for manifest in self.manifests)
+        names = (found for pattern in patterns for found in manifest_names(pattern, root))
         return Source(name, root, tuple(open_manifest(manifest, name, root, unknown_keys) for manifest in names))
 
 
@@ -53,7 +65,10 @@ class Source:
 
 
 def open_sources(
-    configs: Mapping[str, SourceConfig], outside_root: Sequence[str], unknown_keys: str = REFUSE
+    configs: Mapping[str, SourceConfig],
+    outside_root: Sequence[str],
+    unknown_keys: str = REFUSE,
+    protocols: Sequence[str] = (),
 ) -> list[Source]:
     """The sources of a recipe in its order, their manifests indexed."""
-    return [config.open(name, outside_root, unknown_keys) for name, config in configs.items()]
+    return [config.open(name, outside_root, unknown_keys, protocols) for name, config in configs.items()]

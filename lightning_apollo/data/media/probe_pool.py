@@ -14,6 +14,8 @@ from typing import NamedTuple
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.fork_server import start_fork_server
 from lightning_apollo.data.storage.address import file_state
+from lightning_apollo.data.storage.own_stores import OwnStore, carried
+from lightning_apollo.errors import FAULTS
 from lightning_apollo.machine.video_libraries import VideoLibrariesError
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
 
@@ -95,7 +97,7 @@ class _Worker:
     @classmethod
     def start(cls, probe: Probe, deadline: float, key: MediaKey) -> _Worker:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(theirs, probe, deadline), daemon=True)
+        process = _CONTEXT.Process(target=_serve, args=(theirs, probe, deadline, carried()), daemon=True)
         process.start()
         theirs.close()
         ours.recv()  # it is ready: imports and the start of the process are not on a file's account
@@ -141,7 +143,7 @@ def _how_it_ended(exit_code: int | None) -> str:
     return signal.Signals(-exit_code).name
 
 
-def _serve(connection: Connection, probe: Probe, deadline: float) -> None:
+def _serve(connection: Connection, probe: Probe, deadline: float, _: tuple[OwnStore, ...]) -> None:
     """Answers each file with its facts until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -162,7 +164,8 @@ def _facts(key: MediaKey, probe: Probe) -> MediaFacts | VideoLibrariesError:
     try:
         return MediaFacts(probe(key.path, key.modality), *state)
     except MediaError as error:
-        return MediaFacts(None, *state, error.reason)
+        # What the store did today says nothing about the file: without its state it is looked at again next time
+        return MediaFacts(None, *((-1, -1) if error.kind in FAULTS else state), error.reason)
     except VideoLibrariesError as error:
         return error
     except Exception as error:  # whatever else a reader of files trips over is a fact of the file

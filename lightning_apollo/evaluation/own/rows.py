@@ -33,6 +33,7 @@ class OwnRowsConfig:
     metric: str | None = None  # one of form.METRICS; None: by the form of the expected answers
     unknown_keys: str = REFUSE
     outside_root: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()  # of stores that are allowed besides the usual
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def read_own_rows(config: OwnRowsConfig) -> OwnRows:
     ManifestError for a file that is no manifest; BenchmarkError where no row can be used, or where an answer has not the form
     that the metric scores.
     """
-    source = SourceConfig(list(config.manifests), config.root).open("own", config.outside_root, config.unknown_keys)
+    source = SourceConfig(list(config.manifests), config.root).open(
+        "own", config.outside_root, config.unknown_keys, config.protocols
+    )
     counts = Counter(manifest.name for manifest in source.manifests)
     titles = [m.name if counts[m.name] == 1 else m.address for m in source.manifests]
     broken: list[BrokenRow] = []

@@ -1,0 +1,126 @@
+"""An object of a store as a file: blocks are fetched as they are asked for, and few are kept.
+
+A reader that jumps gets one block at a time; one that goes on gets an eighth of what it has read in one go ahead, at most
+MAX_REQUEST_BYTES. So no more than an eighth, and a block, of what is fetched is not read.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from lightning_apollo.data.storage.faults import ChangedObject, ShortAnswer, persist
+
+BLOCK_BYTES = 256 * 2**10
+MAX_REQUEST_BYTES = 4 * 2**20
+KEPT_BYTES = 32 * 2**20  # of one open file; a request more than that is in memory while it is answered
+
+_AHEAD = 8  # one part in so many of a run
+
+
+class StoreFile(Protocol):
+    """An open object. Its errors are of whatever class."""
+
+    size: int  # bytes
+    mark: str | None  # changes with the content; None where the store has nothing of the kind
+
+    def fetch(self, begin: int, end: int) -> bytes:
+        """The bytes from `begin` up to `end`, which is not beyond the size; fewer count as cut short."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class BlockReader(io.RawIOBase):
+    """An object open at any place. Every error is a MediaError."""
+
+    def __init__(self, address: str, open_file: Callable[[], StoreFile]) -> None:
+        self._address = address
+        self._open = open_file
+        self._owner_id = os.getpid()
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()  # by number, the one used last at the end
+        self._position = 0
+        self._run_begin = self._run_end = 0  # numbers of the blocks that were fetched one after the other
+        self._file: StoreFile | None = None
+        self._file = file = persist(address, open_file)
+        self._size, self._mark = file.size, file.mark
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer)
+        wanted = min(len(target), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        number, begin = divmod(self._position, BLOCK_BYTES)
+        block = self._block(number, -(-(begin + wanted) // BLOCK_BYTES))
+        content = block[begin : begin + wanted]
+        target[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None and self._owner_id == os.getpid():
+            file.close()
+        self._blocks.clear()
+        super().close()
+
+    def _block(self, number: int, num_wanted: int) -> bytes:
+        """A block. Where it is not kept it is fetched, with as many as are wanted or probably will be."""
+        if number not in self._blocks:
+            if number != self._run_end:
+                self._run_begin = number
+            ahead = max(num_wanted, (number - self._run_begin) // _AHEAD)
+            most = max(1, min(MAX_REQUEST_BYTES, KEPT_BYTES) // BLOCK_BYTES)
+            end = number + max(1, min(ahead, most))
+            end = next((known for known in range(number + 1, end) if known in self._blocks), end)
+            self._fetch(number, end)
+            self._run_end = end
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
+
+    def _fetch(self, first: int, end: int) -> None:
+        begin = first * BLOCK_BYTES
+        content = memoryview(self._request(begin, min(end * BLOCK_BYTES, self._size)))
+        for number in range(first, end):
+            place = number * BLOCK_BYTES - begin
+            if place < len(content):
+                self._blocks[number] = bytes(content[place : place + BLOCK_BYTES])
+        while len(self._blocks) * BLOCK_BYTES > max(KEPT_BYTES, BLOCK_BYTES):
+            self._blocks.popitem(last=False)
+
+    def _request(self, begin: int, end: int) -> bytes:
+        def ask() -> bytes:
+            file, self._file = self._file, None  # not shared with a late attempt, and opened anew after a fault
+            if file is None or self._owner_id != os.getpid():  # connections do not survive a fork
+                file = self._open_again()
+            content = file.fetch(begin, end)
+            if len(content) != end - begin:
+                raise ShortAnswer(f"{len(content)} of {end - begin} bytes")
+            self._file = file
+            return content
+
+        return persist(self._address, ask)
+
+    def _open_again(self) -> StoreFile:
+        file = self._open()
+        if (file.size, file.mark) != (self._size, self._mark):
+            raise ChangedObject("another object has taken its place")
+        self._owner_id = os.getpid()
+        return file

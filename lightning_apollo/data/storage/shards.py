@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage.address import StorageError
+from lightning_apollo.errors import MISSING
 from lightning_apollo.files import lock, write_atomically
 from lightning_apollo.structures import MediaError
 
@@ -155,10 +156,9 @@ def _unreadable(shard: str, pattern: str) -> StorageError:
     try:
         storage.open_address(shard).close()
     except MediaError as error:
-        return StorageError(
-            f"{shard}: no shard that can be read ({error.reason}): correct the root {pattern}", error.kind
-        )
-    return StorageError(f"{shard}: no shard that can be read: correct the root {pattern}")
+        if error.kind != MISSING:
+            return StorageError(str(error), error.kind)
+    return StorageError(f"{shard}: no such shard, or it cannot be read: correct the root {pattern}", MISSING)
 
 
 def expand(pattern: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from lightning_apollo.data.storage.faults import ChangedObject, ShortAnswer, persist
+from lightning_apollo.data.storage.faults import changed, cut_short, persist
 
 BLOCK_BYTES = 256 * 2**10
 MAX_REQUEST_BYTES = 4 * 2**20
@@ -112,7 +112,7 @@ class BlockReader(io.RawIOBase):
                 file = self._open_again()
             content = file.fetch(begin, end)
             if len(content) != end - begin:
-                raise ShortAnswer(f"{len(content)} of {end - begin} bytes")
+                raise cut_short(f"({len(content)} of {end - begin} bytes)")
             self._file = file
             return content
 
@@ -121,6 +121,6 @@ class BlockReader(io.RawIOBase):
     def _open_again(self) -> StoreFile:
         file = self._open()
         if (file.size, file.mark) != (self._size, self._mark):
-            raise ChangedObject("another object has taken its place")
+            raise changed("(its size or ETag is another)")
         self._owner_id = os.getpid()
         return file

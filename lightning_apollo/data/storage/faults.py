@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_apollo.data.storage.protocols import LIBRARIES, protocol_of, shown
-from lightning_apollo.errors import BROKEN, FORBIDDEN, MISSING, SLOW, UNAVAILABLE, MediaError
+from lightning_apollo.errors import BROKEN, FORBIDDEN, MISSING, SLOW, UNAVAILABLE, MediaError, UserError
 
 ATTEMPTS = 4
 SECONDS_EACH = 20.0  # that one attempt may take
@@ -34,24 +34,20 @@ _CHANCE = SystemRandom()  # not the generator that a run restores
 T = TypeVar("T")
 
 
-class ChangedObject(OSError):
-    """An object that another has taken the place of since it was opened."""
-
-
-class ShortAnswer(OSError):
-    """Fewer bytes than were asked for."""
-
-
-class UnusableStore(OSError):
-    """A store that cannot give what is asked of it, today or tomorrow."""
-
-
 class Fault(NamedTuple):
     """What is wrong with a request."""
 
     kind: str  # one of errors.FAULTS
     reason: str
     may_pass: bool  # a second try may succeed
+
+
+class StoreFault(UserError):
+    """A fault that is known where it is raised, of no library."""
+
+    def __init__(self, kind: str, reason: str, may_pass: bool = False) -> None:
+        super().__init__(kind, reason, may_pass)
+        self.fault = Fault(kind, reason, may_pass)
 
 
 def persist(address: str, request: Callable[[], T]) -> T:
@@ -75,14 +71,26 @@ def persist(address: str, request: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
+def changed(how: str) -> StoreFault:
+    """Another object has taken the place of one since it was opened."""
+    return StoreFault(BROKEN, f"it changed while it was read {how}")
+
+
+def cut_short(how: str) -> StoreFault:
+    """Fewer bytes came than were asked for."""
+    return StoreFault(BROKEN, f"it came cut short {how}", may_pass=True)
+
+
 def fault_of(error: BaseException, address: str) -> Fault:
     """What an error of a store means."""
+    if isinstance(error, StoreFault):
+        return error.fault
     errors = list(_causes(error))
     names = {base.__name__ for one in errors for base in type(one).__mro__}
     status = next((found for one in errors if (found := _status(one)) is not None), None)
     said = _words(error)
-    if status == 412 or names & {"FileExpired", "ChangedObject"}:
-        return Fault(BROKEN, f"it changed while it was read {said}", False)
+    if status == 412 or "FileExpired" in names:
+        return changed(said).fault
     if status in (404, 410):
         return Fault(MISSING, "no such object", False)
     if status in (401, 403, 407) or (status is None and "PermissionError" in names):
@@ -93,10 +101,8 @@ def fault_of(error: BaseException, address: str) -> Fault:
         return Fault(SLOW, f"the store took too long {said}", True)
     if status is not None:
         return Fault(UNAVAILABLE, f"the store does not answer {said}", status == 429 or status >= 500)
-    if "UnusableStore" in names:
-        return Fault(UNAVAILABLE, shown(_one_line(error)), False)
-    if names & _CUT_SHORT or "ShortAnswer" in names:
-        return Fault(BROKEN, f"it came cut short {said}", True)
+    if names & _CUT_SHORT:
+        return cut_short(said).fault
     if any("Timeout" in name for name in names):
         return Fault(SLOW, f"the store took too long {said}", True)
     if "FileNotFoundError" in names:

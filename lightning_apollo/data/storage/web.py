@@ -12,6 +12,7 @@ from fsspec.asyn import sync
 
 from lightning_apollo.data.storage import faults
 from lightning_apollo.data.storage.blocks import StoreFile
+from lightning_apollo.errors import UNAVAILABLE
 
 WHOLE_BYTES = 256 * 2**20  # of a file that comes whole or not at all
 
@@ -58,9 +59,9 @@ class _Parts:
             place = _RANGE.match(response.headers.get("Content-Range", ""))
             is_all = response.status == 200 and begin == 0 and end == self.size
             if _mark(response) != self.mark or (place and int(place["size"]) != self.size):
-                raise faults.ChangedObject("its size or ETag is another than when it was opened")
+                raise faults.changed("(its size or ETag is another)")
             if not is_all and (response.status != 206 or not place or place["begin"] != str(begin)):
-                raise faults.UnusableStore("the server answers other bytes than those that were asked for")
+                raise faults.StoreFault(UNAVAILABLE, "the server answers other bytes than those that were asked for")
             return await _read(response, end - begin)
 
     def close(self) -> None:
@@ -79,7 +80,7 @@ class _Whole:
         async with await _get(filesystem, url, {}) as response:
             response.raise_for_status()
             if _mark(response) != self.mark:
-                raise faults.ChangedObject("its ETag is another than when it was opened")
+                raise faults.changed("(its ETag is another)")
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 self._copy.write(chunk)
                 if self._copy.tell() > WHOLE_BYTES:
@@ -106,7 +107,9 @@ async def _look(filesystem: Any, url: str) -> WebFacts:
             return WebFacts(0, _mark(response), False)  # which an empty file is in either way
         response.raise_for_status()
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise faults.UnusableStore("the server compresses it, whatever is asked for: switch that off for media")
+            raise faults.StoreFault(
+                UNAVAILABLE, "the server compresses it, whatever is asked for: switch that off for media"
+            )
         if response.status == 206:
             return WebFacts(int(place["size"]) if place else None, _mark(response), bool(place))
         return WebFacts(response.content_length, _mark(response), False)
@@ -133,10 +136,11 @@ def _mark(response: ClientResponse) -> str | None:
     return response.headers.get("ETag") or response.headers.get("Last-Modified")
 
 
-def _too_large(size: int | None) -> faults.UnusableStore:
+def _too_large(size: int | None) -> faults.StoreFault:
     limit = WHOLE_BYTES // 2**20
     has = f"{size / 2**20:,.0f} MiB" if size else f"more than {limit} MiB"
-    return faults.UnusableStore(
+    return faults.StoreFault(
+        UNAVAILABLE,
         f"the server gives no parts of files, and this one has {has}, above the limit of {limit} MiB: "
-        "use a server that answers range requests, or copy the data"
+        "use a server that answers range requests, or copy the data",
     )

@@ -110,9 +110,13 @@ class BlockReader(io.RawIOBase):
             file, self._file = self._file, None  # not shared with a late attempt, and opened anew after a fault
             if file is None or self._owner_id != os.getpid():  # connections do not survive a fork
                 file = self._open_again()
-            content = file.fetch(begin, end)
-            if len(content) != end - begin:
-                raise cut_short(f"({len(content)} of {end - begin} bytes)")
+            try:
+                content = file.fetch(begin, end)
+                if len(content) != end - begin:
+                    raise cut_short(f"({len(content)} of {end - begin} bytes)")
+            except BaseException:
+                file.close()
+                raise
             self._file = file
             return content
 
@@ -121,6 +125,7 @@ class BlockReader(io.RawIOBase):
     def _open_again(self) -> StoreFile:
         file = self._open()
         if (file.size, file.mark) != (self._size, self._mark):
+            file.close()
             raise changed("(its size or ETag is another)")
         self._owner_id = os.getpid()
         return file

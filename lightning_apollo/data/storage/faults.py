@@ -89,6 +89,8 @@ def fault_of(error: BaseException, address: str) -> Fault:
     names = {base.__name__ for one in errors for base in type(one).__mro__}
     status = next((found for one in errors if (found := _status(one)) is not None), None)
     said = _words(error)
+    if names & _CUT_SHORT:
+        return cut_short(said).fault
     if status == 412 or "FileExpired" in names:
         return changed(said).fault
     if status in (404, 410):
@@ -101,8 +103,6 @@ def fault_of(error: BaseException, address: str) -> Fault:
         return Fault(SLOW, f"the store took too long {said}", True)
     if status is not None:
         return Fault(UNAVAILABLE, f"the store does not answer {said}", status == 429 or status >= 500)
-    if names & _CUT_SHORT:
-        return cut_short(said).fault
     if any("Timeout" in name for name in names):
         return Fault(SLOW, f"the store took too long {said}", True)
     if "FileNotFoundError" in names:
@@ -145,11 +145,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _status(error: BaseException) -> int | None:
     """The HTTP status of an error of aiohttp, gcsfs, Azure, httpx or botocore."""
     response: Any = getattr(error, "response", None)
-    found = [getattr(error, name, None) for name in ("status", "status_code", "code")]
-    found += [getattr(response, name, None) for name in ("status", "status_code")]
     if isinstance(response, dict):
-        found.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-    return next((number for number in found if isinstance(number, int) and 400 <= number < 600), None)
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for owner, name in ((error, "status"), (error, "status_code"), (response, "status_code"), (error, "code")):
+        number = getattr(owner, name, None)
+        if isinstance(number, int) and 400 <= number < 600:
+            return number
+    return None
 
 
 def _words(error: BaseException) -> str:

@@ -74,7 +74,11 @@ class _Whole:
     def __init__(self, filesystem: Any, url: str, mark: str | None) -> None:
         self.mark = mark
         self._copy: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
-        self.size: int = _run(filesystem, self._fill, filesystem, url)
+        try:
+            self.size: int = _run(filesystem, self._fill, filesystem, url)
+        except BaseException:
+            self._copy.close()
+            raise
 
     async def _fill(self, filesystem: Any, url: str) -> int:
         async with await _get(filesystem, url, {}) as response:
@@ -104,7 +108,7 @@ async def _look(filesystem: Any, url: str) -> WebFacts:
     async with await _get(filesystem, url, {"Range": "bytes=0-0"}) as response:
         place = _RANGE.match(response.headers.get("Content-Range", ""))
         if response.status == 416 and place and place["size"] == "0":
-            return WebFacts(0, _mark(response), False)  # which an empty file is in either way
+            return WebFacts(0, _mark(response), True)  # an empty file has no first byte
         response.raise_for_status()
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise faults.StoreFault(

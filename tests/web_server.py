@@ -7,7 +7,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from fsspec.implementations.http import HTTPFileSystem
 
 
 @dataclass
@@ -53,6 +54,7 @@ def web_server(folder: Path, **behaviour: object) -> Iterator[WebServer]:
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             patch.delenv(name, raising=False)
         yield web
+    HTTPFileSystem.clear_instance_cache()  # with the connections that it keeps open
     server.shutdown()
     thread.join()
     server.server_close()
@@ -120,11 +122,3 @@ def _handler(web: WebServer) -> type[BaseHTTPRequestHandler]:
 
 def _basic(user: str) -> str:
     return f"Basic {base64.b64encode(user.encode()).decode()}"
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Returns once the condition holds; AssertionError where it does not in time."""
-    due = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < due
-        time.sleep(0.01)

@@ -100,7 +100,8 @@ def check_form(place: str) -> None:
     if is_wrapper(protocol) or "::" in path or "::" in re.sub(r"\[[0-9a-fA-F:.]*\]", "", host):
         raise StorageError(f"{title}: addresses inside addresses are not read: name the store that keeps the files")
     is_container = protocol in ("az", "abfs") and ":" not in host  # CONTAINER@ACCOUNT.dfs.core.windows.net
-    if "@" in host and not is_container:
+    is_cut = re.search(r":(?!\d*$)", re.sub(r"\[.*\]", "", host))  # a password with a slash in it ends the host early
+    if ("@" in host and not is_container) or is_cut:
         raise StorageError(f"{title}: {_no_credentials('a user or password', protocol)}")
     if re.search(r"\?.*=", path, re.DOTALL) or (protocol in ("http", "https") and re.search(r"[?#]", path)):
         raise StorageError(f"{title}: {_no_credentials('a query', protocol)}")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from lightning_apollo.data.index.build import build_index
 from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage import blocks, faults, web
 from lightning_apollo.data.storage.address import StorageError
 from lightning_apollo.data.storage.protocols import join
 from lightning_apollo.errors import MediaError
-from tests.small_data import turns, write_rows
+from tests.small_data import turns, write_pictures, write_rows
 from tests.web_server import WebServer, web_server
 
 CONTENT = os.urandom(3 * 2**20 + 17)
@@ -196,3 +197,17 @@ def test_a_changed_manifest_is_read_anew(server: WebServer) -> None:
     assert len(SourceConfig(["rows.jsonl"], server.url).open("text")) == 1
     write_rows(manifest, [{"conversations": turns("a?", "b")}] * 2)
     assert len(SourceConfig(["rows.jsonl"], server.url).open("text")) == 2
+
+
+@pytest.mark.parametrize(("answer", "num_attempts"), [(403, 1), (503, 4)])
+def test_an_index_looks_again_at_what_its_server_did_not_give(
+    server: WebServer, answer: int, num_attempts: int, tmp_path: Path
+) -> None:
+    """The file is the same then, and so is all that its state is made from."""
+    write_pictures(server.folder, 2)
+    source = SourceConfig(["pictures.jsonl"], server.url).open("pictures")
+    server.answers = [None, *[answer] * num_attempts]  # the state of the first file, then its first byte
+    index = build_index([source], tmp_path / "index", jobs=0)
+    assert [error is None for error in index.media["error"].to_pylist()] == [False, True]
+    index = build_index([source], tmp_path / "index", jobs=0)
+    assert index.media["error"].null_count == 2

@@ -27,7 +27,7 @@ from lightning_apollo.data.storage import tables
 from lightning_apollo.data.storage.embedded import lift_pictures
 from lightning_apollo.data.storage.roots import FolderRoot, MediaRoot, ObjectRoot, ShardRoot
 from lightning_apollo.data.storage.shards import ShardTable, expand, matching
-from lightning_apollo.errors import UserError
+from lightning_apollo.errors import MISSING, UserError
 from lightning_apollo.structures import MediaError
 
 MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shards is a row
@@ -102,6 +102,8 @@ def read_manifest(
         storage.open_address(local).close()
         rows = _TableRows(local, tables.num_rows(local)) if suffix in tables.SUFFIXES else _file_rows(local, suffix)
     except MediaError as error:
+        if error.kind not in ("", MISSING):
+            raise ManifestError(address, "", error.reason) from error
         raise MissingManifest(address, "", f"{error.reason}: correct the path of the manifest") from None
     except json_rows.ListError as error:
         raise ManifestError(address, f"row {error.row}", str(error)) from error

@@ -159,8 +159,8 @@ def open_unnamed(path: str) -> io.BufferedReader:
 
 def file_state(address: str) -> tuple[int, int]:
     """Size in bytes, and a number that changes with the content: the time of change in nanoseconds, for an object made
-    from its ETag or time of change, for a list of frames from the states of all. -1 for both where something cannot be read.
-    Media inside a row change with the whole file."""
+    from its ETag or time of change, or 0 where the store tells neither, for a list of frames from the states of all. -1 for
+    both where something cannot be read. Media inside a row change with the whole file."""
     frames = frame_list(address)
     if frames is not None:
         states = [file_state(frame) for frame in frames.addresses]
@@ -188,9 +188,10 @@ def local_copy(address: str) -> str:
     if not is_object(member["shard"] if member else address):
         return address
     with open_address(address) as source:
-        key = hashlib.sha256(repr((address, file_state(address))).encode()).hexdigest()
+        state = file_state(address)
+        key = hashlib.sha256(repr((address, state)).encode()).hexdigest()
         copy = cache_folder() / f"{key}-{name_of(address)}"
-        if not copy.is_file():
+        if not copy.is_file() or state[1] == 0:  # nothing but its size would say that it has changed
             with write_atomically(copy) as partial, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**20)
     return str(copy)

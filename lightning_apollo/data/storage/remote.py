@@ -56,15 +56,16 @@ def open_object(address: str) -> io.BufferedReader:
 
 
 def object_state(address: str) -> tuple[int, int]:
-    """Size in bytes and a number made from its ETag or time of change; -1 for both where it cannot be reached."""
+    """Size in bytes and a number made from its ETag or time of change, 0 where the store has neither; -1 for both where it
+    cannot be reached."""
     filesystem = _filesystem(address)
     try:
         size, mark = persist(address, partial(_facts, filesystem, address))
     except MediaError:
         return -1, -1
-    return size, int.from_bytes(
-        hashlib.sha256(str(mark).encode()).digest()[:8]
-    ) >> 1  # 63 bits, as a time of change has
+    if mark is None:
+        return size, 0
+    return size, int.from_bytes(hashlib.sha256(mark.encode()).digest()[:8]) >> 1  # 63 bits, as a time of change has
 
 
 def list_objects(pattern: str) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from fsspec.registry import _registry
 from s3fs.core import S3File
 
+from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.decoder import open_decoder
 from lightning_apollo.data.source import SourceConfig
@@ -63,7 +64,8 @@ def test_a_store_that_refuses_is_a_media_error_with_the_fix() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_a_store_that_is_not_there_is_a_media_error() -> None:
+def test_a_store_that_is_not_there_is_a_media_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.01)
     with (
         aws_environment("http://127.0.0.1:9"),
         pytest.raises(MediaError, match=r"the store does not answer \(Endpoint"),
@@ -150,3 +152,19 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(StorageError, match=r"^data on s3:// needs s3fs: pip install 's3fs>=[\d.]+'$"):
         SourceConfig(["a.jsonl"], f"s3://{BUCKET}").open("films")
+
+
+@pytest.mark.usefixtures("_server")
+def test_patterns_of_manifests_stand_for_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their addresses or below the root, with the values of braces in their order."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, number in (("b", 1), ("a", 2), ("c", 3)):
+        put(f"rows/train-{name}.jsonl", b'{"conversations": []}\n' * number)
+    root = f"s3://{BUCKET}/rows"
+    for pattern in ("train-*.jsonl", f"{root}/train-*.jsonl", "train-[a-c].jsonl", f"{root}/train-?.jsonl"):
+        opened = SourceConfig([pattern], root).open("films")
+        assert [len(manifest) for manifest in opened.manifests] == [2, 1, 3]
+    for pattern in ("train-{b,c,a}.jsonl", f"{root}/train-{{b,c,a}}.jsonl"):
+        assert [len(manifest) for manifest in SourceConfig([pattern], root).open("films").manifests] == [1, 3, 2]
+    with pytest.raises(ManifestError, match=r"none-\*\.jsonl: no such object: correct the path of the manifest"):
+        SourceConfig(["none-*.jsonl"], root).open("films")

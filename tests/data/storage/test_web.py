@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.data.index.build import build_index
+from lightning_apollo.data.readiness import require_media
 from lightning_apollo.data.source import SourceConfig
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage import blocks, faults, web
 from lightning_apollo.data.storage.address import StorageError
 from lightning_apollo.data.storage.protocols import join
+from lightning_apollo.data.storage.roots import open_root
 from lightning_apollo.errors import MediaError
 from tests.small_data import turns, write_pictures, write_rows
 from tests.web_server import WebServer, web_server
@@ -192,11 +195,15 @@ def test_patterns_need_a_list_that_no_web_server_gives(server: WebServer) -> Non
             SourceConfig([manifest], root).open("text")
 
 
-def test_a_changed_manifest_is_read_anew(server: WebServer) -> None:
+@pytest.mark.parametrize("has_etags", [True, False])
+def test_a_changed_manifest_is_read_anew(server: WebServer, has_etags: bool) -> None:
+    """Also one of the same size, of which the server tells nothing else."""
+    server.has_etags = has_etags
     manifest = write_rows(server.folder / "rows.jsonl", [{"conversations": turns("a?", "b")}])
     assert len(SourceConfig(["rows.jsonl"], server.url).open("text")) == 1
-    write_rows(manifest, [{"conversations": turns("a?", "b")}] * 2)
-    assert len(SourceConfig(["rows.jsonl"], server.url).open("text")) == 2
+    write_rows(manifest, [{"conversations": turns("a?", "c")}])
+    (row,) = SourceConfig(["rows.jsonl"], server.url).open("text")
+    assert "c" in repr(row)
 
 
 @pytest.mark.parametrize(("answer", "num_attempts"), [(403, 1), (503, 4)])
@@ -211,3 +218,21 @@ def test_an_index_looks_again_at_what_its_server_did_not_give(
     assert [error is None for error in index.media["error"].to_pylist()] == [False, True]
     index = build_index([source], tmp_path / "index", jobs=0)
     assert index.media["error"].null_count == 2
+
+
+def test_a_root_that_may_not_be_read_is_not_called_missing(server: WebServer) -> None:
+    write_pictures(server.folder, 2)
+    source = SourceConfig(["pictures.jsonl"], server.url).open("pictures")
+    server.every_answer = 403
+    with pytest.raises(MediaError, match=r"000\.png: access denied .*: check ~/\.netrc"):
+        require_media(source)
+    with pytest.raises(ManifestError, match=r"pictures\.jsonl: access denied .*netrc, or the file that NETRC names$"):
+        SourceConfig(["pictures.jsonl"], server.url).open("pictures")
+    with pytest.raises(StorageError, match="access denied") as caught:
+        open_root(f"{server.url}/a.tar")
+    assert caught.value.kind == "forbidden"
+    server.every_answer = 404
+    with pytest.raises(
+        MediaError, match="no such file, nor those of the other rows of source pictures: correct its root"
+    ):
+        require_media(source)

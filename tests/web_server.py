@@ -1,4 +1,4 @@
-"""A web server on this machine that gives a folder's files, whole or in parts, late, cut short or not at all."""
+"""A web server on this machine that gives a folder's files, with faults on request."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Quarantine:
         return prepared.batch
 
     def _faults(self, source: str) -> str:
-        """How many of its bad samples the store is to blame for, in brackets; nothing where it is for none."""
+        """Words in brackets that count its bad samples by the fault of their store; empty where no store is to blame."""
         found = self.num_faults.get(source, {})
         return f" (storage: {', '.join(f'{kind} {found[kind]}' for kind in FAULTS if kind in found)})" if found else ""
 

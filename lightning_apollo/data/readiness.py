@@ -39,7 +39,7 @@ def require_media(source: Source) -> None:
 
 
 def _why(address: str, source: str) -> MediaError:
-    """What is wrong with media that have no state."""
+    """Reason why media have no state."""
     pictures = frame_list(address)
     try:
         for one in pictures.addresses if pictures else (address,):

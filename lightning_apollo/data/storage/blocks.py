@@ -1,7 +1,7 @@
-"""An object of a store as a file: blocks are fetched as they are asked for, and few are kept.
+"""Objects of a store as files, of which few blocks are kept.
 
-A reader that jumps gets one block at a time; one that goes on gets an eighth of what it has read in one go ahead, at most
-MAX_REQUEST_BYTES. So no more than an eighth, and a block, of what is fetched is not read.
+A jump fetches one block. Reading on fetches an eighth of the run so far, at most MAX_REQUEST_BYTES. So what is fetched and not
+read is an eighth of a run at most, and a block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of stores: their kinds, their words, and how often a request is tried.
+"""Kinds and words of the faults of stores, and repeated requests.
 
 Libraries of stores raise errors of many classes, so what counts is the HTTP status that an error, or one behind it, brings,
 then its class.
@@ -18,7 +18,7 @@ from lightning_apollo.errors import BROKEN, FORBIDDEN, MISSING, SLOW, UNAVAILABL
 
 ATTEMPTS = 4
 SECONDS_EACH = 20.0  # that one attempt may take
-SECONDS_ALL = 50.0  # after which no attempt begins or goes on: less than data.supervision.deadline_seconds
+SECONDS_ALL = 50.0  # for all attempts together; less than data.supervision.deadline_seconds
 FIRST_WAIT_SECONDS = 0.25  # doubled each time, times 0.5 to 1.5 by chance, so that processes do not come back at once
 
 _NO_RIGHTS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError"}
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Fault(NamedTuple):
-    """What is wrong with a request."""
+    """Fault of a request."""
 
     kind: str  # one of errors.FAULTS
     reason: str
@@ -82,7 +82,7 @@ def cut_short(how: str) -> StoreFault:
 
 
 def fault_of(error: BaseException, address: str) -> Fault:
-    """What an error of a store means."""
+    """Fault that an error of a store means."""
     if isinstance(error, StoreFault):
         return error.fault
     errors = list(_causes(error))

@@ -1,4 +1,4 @@
-"""Stores that users register with fsspec, in the processes that a run starts, which know no registration of the first."""
+"""Registration of a user's own stores in the processes that a run starts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lightning_apollo.errors import StorageError
 
 
 class Library(NamedTuple):
-    """What fsspec needs for a protocol, and where the user's rights come from."""
+    """Library of a protocol and the variables that hold its credentials."""
 
     name: str  # as pip knows it
     extra: str | None  # of this package; None: every installation has it

@@ -152,7 +152,7 @@ def _hash(name: str) -> int:
 
 
 def _unreadable(shard: str, pattern: str) -> StorageError:
-    """What is wrong with a shard, in the words of its store."""
+    """Error of a shard in the words of its store."""
     try:
         storage.open_address(shard).close()
     except MediaError as error:

@@ -21,7 +21,7 @@ _CHUNK_BYTES = 2**18
 
 
 class WebFacts(NamedTuple):
-    """What a server says of a file."""
+    """Facts of a file as its server states them."""
 
     size: int | None  # bytes; None where it does not say
     mark: str | None  # its ETag, or else its time of change
@@ -100,7 +100,7 @@ class _Whole:
 
 
 def _run(filesystem: Any, coroutine: Callable[..., Any], *arguments: object) -> Any:
-    """What the coroutine returns, run in the thread of fsspec."""
+    """Result of a coroutine in the thread of fsspec."""
     return sync(filesystem.loop, coroutine, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""The same bytes from a folder, tar shards or a store, whatever its protocol. Unreadable addresses."""
+"""The same bytes from a folder, tar shards or a store of any protocol. Unreadable addresses."""
 
 from __future__ import annotations
 

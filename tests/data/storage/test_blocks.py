@@ -1,4 +1,4 @@
-"""Blocks of an object: what is fetched, what is kept, and requests that fail, hang or come too late."""
+"""Fetched and kept blocks of an object, and requests that fail or hang."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_it_is_refused_where_the_recipe_does_not_name_it(tmp_path: Path) -> None
 
 
 def batches(folder: Path, root: str, **chosen: Any) -> list[tuple[object, ...]]:
-    """What training is given of the pictures below a root."""
+    """Batches of the pictures below a root."""
     data = DataConfig(
         sources={"pictures": SourceConfig(["pictures.jsonl"], root)},
         storage=StorageConfig(["drawer"]),

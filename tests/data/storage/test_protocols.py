@@ -1,4 +1,4 @@
-"""Which protocols a recipe may name, what a row may not, and secrets that no file, message or pickle holds."""
+"""Protocols that a recipe may name and a row may not. Secrets that nothing holds."""
 
 from __future__ import annotations
 

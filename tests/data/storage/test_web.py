@@ -1,4 +1,4 @@
-"""Files of web servers: in parts and whole, through faults that pass, and faults that stay by their kinds."""
+"""Files of web servers in parts and whole, and faults that pass or stay."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _filesystem(address: str) -> Any:
     options: dict[str, Any] = kind._get_kwargs_from_urls(address)
     if protocol in _WEB:
         options["client_kwargs"] = {"trust_env": True}  # the proxies and the netrc file of the environment
-    elif protocol in LIBRARIES:
+    elif protocol in LIBRARIES and protocol != "hf":  # which looks into it before each block
         options["use_listings_cache"] = False
     filesystem = kind(**options)
     if protocol == "s3":
@@ -120,7 +120,10 @@ def _facts(filesystem: Any, address: str) -> tuple[int, str | None]:
 
         facts = web.look(filesystem, address)
         return facts.size or 0, facts.mark
-    return _read_facts(filesystem.info(address))
+    options = (
+        {"refresh": True, "expand_info": True} if protocol_of(address) == "hf" else {}
+    )  # else no hash, or an old one
+    return _read_facts(filesystem.info(address, **options))
 
 
 def _read_facts(facts: Mapping[str, Any]) -> tuple[int, str | None]:

@@ -58,7 +58,10 @@ StageOption = Annotated[
 ]
 Root = Annotated[
     str,
-    typer.Option(metavar="ROOT", help="Folder, tar shards or s3://... that media paths start from and may not leave."),
+    typer.Option(
+        metavar="ROOT",
+        help="Folder, tar shards, or s3://, https://... etc., that media paths start from and may not leave.",
+    ),
 ]
 Jobs = Annotated[
     int | None,

@@ -63,7 +63,7 @@ class RecipeData:
         data = self.recipe.data
         if data.shapes is not None:
             shapes.render_shapes(data.shapes, Path(data.root))
-        return open_sources(data.sources, data.outside_root, data.unknown_keys)
+        return open_sources(data.sources, data.outside_root, data.unknown_keys, data.storage.protocols)
 
     def text(self) -> TextCounter:
         """Counter of its text tokens."""

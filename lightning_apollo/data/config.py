@@ -11,6 +11,7 @@ from lightning_apollo.data.prompt.config import ClipTextConfig
 from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.shapes.dataset import ShapesConfig
+from lightning_apollo.data.storage.protocols import StorageConfig, check_form, shown
 from lightning_apollo.structures import SAMPLE_MODALITIES
 
 
@@ -18,15 +19,17 @@ from lightning_apollo.structures import SAMPLE_MODALITIES
 class SourceConfig:
     """A named source of conversations, the unit of a mixture."""
 
-    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or on s3://
-    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX or shards/*.tar
+    manifests: list[str]  # files or patterns of them, relative to the working directory or else to `root`, or URLs
+    root: str = "."  # what media paths start from and may not leave: a folder, s3://BUCKET/PREFIX etc. or shards/*.tar
     modality: str | None = None  # text | image | multi_image | video: what its rows show; a stage's `shares` needs it
 
     def __post_init__(self) -> None:
         if self.modality is not None and self.modality not in SAMPLE_MODALITIES:
             raise ValueError(f"modality is one of {', '.join(SAMPLE_MODALITIES)}, not {self.modality!r}")
         if not self.manifests:
-            raise ValueError(f"a source needs at least one manifest (root {self.root})")
+            raise ValueError(f"a source needs at least one manifest (root {shown(self.root)})")
+        for place in (self.root, *self.manifests):
+            check_form(place)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class DataConfig:
     manifests: list[str] = field(default_factory=list)  # where given: one source "custom" in the place of all others
     root: str = "."  # media root of `manifests`; the folder that `shapes` is rendered into
     outside_root: list[str] = field(default_factory=list)  # absolute folders that media may also lie in
+    storage: StorageConfig = field(default_factory=StorageConfig)  # stores that roots and manifests may lie in
     unknown_keys: str = "refuse"  # keys of rows that are not read; "ignore" passes over them, and counts them
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # which moments of a video are shown
     picture: PictureConfig = field(default_factory=PictureConfig)  # how still pictures are shown
@@ -73,3 +77,5 @@ class DataConfig:
                 raise ValueError(f"data.{name} must be {least} or more, it is {getattr(self, name)}")
         if any(not folder.startswith("/") for folder in self.outside_root):
             raise ValueError(f"data.outside_root names absolute folders, not {list(self.outside_root)}")
+        for place in (self.root, *self.manifests):
+            check_form(place)

@@ -229,7 +229,7 @@ class VideoDataModule(LightningDataModule):
 
     def _open(self) -> list[Source]:
         wanted = {name: source for name, source in self.config.sources.items() if self.batching.mixture.get(name)}
-        return open_sources(wanted, self.config.outside_root, self.config.unknown_keys)
+        return open_sources(wanted, self.config.outside_root, self.config.unknown_keys, self.config.storage.protocols)
 
     def _prepare_packing(self, report: CheckProgress) -> None:
         """Make the index or bring it up to date, where it is this stage's own; then what its samples cost."""

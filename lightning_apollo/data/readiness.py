@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.data.plan.order import TooFewSamples
 from lightning_apollo.data.source import Source
-from lightning_apollo.data.storage.address import file_state, title_of
+from lightning_apollo.data.storage.address import file_state, frame_list, open_address, title_of
 from lightning_apollo.data.storage.roots import part_address
-from lightning_apollo.errors import MediaError
+from lightning_apollo.errors import MISSING, MediaError
 
 _MAX_ROWS = 32  # looked at in each source, spread over all of it
 
@@ -33,7 +33,20 @@ def require_media(source: Source) -> None:
         missing = [part for part in parts if min(file_state(part_address(source.root, part))) < 0]
         if not missing:
             return
-        reason = f"no such file, nor those of the other rows of source {source.name}: correct its root"
-        problem = problem or MediaError(title_of(part_address(source.root, missing[0])), reason)
+        problem = problem or _why(part_address(source.root, missing[0]), source.name)
     if problem is not None:
         raise problem
+
+
+def _why(address: str, source: str) -> MediaError:
+    """Reason why media have no state."""
+    pictures = frame_list(address)
+    try:
+        for one in pictures.addresses if pictures else (address,):
+            open_address(one).close()
+    except MediaError as error:
+        if error.kind not in ("", MISSING):  # a store says what is to be done
+            return error
+    return MediaError(
+        title_of(address), f"no such file, nor those of the other rows of source {source}: correct its root"
+    )

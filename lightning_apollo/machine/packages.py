@@ -26,6 +26,7 @@ def install_command(*needs: Requirement) -> str:
 def extra_command(extra: str) -> str:
     """Command that brings an extra. It names the packages, as no index has this one."""
     try:
-        return install_command(*requirements(extra))
+        needs = requirements(extra)
     except metadata.PackageNotFoundError:
-        return f"pip install -e '.[{extra}]' in the checkout"
+        needs = []
+    return install_command(*needs) if needs else f"pip install -e '.[{extra}]' in the checkout"

@@ -168,8 +168,8 @@ class _Outline:
 
 
 def _is_elsewhere(place: str) -> bool:
-    """True if the name is that of an object store or of shards, no file or folder of this machine."""
-    return "://" in place or ".tar" in place
+    """True if the name is that of a store or of shards or a pattern, no file or folder of this machine."""
+    return "://" in place or ".tar" in place or any(character in place for character in "*?[{")
 
 
 def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> Tree:

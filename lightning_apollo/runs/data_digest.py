@@ -53,7 +53,7 @@ def digests_of_data(recipe: Recipe, stage: str) -> dict[str, str]:
         if data.shapes is not None and os.path.realpath(source.root) == os.path.realpath(data.root):
             digests[name] = _digest_of_shapes(data.shapes, Path(data.root), source)
             continue
-        opened = open_source(name, source, data.outside_root, data.unknown_keys)
+        opened = open_source(name, source, data.outside_root, data.unknown_keys, data.storage.protocols)
         manifests: list[Any] = [manifest.content_digest() for manifest in opened.manifests]
         if data.visuals == "single_frame":  # the frame of a row is drawn by its name
             manifests += [manifest.name for manifest in opened.manifests]

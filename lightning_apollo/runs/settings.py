@@ -27,6 +27,7 @@ WITHOUT_EFFECT = {
     "TrainerConfig.blank_media_check": "a measurement, which puts random states back",
     "TrainerConfig.sentinel": "a watch on ranks",
     "DataConfig.outside_root": "a permission; which rows a stage that packs leaves out counts with the data",
+    "DataConfig.storage": "a permission",
     "DataConfig.unknown_keys": "error policy; the same",
     "DataConfig.on_error": "error policy",
     "DataConfig.max_error_share": "error policy",

@@ -86,7 +86,10 @@ def _data_fingerprint(recipe: Recipe, stage: str) -> str:
     mixture = recipe.stages[stage].mixture
     wanted = {name: source for name, source in recipe.data.sources.items() if mixture.get(name)}
     try:
-        return fingerprint_of_manifests(open_sources(wanted, recipe.data.outside_root, recipe.data.unknown_keys))
+        data = recipe.data
+        return fingerprint_of_manifests(
+            open_sources(wanted, data.outside_root, data.unknown_keys, data.storage.protocols)
+        )
     except (OSError, ManifestError):
         return "not known: the manifests could not be read where the model was exported"
 

@@ -28,6 +28,7 @@ BIT_EQUAL = [
     "data.max_error_share=0.5",
     "data.unknown_keys=ignore",
     "data.outside_root=[{folder}]",
+    "data.storage.protocols=[memory]",
     "data.root={folder}/copy",
     "trainer.non_finite.action=skip",
     "trainer.log_every_n_steps=2",

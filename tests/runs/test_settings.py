@@ -57,6 +57,7 @@ SAME = [
     "data.max_error_share=0.5",
     "data.unknown_keys=ignore",
     "data.outside_root=[/media]",
+    "data.storage.protocols=[sftp]",
     "data.num_workers=2",
     "data.decoder_threads=2",
     "data.supervision={deadline_seconds: 5}",

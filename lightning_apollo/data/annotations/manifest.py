@@ -25,9 +25,9 @@ from lightning_apollo.data.conversation import Conversation, MediaPart, RowError
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage import tables
 from lightning_apollo.data.storage.embedded import lift_pictures
-from lightning_apollo.data.storage.roots import FolderRoot, MediaRoot, ShardRoot
-from lightning_apollo.data.storage.shards import ShardTable
-from lightning_apollo.errors import UserError
+from lightning_apollo.data.storage.roots import FolderRoot, MediaRoot, ObjectRoot, ShardRoot
+from lightning_apollo.data.storage.shards import ShardTable, expand, matching
+from lightning_apollo.errors import MISSING, UserError
 from lightning_apollo.structures import MediaError
 
 MEMBERS = "*.json"  # in the place of a manifest: every .json member of tar shards is a row
@@ -51,13 +51,20 @@ class MissingManifest(ManifestError):
 
 
 def manifest_names(pattern: str, root: MediaRoot) -> list[str]:
-    """The files that `*`, `?` and `[...]` stand for, here or else below a folder; a name that is one, or none, itself."""
-    if pattern == MEMBERS or not glob.has_magic(pattern) or storage.is_object(pattern) or Path(pattern).exists():
+    """The files that `*`, `?`, `[...]` and `{...}` stand for, here or else below the root; a name that is one, or none,
+    itself."""
+    if pattern == MEMBERS or Path(pattern).exists():
         return [pattern]
-    found = glob.glob(pattern)
-    if not found and isinstance(root, FolderRoot):
-        found = glob.glob(pattern, root_dir=root.root)
-    return sorted(found) or [pattern]
+    return [found for expanded in expand(pattern) for found in _matching(expanded, root) or [expanded]]
+
+
+def _matching(pattern: str, root: MediaRoot) -> list[str]:
+    found = matching(pattern)
+    if found or not glob.has_magic(pattern):
+        return found
+    if isinstance(root, FolderRoot):
+        return sorted(glob.glob(pattern, root_dir=root.root))
+    return matching(f"{root.root.rstrip('/')}/{pattern}") if isinstance(root, ObjectRoot) else []
 
 
 def open_manifest(name: str, source: str, root: MediaRoot, unknown_keys: str = REFUSE) -> Manifest:
@@ -65,6 +72,8 @@ def open_manifest(name: str, source: str, root: MediaRoot, unknown_keys: str = R
     root. With shards for a root, `*.json` is all rows that lie in them, each a member of its own."""
     if name == MEMBERS and isinstance(root, ShardRoot):
         return Manifest(name, source, root, _MemberRows(root.table), unknown_keys)
+    if storage.is_object(name):
+        storage.object_store().require_store(name)
     is_below = not storage.is_object(name) and not Path(name).is_file()
     return read_manifest(root.address(name) if is_below else name, source, root, unknown_keys=unknown_keys)
 
@@ -93,6 +102,8 @@ def read_manifest(
         storage.open_address(local).close()
         rows = _TableRows(local, tables.num_rows(local)) if suffix in tables.SUFFIXES else _file_rows(local, suffix)
     except MediaError as error:
+        if error.kind not in ("", MISSING):
+            raise ManifestError(address, "", error.reason) from error
         raise MissingManifest(address, "", f"{error.reason}: correct the path of the manifest") from None
     except json_rows.ListError as error:
         raise ManifestError(address, f"row {error.row}", str(error)) from error

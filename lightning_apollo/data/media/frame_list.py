@@ -63,4 +63,4 @@ def _naming_the_list(address: str) -> Iterator[None]:
     try:
         yield
     except MediaError as error:
-        raise MediaError(address, f"its frame {error.path}: {error.reason}") from error
+        raise MediaError(address, f"its frame {error.path}: {error.reason}", error.kind) from error

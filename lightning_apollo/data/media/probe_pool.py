@@ -18,6 +18,8 @@ from typing import NamedTuple
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.fork_server import how_it_ended, start_fork_server
 from lightning_apollo.data.storage.address import file_state
+from lightning_apollo.data.storage.own_stores import OwnStore, carried
+from lightning_apollo.errors import FAULTS
 from lightning_apollo.machine.video_libraries import VideoLibrariesError
 from lightning_apollo.structures import MediaError, MediaInfo, Modality
 
@@ -99,7 +101,7 @@ class _Worker:
     @classmethod
     def start(cls, probe: Probe, deadline: float, key: MediaKey) -> _Worker:
         ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(theirs, probe, deadline), daemon=True)
+        process = _CONTEXT.Process(target=_serve, args=(theirs, probe, deadline, carried()), daemon=True)
         process.start()
         theirs.close()
         ours.recv()  # it is ready: imports and the start of the process are not on a file's account
@@ -139,7 +141,7 @@ def _unless_hopeless(answer: ProbeResult | VideoLibrariesError) -> ProbeResult:
     return answer
 
 
-def _serve(connection: Connection, probe: Probe, deadline: float) -> None:
+def _serve(connection: Connection, probe: Probe, deadline: float, _: tuple[OwnStore, ...]) -> None:
     """Answer each file with its facts until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -160,7 +162,8 @@ def _facts(key: MediaKey, probe: Probe) -> ProbeResult | VideoLibrariesError:
     try:
         return ProbeResult(probe(key.path, key.modality), *state)
     except MediaError as error:
-        return ProbeResult(None, *state, error.reason)
+        # What the store did today says nothing about the file: without its state it is looked at again next time
+        return ProbeResult(None, *((-1, -1) if error.kind in FAULTS else state), error.reason)
     except VideoLibrariesError as error:
         return error
     except Exception as error:  # whatever else a reader of files trips over is a fact of the file

@@ -26,6 +26,7 @@ from lightning_apollo.data.media.config import SupervisionConfig
 from lightning_apollo.data.media.fork_server import deaf, how_it_ended
 from lightning_apollo.data.media.reader import MediaReader
 from lightning_apollo.data.media.worker import WorkerAnswer, receive_answer
+from lightning_apollo.data.storage.own_stores import carried
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality
 
 _WATCH_SECONDS = 0.05  # how often a process at work is looked at
@@ -93,7 +94,7 @@ class _Child:
 
     def __init__(self, reader: MediaReader, deadline_seconds: float) -> None:
         self.folder = _working_folder()
-        first_message = pickle.dumps((reader, deadline_seconds, torch.get_num_threads(), self.folder))
+        first_message = pickle.dumps((reader, deadline_seconds, torch.get_num_threads(), self.folder, carried()))
         self.server = _ForkServer.of_this_process()
         self.connection, theirs = Pipe()
         with theirs:

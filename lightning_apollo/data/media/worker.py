@@ -69,7 +69,7 @@ def serve_requests(connection: Connection) -> None:
     Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process goes before the training
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        reader, deadline_seconds, num_threads, folder = pickle.loads(connection.recv_bytes())
+        reader, deadline_seconds, num_threads, folder, _ = pickle.loads(connection.recv_bytes())
         with suppress(OSError):  # a folder that is gone: absolute paths are read all the same
             os.chdir(folder)
         torch.set_num_threads(num_threads)

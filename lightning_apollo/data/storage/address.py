@@ -1,7 +1,8 @@
 """Address of a file as one string, with the ways to open it. Everything that reads media or manifests comes through here.
 
     videos/clip.mp4                                a file
-    s3://bucket/videos/clip.mp4                    an object of an S3-compatible store
+    s3://bucket/videos/clip.mp4                    an object of a store, whose protocol a root or a manifest has named and no
+                                                   row can: roots write every path without two slashes in a row
     shards/000.tar::clip.mp4@1536+20480            a member of a tar shard: its first byte and their number; the shard
                                                    itself may be an object
     shards/*.tar::clip.mp4@?                       a name that no shard has
@@ -30,9 +31,9 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from lightning_apollo.data.storage.byte_range import ByteRange
-from lightning_apollo.errors import UserError
+from lightning_apollo.data.storage.protocols import protocol_of
+from lightning_apollo.errors import FORBIDDEN, MISSING, StorageError
 from lightning_apollo.files import lock, write_atomically
-from lightning_apollo.machine.packages import extra_command
 from lightning_apollo.structures import MediaError
 
 Readable = str | io.BufferedReader  # a path, or an open file where there is none
@@ -48,13 +49,9 @@ class EmbeddedAddress(str):
     """Address of media that lie inside a row."""
 
 
-class StorageError(UserError, ValueError):
-    """Error of a store that cannot be used; one line that says what to do."""
-
-
 def is_object(address: str) -> bool:
-    """True if an S3-compatible store keeps it."""
-    return address.startswith("s3://")
+    """True if a store keeps it, not the file system of this machine."""
+    return protocol_of(address) is not None
 
 
 def is_file(address: str) -> bool:
@@ -129,9 +126,11 @@ def open_address(address: str) -> io.BufferedReader:
     try:
         return Path(address).open("rb")
     except FileNotFoundError:
-        raise MediaError(address, "no such file") from None
+        raise MediaError(address, "no such file", MISSING) from None
     except IsADirectoryError:
-        raise MediaError(address, "a folder, not a file") from None
+        raise MediaError(address, "a folder, not a file", MISSING) from None
+    except PermissionError as error:
+        raise MediaError(address, f"cannot be read: {error.strerror}", FORBIDDEN) from error
     except OSError as error:
         raise MediaError(address, f"cannot be read: {error.strerror}") from error
 
@@ -160,8 +159,8 @@ def open_unnamed(path: str) -> io.BufferedReader:
 
 def file_state(address: str) -> tuple[int, int]:
     """Size in bytes, and a number that changes with the content: the time of change in nanoseconds, for an object made
-    from its ETag, for a list of frames from the states of all. -1 for both where something cannot be read. Media inside a
-    row change with the whole file."""
+    from its ETag or time of change, or 0 where the store tells neither, for a list of frames from the states of all. -1 for
+    both where something cannot be read. Media inside a row change with the whole file."""
     frames = frame_list(address)
     if frames is not None:
         states = [file_state(frame) for frame in frames.addresses]
@@ -189,9 +188,10 @@ def local_copy(address: str) -> str:
     if not is_object(member["shard"] if member else address):
         return address
     with open_address(address) as source:
-        key = hashlib.sha256(repr((address, file_state(address))).encode()).hexdigest()
+        state = file_state(address)
+        key = hashlib.sha256(repr((address, state)).encode()).hexdigest()
         copy = cache_folder() / f"{key}-{name_of(address)}"
-        if not copy.is_file():
+        if not copy.is_file() or state[1] == 0:  # nothing but its size would say that it has changed
             with write_atomically(copy) as partial, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**20)
     return str(copy)
@@ -216,12 +216,10 @@ def derived_file(address: str, suffix: str, write: Callable[[Path], None]) -> Pa
 
 
 def object_store() -> ModuleType:
-    """The module remote.py; StorageError where the library that it stands on is missing."""
-    try:
-        from lightning_apollo.data.storage import remote as object_store
-    except ImportError as error:
-        raise StorageError(f"data on s3:// needs s3fs: {extra_command('s3')}") from error
-    return object_store
+    """The module remote.py, which is imported with the first object: fsspec takes its time."""
+    from lightning_apollo.data.storage import remote
+
+    return remote
 
 
 def cache_folder() -> Path:
@@ -256,12 +254,12 @@ def _open_embedded(address: str, embedded: re.Match[str]) -> io.BufferedReader:
 
 def _open_member(address: str, member: re.Match[str]) -> io.BufferedReader:
     if member["begin"] is None:
-        raise MediaError(address, f"{member['shard']} has no member of this name")
+        raise MediaError(address, f"{member['shard']} has no member of this name", MISSING)
     begin, num_bytes = int(member["begin"]), int(member["num_bytes"])
     try:
         shard = open_address(member["shard"])
     except MediaError as error:
-        raise MediaError(address, f"its shard cannot be opened: {error.reason}") from error
+        raise MediaError(address, f"its shard cannot be opened: {error.reason}", error.kind) from error
     return _slice(address, shard, begin, num_bytes)
 
 
@@ -275,7 +273,7 @@ def _read_slice(address: str, file: io.BufferedReader, begin: int, position: int
         file.seek(begin + position)
         content = file.read(size)
     except MediaError as error:
-        raise MediaError(address, f"its shard cannot be read: {error.reason}") from error
+        raise MediaError(address, f"its shard cannot be read: {error.reason}", error.kind) from error
     except OSError as error:
         raise MediaError(address, f"cannot be read: {error.strerror}") from error
     if not content:

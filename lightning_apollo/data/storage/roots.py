@@ -1,4 +1,4 @@
-"""Roots of a source's media paths: a folder, a bucket or tar shards."""
+"""Roots of a source's media paths: a folder, a place in a store or tar shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Protocol
 
 from lightning_apollo.data.conversation import MediaPart, RowError
 from lightning_apollo.data.storage import address as storage
+from lightning_apollo.data.storage import protocols
 from lightning_apollo.data.storage.address import EmbeddedAddress, StorageError
+from lightning_apollo.data.storage.own_stores import OwnStore
 from lightning_apollo.data.storage.shards import ShardTable, open_shards
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -33,21 +35,22 @@ class MediaRoot(Protocol):
         ...
 
 
-def open_root(root: str, outside_root: Sequence[str] = ()) -> MediaRoot:
+def open_root(root: str, outside_root: Sequence[str] = (), also: Sequence[str] = ()) -> MediaRoot:
     """The root that a recipe calls so. Only a folder lets paths out, into the folders of `outside_root`.
 
-    `DIR`, `s3://BUCKET/PREFIX`, or tar shards, there or here: `shards/{000..012}.tar`, as `open_shards` reads it.
-    StorageError for what is none of these.
+    `DIR`, `s3://BUCKET/PREFIX` or the like in another store, or tar shards, there or here: `shards/{000..012}.tar`, as
+    `open_shards` reads it. also: protocols that are allowed besides the usual. StorageError for what is none of these.
     """
+    root = protocols.local_or_url(root, also)
+    store = storage.object_store().require_store(root) if storage.is_object(root) else None
     if root.endswith(".tar") and not Path(root).is_dir():
-        return ShardRoot(root, open_shards(root))
+        return ShardRoot(root, open_shards(root), store)
     if root.endswith(_COMPRESSED):
         raise StorageError(
             f"{root}: nothing can be found in a compressed shard without reading all of it: write a .tar"
         )
     if storage.is_object(root):
-        storage.object_store()  # says at once what must be installed
-        return ObjectRoot(root)
+        return ObjectRoot(root, store)
     return FolderRoot(root, tuple(outside_root))
 
 
@@ -93,14 +96,15 @@ class FolderRoot:
 
 @dataclass(frozen=True)
 class ObjectRoot:
-    """A bucket of an S3-compatible store, or what in it begins with a prefix."""
+    """A bucket of a store or a server, or what in it begins with a prefix."""
 
     root: str
+    store: OwnStore | None = None  # where it is a user's own; a process that the root is handed to knows it then
 
     def address(self, path: str) -> str:
         if isinstance(path, EmbeddedAddress):
             return path
-        return f"{self.root.rstrip('/')}/{posixpath.normpath(path)}"
+        return protocols.join(self.root, posixpath.normpath(path))
 
     def check(self, path: str) -> None:
         _check_below(path, self.root)
@@ -112,6 +116,7 @@ class ShardRoot:
 
     root: str
     table: ShardTable
+    store: OwnStore | None = None
 
     def address(self, path: str) -> str:
         if isinstance(path, EmbeddedAddress):

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage.address import StorageError
+from lightning_apollo.errors import MISSING
 from lightning_apollo.files import lock, write_atomically
 from lightning_apollo.structures import MediaError
 
@@ -44,11 +45,11 @@ def open_shards(pattern: str) -> ShardTable:
     `{000..012}` and `{a,b}` stand for all their values, `*`, `?` and `[...]` for the files that are there. StorageError
     for no shard, a broken one, or a name that two members have.
     """
-    shards = [shard for expanded in _expand(pattern) for shard in _existing(expanded)]
+    shards = [shard for expanded in expand(pattern) for shard in _existing(expanded)]
     states = [storage.file_state(shard) for shard in shards]
     for shard, (num_bytes, _) in zip(shards, states, strict=True):
         if num_bytes < 0:
-            raise StorageError(f"{shard}: no such shard, or it cannot be read: correct the root {pattern}")
+            raise _unreadable(shard, pattern)
     key = hashlib.sha256(json.dumps([_FORMAT_VERSION, shards, states]).encode()).hexdigest()
     path = storage.cache_folder() / f"shards-{key}.arrow"
     with lock(storage.cache_folder() / "shards.lock"):  # ranks that ask for it at once wait for the first of them
@@ -135,7 +136,7 @@ def _members(number: int, shard: str) -> Iterator[_Member]:
     except tarfile.TarError as error:
         raise StorageError(f"{shard}: no uncompressed tar file, or cut short ({error}): write it anew") from error
     except MediaError as error:
-        raise StorageError(str(error)) from error
+        raise StorageError(str(error), error.kind) from error
 
 
 def _refuse_repeated(members: Iterable[_Member], shards: Sequence[str]) -> None:
@@ -150,7 +151,17 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def _expand(pattern: str) -> list[str]:
+def _unreadable(shard: str, pattern: str) -> StorageError:
+    """Error of a shard in the words of its store."""
+    try:
+        storage.open_address(shard).close()
+    except MediaError as error:
+        if error.kind != MISSING:
+            return StorageError(str(error), error.kind)
+    return StorageError(f"{shard}: no such shard, or it cannot be read: correct the root {pattern}", MISSING)
+
+
+def expand(pattern: str) -> list[str]:
     """The pattern with each of the values that its braces stand for."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces is None:
@@ -162,18 +173,23 @@ def _expand(pattern: str) -> list[str]:
     else:
         values = braces[1].split(",")
     head, tail = pattern[: braces.start()], pattern[braces.end() :]
-    return [expanded for value in values for expanded in _expand(f"{head}{value}{tail}")]
+    return [expanded for value in values for expanded in expand(f"{head}{value}{tail}")]
+
+
+def matching(pattern: str) -> list[str]:
+    """The files or objects that `*`, `?` and `[...]` stand for, sorted; a name without them itself, there or not."""
+    if not storage.is_object(pattern):
+        return sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+    if not glob.has_magic(pattern.partition("://")[2].partition("/")[2]):  # the brackets of an IPv6 host are none
+        return [pattern]
+    try:
+        return storage.object_store().list_objects(pattern)
+    except MediaError as error:
+        raise StorageError(str(error), error.kind) from error
 
 
 def _existing(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern):
-        return [pattern]
-    try:
-        found = (
-            storage.object_store().list_objects(pattern) if storage.is_object(pattern) else sorted(glob.glob(pattern))
-        )
-    except MediaError as error:
-        raise StorageError(str(error)) from error
+    found = matching(pattern)
     if not found:
         raise StorageError(f"{pattern}: no shard matches: correct the root")
     return found

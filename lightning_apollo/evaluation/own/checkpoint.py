@@ -80,7 +80,12 @@ def _ask(
 ) -> _Asked:
     if place.stage is not None:
         data = place.stage[0].data
-        rows = replace(rows, unknown_keys=data.unknown_keys, outside_root=tuple(data.outside_root))
+        rows = replace(
+            rows,
+            unknown_keys=data.unknown_keys,
+            outside_root=tuple(data.outside_root),
+            protocols=tuple(data.storage.protocols),
+        )
     read = ranks.first_to_last(lambda: read_own_rows(rows))
     trained = place.load(device)
     run = run_of_rows(read, trained.preparer, place.output, place.model, {"weights": place.digest()}, config)

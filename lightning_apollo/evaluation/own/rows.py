@@ -34,6 +34,7 @@ class OwnRowsConfig:
     metric: str | None = None  # one of form.METRICS; None: by the form of the expected answers
     unknown_keys: str = REFUSE
     outside_root: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()  # of stores that are allowed besides the usual
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ def read_own_rows(config: OwnRowsConfig) -> OwnRows:
     that the metric scores.
     """
     source = open_source(
-        "own", SourceConfig(list(config.manifests), config.root), config.outside_root, config.unknown_keys
+        "own",
+        SourceConfig(list(config.manifests), config.root),
+        config.outside_root,
+        config.unknown_keys,
+        config.protocols,
     )
     counts = Counter(manifest.name for manifest in source.manifests)
     titles = [m.name if counts[m.name] == 1 else m.address for m in source.manifests]

@@ -14,6 +14,7 @@ import pytest
 
 from lightning_apollo.data.annotations.manifest import ManifestError, check_manifest, read_manifest
 from lightning_apollo.data.config import SourceConfig
+from lightning_apollo.data.source import open_source
 
 ROWS = [
     {"conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": "là"}]}
@@ -115,5 +116,5 @@ def test_members_of_shards_are_files_with_an_encoding_of_their_own(tmp_path: Pat
             header = tarfile.TarInfo(name)
             header.size = len(content)
             archive.addfile(header, io.BytesIO(content))
-    source = SourceConfig(["*.json"], str(tmp_path / "0.tar")).open("shards")
+    source = open_source("shards", SourceConfig(["*.json"], str(tmp_path / "0.tar")))
     assert [source[row].messages[0].parts[0].text for row in range(2)] == ["日本 🎬"] * 2

@@ -26,6 +26,7 @@ from lightning_apollo.data.plan.planner import MicroBatchRequest
 from lightning_apollo.data.prepare import Preparer
 from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.sampling.budget import BudgetConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage.roots import open_root
 from lightning_apollo.structures import Frames, MediaError, MediaInfo, Modality, PackedBatch
 from tests.media_files import write_clip
@@ -245,7 +246,7 @@ def test_a_second_epoch_decodes_nothing_and_its_batches_are_bit_equal(
         write_clip(tmp_path / f"{number}.mp4", 20 + 5 * number, 10)
     rows = [{"video": f"{number}.mp4", "conversations": turns("<video>?", "A number.")} for number in range(3)]
     clips = write_rows(tmp_path / "clips.jsonl", rows)
-    source = SourceConfig([str(pictures), str(clips)], str(tmp_path)).open("all")
+    source = open_source("all", SourceConfig([str(pictures), str(clips)], str(tmp_path)))
     budget = BudgetConfig(token_budget=64, min_tokens=4, max_length=512)
     plain = Preparer(Preprocessing(tiny_tokenizer(), 8, 1, 2, budget=budget), reader=inner)
     cached = replace(plain, reader=CachedReader(inner, FrameCacheConfig(str(tmp_path / "cache"), 0.1)))

@@ -1,4 +1,4 @@
-"""The same bytes from a folder, tar shards or an S3 store. Unreadable addresses."""
+"""The same bytes from a folder, tar shards or a store of any protocol. Unreadable addresses."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +31,7 @@ from lightning_apollo.structures import MediaError, Sample
 from tests.media_files import h264, write_clip
 from tests.s3 import BUCKET, put, s3_server, upload
 from tests.small_data import tiny_tokenizer, turns, write_rows
+from tests.web_server import web_server
 
 FILES = ["clips/first.mp4", "still.png", "moving.gif", "clips/last.mp4"]
 
@@ -95,7 +98,42 @@ def source_in(place: str, folder: Path, output: Path) -> Source:
     return open_source("source", SourceConfig([manifest], root))
 
 
+@pytest.fixture
+def servers() -> Iterator[ExitStack]:
+    """Servers that a test has started, until its end."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def open_elsewhere(place: str, folder: Path, output: Path, servers: ExitStack) -> Source:
+    """The rows of the folder in a place that source_in knows, or in a store of another protocol."""
+    store, _, what = place.partition(": ")
+    if not what:
+        return source_in(place, folder, output)
+    files, below, manifest = folder, "", "train.jsonl"
+    if what != "files":
+        below = f"/{Path(write_shards(folder, output, rows_as_members='rows' in what)).name}"
+        files, manifest = output, "*.json" if "rows" in what else "train.jsonl"
+    if store == "memory":
+        root = f"memory://{output.name}"
+        fsspec.filesystem("memory").put(str(files), f"/{output.name}", recursive=True)
+    elif store == "file":
+        root = files.as_uri()
+    else:
+        root = servers.enter_context(web_server(files, has_ranges=store == "web")).url
+    return open_source("source", SourceConfig([manifest], root + below), protocols=["memory"])
+
+
 PLACES = [
+    "file: files",
+    "file: shards",
+    "memory: files",
+    "memory: shards",
+    "web: files",
+    "web: shards",
+    "web: shards with rows",
+    "web without parts: files",
+    "web without parts: shards with rows",
     "objects",
     "objects, manifest by its address",
     "shards",
@@ -121,8 +159,8 @@ def content(sample: Sample) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_samples_are_byte_equal_wherever_they_lie(place: str, folder: Path, tmp_path: Path) -> None:
-    here, there = (source_in(where, folder, tmp_path) for where in ("folder", place))
+def test_samples_are_byte_equal_wherever_they_lie(place: str, folder: Path, tmp_path: Path, servers: ExitStack) -> None:
+    here, there = (open_elsewhere(where, folder, tmp_path, servers) for where in ("folder", place))
     assert len(there) == len(here) == len(FILES)
     for row in range(len(FILES)):
         assert there[row].messages == here[row].messages
@@ -134,8 +172,10 @@ def test_samples_are_byte_equal_wherever_they_lie(place: str, folder: Path, tmp_
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_index_is_the_same_wherever_the_data_lie(place: str, folder: Path, tmp_path: Path) -> None:
-    here, there = (source_in(where, folder, tmp_path) for where in ("folder", place))
+def test_the_index_is_the_same_wherever_the_data_lie(
+    place: str, folder: Path, tmp_path: Path, servers: ExitStack
+) -> None:
+    here, there = (open_elsewhere(where, folder, tmp_path, servers) for where in ("folder", place))
     expected, index = build_index([here], tmp_path / "a", jobs=0), build_index([there], tmp_path / "b", jobs=0)
     facts = [str(one.media.drop(["path", "mtime_ns"]).to_pylist()) for one in (index, expected)]  # in words, NaN is NaN
     assert facts[0] == facts[1]

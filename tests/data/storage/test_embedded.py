@@ -19,6 +19,7 @@ from PIL import Image
 from lightning_apollo.data.annotations.manifest import ManifestError, read_manifest
 from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.media.video import decode, probe
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage.embedded import MAX_PICTURE_BYTES
 from lightning_apollo.structures import MediaError
@@ -142,7 +143,7 @@ def test_media_of_a_key_are_those_of_its_row(tmp_path: Path) -> None:
         "000000004.json": json.dumps(_row("Text alone.")).encode(),
     }
     _shard(tmp_path / "00000.tar", members)
-    source = SourceConfig(["*.json"], str(tmp_path / "00000.tar")).open("shards")
+    source = open_source("shards", SourceConfig(["*.json"], str(tmp_path / "00000.tar")))
     levels = [[_level(source.root.address(part.path)) for part in source[row].media] for row in range(5)]
     assert levels == [[1], [1], [3, 4], [1], []]
 

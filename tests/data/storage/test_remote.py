@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry
+from s3fs.core import S3File
 
+from lightning_apollo.data.annotations.manifest import ManifestError
 from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.decoder import open_decoder
 from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import address as storage
-from lightning_apollo.data.storage import remote as object_store
+from lightning_apollo.data.storage import blocks, faults
 from lightning_apollo.data.storage.address import StorageError
 from lightning_apollo.structures import MediaError
 from tests.media_files import h264, write_clip
@@ -62,7 +65,8 @@ def test_a_store_that_refuses_is_a_media_error_with_the_fix() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_a_store_that_is_not_there_is_a_media_error() -> None:
+def test_a_store_that_is_not_there_is_a_media_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.01)
     with (
         aws_environment("http://127.0.0.1:9"),
         pytest.raises(MediaError, match=r"store.*\(Endpoint"),
@@ -81,7 +85,8 @@ def test_a_store_that_stops_in_the_middle_of_a_film_is_a_media_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error crosses the decoder as it is, and is not taken for a corrupt film."""
-    monkeypatch.setattr(object_store, "_BLOCK_BYTES", 16 * 2**10)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 16 * 2**10)
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0.01)
     film = write_clip(tmp_path / "a.mp4", 400, 10, *h264())
     with s3_server() as server:
         film_address = put("a.mp4", film.read_bytes())
@@ -97,7 +102,7 @@ def test_a_store_that_stops_in_the_middle_of_a_film_is_a_media_error(
 
 @pytest.mark.usefixtures("_server")
 def test_an_object_that_is_replaced_while_it_is_read_is_a_media_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**20)
     with storage.open_address(put("a.bin", CONTENT)) as file:
         assert file.read(10) == CONTENT[:10]
         put("a.bin", bytes(len(CONTENT)))
@@ -108,11 +113,11 @@ def test_an_object_that_is_replaced_while_it_is_read_is_a_media_error(monkeypatc
 
 @pytest.mark.usefixtures("_server")
 def test_few_blocks_are_kept_and_none_is_fetched_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_BLOCK_BYTES", 2**20)
-    monkeypatch.setattr(object_store, "_NUM_BLOCKS", 2)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(blocks, "KEPT_BYTES", 2 * 2**20)
     address = put("a.bin", CONTENT)
     fetched: list[tuple[int, int]] = []
-    fetch = object_store._filesystem().open(address).__class__._fetch_range
+    fetch = S3File._fetch_range
     monkeypatch.setattr(
         "s3fs.core.S3File._fetch_range", lambda self, *span: (fetched.append(span), fetch(self, *span))[1]
     )
@@ -144,8 +149,27 @@ def test_another_process_reads_too(start: str) -> None:
 
 
 def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "lightning_apollo.data.storage.remote")
+    monkeypatch.delitem(_registry, "s3")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delattr("lightning_apollo.data.storage.remote")
     with pytest.raises(StorageError, match=r"s3://.*s3fs.*pip install 's3fs>=[\d.]+'$"):
         open_source("films", SourceConfig(["a.jsonl"], f"s3://{BUCKET}"))
+
+
+@pytest.mark.usefixtures("_server")
+def test_patterns_of_manifests_stand_for_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their addresses or below the root, with the values of braces in their order."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, number in (("b", 1), ("a", 2), ("c", 3)):
+        put(f"rows/train-{name}.jsonl", b'{"conversations": []}\n' * number)
+    root = f"s3://{BUCKET}/rows"
+    for pattern in ("train-*.jsonl", f"{root}/train-*.jsonl", "train-[a-c].jsonl", f"{root}/train-?.jsonl"):
+        opened = open_source("films", SourceConfig([pattern], root))
+        assert [len(manifest) for manifest in opened.manifests] == [2, 1, 3]
+    for pattern in ("train-{b,c,a}.jsonl", f"{root}/train-{{b,c,a}}.jsonl"):
+        assert [len(manifest) for manifest in open_source("films", SourceConfig([pattern], root)).manifests] == [
+            1,
+            3,
+            2,
+        ]
+    with pytest.raises(ManifestError, match=r"none-\*\.jsonl: no such object: correct the path of the manifest"):
+        open_source("films", SourceConfig(["none-*.jsonl"], root))

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1  # of the bytes that `pack` makes and of the rules by which tables are made
+VERSION = 1  # of the bytes that `pack_table` makes and of the rules by which tables are made
 
 _HEAD = struct.Struct("<BBHIQqqII")  # version, bytes of a step, stream, F, number of key frames, begin, end, time base
 _WIDTHS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -57,7 +57,7 @@ class FrameTable:
         return self.seconds[self.is_key_frame]
 
 
-def pack(table: FrameTable) -> bytes:
+def pack_table(table: FrameTable) -> bytes:
     """The table in few bytes: the steps from frame to frame and those from key frame to key frame, compressed."""
     steps = np.diff(table.ticks)
     keys = np.flatnonzero(table.is_key_frame)
@@ -68,8 +68,8 @@ def pack(table: FrameTable) -> bytes:
     return _HEAD.pack(*head, *table.time_base) + zlib.compress(planes.tobytes() + key_steps.tobytes(), 6)
 
 
-def unpack(content: bytes | bytearray) -> FrameTable | None:
-    """The table that `pack` was given; None where it was of another version. ValueError where the bytes are not its."""
+def unpack_table(content: bytes | bytearray) -> FrameTable | None:
+    """The table that `pack_table` was given; None where it was of another version. ValueError where the bytes are not its."""
     if len(content) < _HEAD.size:
         raise ValueError("a table that was cut short")
     version, width, stream, num_frames, num_keys, begin, end, *time_base = _HEAD.unpack_from(content)

@@ -11,7 +11,7 @@ import io
 import os
 
 from lightning_apollo.data.media.decoder import DecoderInput, open_demuxer, reading, video_stream
-from lightning_apollo.data.media.frame_table import VERSION, FrameTable, pack, unpack
+from lightning_apollo.data.media.frame_table import VERSION, FrameTable, pack_table, unpack_table
 from lightning_apollo.data.media.mp4_table import read_mp4_table
 from lightning_apollo.data.storage.address import cache_folder, file_state, is_object
 from lightning_apollo.data.storage.bounded_folder import BoundedFolder
@@ -73,13 +73,13 @@ def _kept(name: str) -> FrameTable | None:
     """The table that was kept under a name; None where there is none, or not a whole one."""
     try:
         content = _folder().read(name)
-        return None if content is None else unpack(content)
+        return None if content is None else unpack_table(content)
     except (OSError, ValueError):  # a table is made anew wherever it cannot be read
         return None
 
 
 def _keep(name: str, table: FrameTable) -> None:
-    content = pack(table)
+    content = pack_table(table)
     if len(table) < MIN_KEPT_FRAMES or len(content) > MAX_FRAME_BYTES * len(table):
         return
     try:

@@ -35,7 +35,7 @@ class ClaimError(UserError, ValueError):
     """A header whose numbers cannot be true; one line."""
 
 
-class Box(NamedTuple):
+class Mp4Box(NamedTuple):
     """One box and the place of its content in the file."""
 
     kind: bytes
@@ -87,7 +87,7 @@ def read_mp4_tracks(file: BinaryIO) -> list[Track]:
     return [track.finished(movie) for track in tracks]
 
 
-def _read_box(file: BinaryIO, box: Box, track: _Boxed, file_bytes: int) -> None:
+def _read_box(file: BinaryIO, box: Mp4Box, track: _Boxed, file_bytes: int) -> None:
     if box.kind == b"tkhd":
         content = content_of(file, box, 96)
         content = content[:96] if content[:1] == b"\1" else content[:84]
@@ -106,7 +106,7 @@ def _read_box(file: BinaryIO, box: Box, track: _Boxed, file_bytes: int) -> None:
         raise ClaimError(f"a header of {track.num_edits} edits over {track.num_samples} frames: write the film anew")
 
 
-def _read_description(file: BinaryIO, box: Box, track: _Boxed) -> None:
+def _read_description(file: BinaryIO, box: Mp4Box, track: _Boxed) -> None:
     """The stored size, the shape of a pixel and the order of frames, from the first entry of a video track."""
     entry = content_of(file, box, 2**13)[8:]
     if len(entry) < _VISUAL_ENTRY_BYTES:
@@ -121,7 +121,7 @@ def _read_description(file: BinaryIO, box: Box, track: _Boxed) -> None:
     track.stored = struct.unpack(">HH", entry[32:36])
 
 
-def boxes(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[Box]:
+def boxes(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[Mp4Box]:
     """Every box between two places, those inside parents behind them."""
     while begin + 8 <= end:
         file.seek(begin)
@@ -134,14 +134,14 @@ def boxes(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[Box]
         last = end if size == 0 else begin + size
         if last < first:
             return
-        box = Box(head[4:8], first, min(last, end))
+        box = Mp4Box(head[4:8], first, min(last, end))
         yield box
         if box.kind in _PARENTS and depth < _MAX_DEPTH:
             yield from boxes(file, box.begin, box.end, depth + 1)
         begin = last
 
 
-def content_of(file: BinaryIO, box: Box, num_bytes: int) -> bytes:
+def content_of(file: BinaryIO, box: Mp4Box, num_bytes: int) -> bytes:
     """The first bytes of its content, at most `num_bytes`."""
     file.seek(box.begin)
     return file.read(min(num_bytes, box.end - box.begin))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_apollo.data.media.h264 import is_key_picture
-from lightning_apollo.data.media.mp4_boxes import Box, content_of, number_at
+from lightning_apollo.data.media.mp4_boxes import Mp4Box, content_of, number_at
 
 _H264 = {b"avc1", b"avc3"}
 _CODECS = {*_H264, b"hvc1", b"hev1", b"av01", b"vp09", b"mp4v"}  # of which each sample is one frame with its own time
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
     is_constant: bool  # their rate
 
 
-def read_samples(file: BinaryIO, places: dict[bytes, Box], file_bytes: int) -> Samples:
+def read_samples(file: BinaryIO, places: dict[bytes, Mp4Box], file_bytes: int) -> Samples:
     """The samples by the boxes of their track. ValueError where they do not settle what FFmpeg makes of
     them, as where they do not fit the file."""
     if not {b"mdhd", b"stsd", b"stts", b"stsz", b"stsc"} <= places.keys():
@@ -57,7 +57,7 @@ def read_samples(file: BinaryIO, places: dict[bytes, Box], file_bytes: int) -> S
     return Samples(decoded, decoded + shifts, lengths, is_key, has_shifts, len(runs) == 1)
 
 
-def _sizes(file: BinaryIO, box: Box) -> NDArray[np.int64]:
+def _sizes(file: BinaryIO, box: Mp4Box) -> NDArray[np.int64]:
     """(F,) bytes of each sample."""
     head = content_of(file, box, 12)
     size, num_samples = number_at(head, 4), number_at(head, 8)
@@ -66,7 +66,7 @@ def _sizes(file: BinaryIO, box: Box) -> NDArray[np.int64]:
     return np.full(num_samples, size, np.int64) if size else _numbers(file, box, 12, num_samples, ">u4")
 
 
-def _begins(file: BinaryIO, places: dict[bytes, Box], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _begins(file: BinaryIO, places: dict[bytes, Mp4Box], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """(F,) first byte of each sample: they lie end to end in chunks, of which runs hold equally many."""
     kind, dtype = (b"stco", ">u4") if b"stco" in places else (b"co64", ">u8")
     if kind not in places:
@@ -84,7 +84,7 @@ def _begins(file: BinaryIO, places: dict[bytes, Box], sizes: NDArray[np.int64]) 
     return np.repeat(chunks[counts > 0] - before[firsts], counts[counts > 0]) + before
 
 
-def _key_frames(file: BinaryIO, places: dict[bytes, Box], num_samples: int) -> NDArray[np.bool_]:
+def _key_frames(file: BinaryIO, places: dict[bytes, Mp4Box], num_samples: int) -> NDArray[np.bool_]:
     """(F,) True at key frames. Without their table every sample is called one, which few files mean."""
     if b"stss" not in places:
         raise ValueError("no table of key frames")
@@ -98,7 +98,7 @@ def _key_frames(file: BinaryIO, places: dict[bytes, Box], num_samples: int) -> N
 
 def _check_description(
     file: BinaryIO,
-    box: Box,
+    box: Mp4Box,
     begins: NDArray[np.int64],
     sizes: NDArray[np.int64],
     is_key: NDArray[np.bool_],
@@ -117,17 +117,17 @@ def _check_description(
             raise ValueError("a mark of a key frame where FFmpeg sees none")
 
 
-def _rows(file: BinaryIO, box: Box, width: int) -> NDArray[np.int64]:
+def _rows(file: BinaryIO, box: Mp4Box, width: int) -> NDArray[np.int64]:
     """(R, width) numbers of a table that begins with the number of its rows."""
     num_rows = number_at(content_of(file, box, 8), 4)
     return _numbers(file, box, 8, num_rows * width, ">u4").reshape(-1, width)
 
 
-def _numbers(file: BinaryIO, box: Box, offset: int, count: int, dtype: str) -> NDArray[np.int64]:
+def _numbers(file: BinaryIO, box: Mp4Box, offset: int, count: int, dtype: str) -> NDArray[np.int64]:
     num_bytes = count * np.dtype(dtype).itemsize
     if num_bytes > _MAX_TABLE_BYTES or offset + num_bytes > box.end - box.begin:
         raise ValueError(f"a table of {num_bytes} bytes")
-    content = content_of(file, Box(box.kind, box.begin + offset, box.end), num_bytes)
+    content = content_of(file, Mp4Box(box.kind, box.begin + offset, box.end), num_bytes)
     if len(content) != num_bytes:
         raise ValueError("a table that was cut short")
     return np.frombuffer(content, dtype).astype(np.int64)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_apollo.data.media.frame_table import FrameTable
-from lightning_apollo.data.media.mp4_boxes import Box, boxes, content_of, number_at
+from lightning_apollo.data.media.mp4_boxes import Mp4Box, boxes, content_of, number_at
 from lightning_apollo.data.media.mp4_samples import Samples, read_samples
 
 _FRAGMENTED = {b"mvex", b"moof"}
@@ -27,7 +27,7 @@ class _Track(NamedTuple):
     """The boxes of a track, and its number among the streams."""
 
     number: int
-    places: dict[bytes, Box]
+    places: dict[bytes, Mp4Box]
     movie_scale: int  # ticks a second of its edits
 
 
@@ -44,7 +44,7 @@ def read_mp4_table(file: BinaryIO) -> FrameTable | None:
 
 
 def _video_track(file: BinaryIO, file_bytes: int) -> _Track:
-    tracks: list[dict[bytes, Box]] = []
+    tracks: list[dict[bytes, Mp4Box]] = []
     counts: Counter[bytes] = Counter()
     movie_scale = 0
     for box in boxes(file, 0, file_bytes):
@@ -65,11 +65,11 @@ def _video_track(file: BinaryIO, file_bytes: int) -> _Track:
     return _Track(films[0], tracks[films[0]], movie_scale)
 
 
-def _kind(file: BinaryIO, places: dict[bytes, Box]) -> bytes:
+def _kind(file: BinaryIO, places: dict[bytes, Mp4Box]) -> bytes:
     return content_of(file, places[b"hdlr"], 12)[8:] if b"hdlr" in places else b""
 
 
-def _clock(file: BinaryIO, box: Box) -> tuple[int, int]:
+def _clock(file: BinaryIO, box: Mp4Box) -> tuple[int, int]:
     """Ticks a second, and the length in ticks; a length of all ones is not known."""
     content = content_of(file, box, 32)
     place, num_bytes = (20, 8) if content[:1] == b"\1" else (12, 4)

@@ -19,7 +19,7 @@ class OwnStore:
 
 
 def carry(protocol: str, implementation: str) -> OwnStore:
-    """Registers the class in this process, unless the protocol is known, and in those that are handed `carried()`."""
+    """Register the class in this process, unless the protocol is known, and in those that are handed `carried()`."""
     from fsspec.registry import known_implementations, register_implementation, registry
 
     if protocol not in known_implementations and protocol not in registry:

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from lightning_apollo.data.media.frame_table import FrameTable, pack, unpack
+from lightning_apollo.data.media.frame_table import FrameTable, pack_table, unpack_table
 
 
 def table(ticks: list[int] | range | np.ndarray, keys: list[int] | range, end: int | None = None) -> FrameTable:
@@ -36,7 +36,7 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_comes_back_whole(name: str) -> None:
     expected = TABLES[name]
-    found = unpack(pack(expected))
+    found = unpack_table(pack_table(expected))
     assert found is not None
     assert found.ticks.tolist() == expected.ticks.tolist()
     assert found.is_key_frame.tolist() == expected.is_key_frame.tolist()
@@ -51,15 +51,15 @@ def test_seconds_are_ticks_of_the_time_base() -> None:
 
 @pytest.mark.parametrize(("num_frames", "gop"), [(25 * 3600, 50), (30 * 3600, 250), (30 * 3600, 12)])
 def test_an_hour_at_a_constant_rate_takes_nearly_nothing(num_frames: int, gop: int) -> None:
-    assert len(pack(table(np.arange(num_frames) * 3000, range(0, num_frames, gop)))) < 2000
+    assert len(pack_table(table(np.arange(num_frames) * 3000, range(0, num_frames, gop)))) < 2000
 
 
 def test_an_hour_of_the_least_even_film_takes_under_three_bytes_a_frame() -> None:
-    assert len(pack(random_table(108_000))) < 3 * 108_000
+    assert len(pack_table(random_table(108_000))) < 3 * 108_000
 
 
 def test_a_clip_of_300_frames_takes_under_half_a_byte_a_frame() -> None:
-    assert len(pack(TABLES["constant"])) < 150
+    assert len(pack_table(TABLES["constant"])) < 150
 
 
 @pytest.mark.parametrize("ticks", [[0, 0], [1, 0], []])
@@ -69,12 +69,12 @@ def test_times_that_do_not_rise_make_no_table(ticks: list[int]) -> None:
 
 
 def test_a_table_of_another_version_is_none() -> None:
-    assert unpack(b"\xfe" + pack(TABLES["constant"])[1:]) is None
+    assert unpack_table(b"\xfe" + pack_table(TABLES["constant"])[1:]) is None
 
 
 @pytest.mark.parametrize("change", ["short", "no rows", "more frames", "behind the last"])
 def test_what_is_no_table_is_refused(change: str) -> None:
-    content = bytearray(pack(TABLES["constant"]))
+    content = bytearray(pack_table(TABLES["constant"]))
     if change == "short":
         del content[20:]
     elif change == "no rows":
@@ -82,9 +82,9 @@ def test_what_is_no_table_is_refused(change: str) -> None:
     elif change == "more frames":
         struct.pack_into("<I", content, 4, 301)
     else:
-        content = bytearray(pack(table([0, 1], [])))
-        content[:] = pack(table([0, 1, 2], [2]))
+        content = bytearray(pack_table(table([0, 1], [])))
+        content[:] = pack_table(table([0, 1, 2], [2]))
         struct.pack_into("<I", content, 4, 3)
         struct.pack_into("<Q", content, 8, 3)
     with pytest.raises(ValueError, match="a table"):
-        unpack(content)
+        unpack_table(content)

@@ -41,7 +41,7 @@ def recipe(template: str, folder: Path, root: Path, *words: str) -> Recipe:
 
 
 def prepare(root: Path) -> None:
-    """Render clips and rows, and writes random start weights under which every path matters."""
+    """Render clips and rows, and write random start weights under which every path matters."""
     shapes.render_shapes(shapes.ShapesConfig(num_clips=6, num_held_out=1, num_images=4), root)
     model = build_model(recipe("full", root, root).model, ReducerConfig())
     randomize(model)

@@ -1,4 +1,4 @@
-"""Unknown keys and values are answered before torch, in an override and in a file, at any depth and by every command."""
+"""Unknown keys and values: one line before torch is loaded, by every command and at any depth."""
 
 import shlex
 from pathlib import Path

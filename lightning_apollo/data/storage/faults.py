@@ -34,7 +34,7 @@ _CHANCE = SystemRandom()  # not the generator that a run restores
 T = TypeVar("T")
 
 
-class Fault(NamedTuple):
+class StoreFault(NamedTuple):
     """Fault of a request."""
 
     kind: str  # one of errors.FAULTS
@@ -47,7 +47,7 @@ class StoreFault(UserError):
 
     def __init__(self, kind: str, reason: str, may_pass: bool = False) -> None:
         super().__init__(kind, reason, may_pass)
-        self.fault = Fault(kind, reason, may_pass)
+        self.fault = StoreFault(kind, reason, may_pass)
 
 
 def persist(address: str, request: Callable[[], T]) -> T:
@@ -81,7 +81,7 @@ def cut_short(how: str) -> StoreFault:
     return StoreFault(BROKEN, f"it came cut short {how}", may_pass=True)
 
 
-def fault_of(error: BaseException, address: str) -> Fault:
+def fault_of(error: BaseException, address: str) -> StoreFault:
     """Fault that an error of a store means."""
     if isinstance(error, StoreFault):
         return error.fault
@@ -94,24 +94,24 @@ def fault_of(error: BaseException, address: str) -> Fault:
     if status == 412 or "FileExpired" in names:
         return changed(said).fault
     if status in (404, 410):
-        return Fault(MISSING, "no such object", False)
+        return StoreFault(MISSING, "no such object", False)
     if status in (401, 403, 407) or (status is None and "PermissionError" in names):
-        return Fault(FORBIDDEN, f"access denied {said}: check {_credentials(address)}", False)
+        return StoreFault(FORBIDDEN, f"access denied {said}: check {_credentials(address)}", False)
     if names & _NO_RIGHTS:
-        return Fault(FORBIDDEN, f"no credentials {said}: set {_credentials(address)}", False)
+        return StoreFault(FORBIDDEN, f"no credentials {said}: set {_credentials(address)}", False)
     if status in (408, 504):
-        return Fault(SLOW, f"the store took too long {said}", True)
+        return StoreFault(SLOW, f"the store took too long {said}", True)
     if status is not None:
-        return Fault(UNAVAILABLE, f"the store does not answer {said}", status == 429 or status >= 500)
+        return StoreFault(UNAVAILABLE, f"the store does not answer {said}", status == 429 or status >= 500)
     if any("Timeout" in name for name in names):
-        return Fault(SLOW, f"the store took too long {said}", True)
+        return StoreFault(SLOW, f"the store took too long {said}", True)
     if "FileNotFoundError" in names:
-        return Fault(MISSING, "no such object", False)
+        return StoreFault(MISSING, "no such object", False)
     if "IsADirectoryError" in names:
-        return Fault(MISSING, "a folder, not a file", False)
+        return StoreFault(MISSING, "a folder, not a file", False)
     if names & {"OSError", "ClientError", "BotoCoreError", "TransportError"}:
-        return Fault(UNAVAILABLE, f"the store does not answer {said}", True)
-    return Fault(BROKEN, f"cannot be read {said}", False)
+        return StoreFault(UNAVAILABLE, f"the store does not answer {said}", True)
+    return StoreFault(BROKEN, f"cannot be read {said}", False)
 
 
 def _within(seconds: float, request: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""The bytes of frame tables: whole ones come back, others are told from them, and few are needed."""
+"""Bytes of frame tables: a round trip, damage and size."""
 
 from __future__ import annotations
 

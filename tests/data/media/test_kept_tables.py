@@ -1,4 +1,4 @@
-"""Frame tables that are kept: found again, made anew where they do not fit, and never in the way."""
+"""Kept frame tables: found again or made anew where they do not fit."""
 
 from __future__ import annotations
 

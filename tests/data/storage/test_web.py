@@ -41,7 +41,7 @@ def server(tmp_path: Path) -> Iterator[WebServer]:
 
 
 def read_all_over(address: str) -> None:
-    """Read at forty places, in no order, and compares."""
+    """Read at forty places, in no order, and compare."""
     chance = random.Random(1)
     with storage.open_address(address) as file:
         for _ in range(40):

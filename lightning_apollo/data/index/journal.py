@@ -1,0 +1,79 @@
+"""Journals of probes: what is known is written down at once, so that a kill costs what was in hand alone.
+
+A line is a record in JSON: the facts of a file as a list, anything else as a mapping.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning_apollo.data.media.media_facts import MediaFacts, MediaKey
+from lightning_apollo.structures import MediaInfo
+
+_TAIL_BYTES = 2**16
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Every whole record of a journal; none where there is no journal.
+
+    The last one may have been cut short, by a kill or by a disk that went away; what is no JSON counts as not written.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and (record := _record(line)) is not None:
+                yield record
+
+
+@contextmanager
+def open_journal(path: Path) -> Iterator[TextIO]:
+    """A journal to go on with; a record that was cut short at its end is taken off."""
+    with path.open("ab+") as file:
+        file.truncate(_whole_bytes(file))
+    with path.open("a") as journal:
+        yield journal
+
+
+def write_record(journal: TextIO, record: Any) -> None:
+    """Writes a record so that it outlives this process."""
+    journal.write(f"{json.dumps(record)}\n")
+    journal.flush()
+
+
+def media_record(key: MediaKey, facts: MediaFacts) -> list[Any]:
+    """The facts of a file as a record."""
+    return [*key, *facts[1:], facts.info and asdict(facts.info)]
+
+
+def media_of_record(record: list[Any]) -> tuple[MediaKey, MediaFacts]:
+    """The file and the facts of a record."""
+    path, modality, *state, info = record
+    return MediaKey(path, modality), MediaFacts(info and MediaInfo(**info), *state)
+
+
+def _record(line: bytes) -> Any:
+    """The record of a line, None for what is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:  # the text of two writers, or zeros where a machine lost its power
+        return None
+    return record if isinstance(record, list | dict) else None
+
+
+def _whole_bytes(file: Any) -> int:
+    """Bytes up to the end of the last whole line."""
+    end = file.seek(0, 2)
+    while end:
+        begin = max(0, end - _TAIL_BYTES)
+        file.seek(begin)
+        place = file.read(end - begin).rfind(b"\n")
+        if place >= 0:
+            return begin + place + 1
+        end = begin
+    return 0

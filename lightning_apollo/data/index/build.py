@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from lightning_apollo.data.index.current import has_same_media, index_of
 from lightning_apollo.data.index.journal import media_record, open_journal, write_record
-from lightning_apollo.data.index.media_columns import MediaColumns, facts_of_journal, facts_of_table, file_states
-from lightning_apollo.data.index.rows import SampleRows, blocks_of_rows, read_row_facts
-from lightning_apollo.data.index.tables import Index, IndexFileError, settle
+from lightning_apollo.data.index.media_columns import MediaColumns, facts_of_journal, facts_of_table
+from lightning_apollo.data.index.progress import Progress, no_progress
+from lightning_apollo.data.index.rows import ROWS_AT_A_TIME, SampleRows, blocks_of_rows, read_row_facts
+from lightning_apollo.data.index.tables import Index, settle
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.index.write import manifest_digests, write_index
 from lightning_apollo.data.media import video as media
@@ -25,11 +27,7 @@ from lightning_apollo.data.media.probe_pool import Probe, probe_all
 from lightning_apollo.data.source import Source
 from lightning_apollo.files import lock
 
-Progress = Callable[[str, int, int, int], None]  # "rows" or "files", done, in all, errors among the done
-
 JOURNAL = "probes.jsonl"
-_ROWS_AT_A_TIME = 16_384  # become Arrow's compact columns together
-_STATES_AT_A_TIME = 16_384
 
 
 def build_index(
@@ -58,7 +56,7 @@ def build_index(
         if made is not None:
             return made
         rows, total = SampleRows(sources), sum(map(len, sources))
-        for block in blocks_of_rows(sources, _ROWS_AT_A_TIME):
+        for block in blocks_of_rows(sources, ROWS_AT_A_TIME):
             rows.add(block, [read_row_facts(place, text) for place in block])
             report("rows", rows.num_rows, total, rows.num_errors)
         samples, keys = rows.finish()
@@ -75,23 +73,13 @@ def is_current(index: Index, sources: Sequence[Source], text: TextCounter | None
     text was counted in this way. No file is opened but the manifests.
     """
     is_counted = text is None or index.text_identity == text.identity
-    return manifest_digests(sources).items() <= index.manifest_digests.items() and is_counted and _has_same_media(index)
+    return manifest_digests(sources).items() <= index.manifest_digests.items() and is_counted and has_same_media(index)
 
 
 def fingerprint_of_manifests(sources: Sequence[Source]) -> str:
     """A hash of the content of all manifests, whatever they are called; media are not looked at."""
     contents = [[source.name, *(manifest.content_digest() for manifest in source.manifests)] for source in sources]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-
-
-def index_of(folder: Path, digests: dict[str, str], text_identity: str) -> Index | None:
-    """The index in the folder, if making it again would change nothing."""
-    try:
-        index = Index(folder)
-    except IndexFileError:  # none, cut short, or of another version
-        return None
-    is_whole = list(index.manifest_digests.items()) == list(digests.items())
-    return index if is_whole and index.text_identity == text_identity and _has_same_media(index) else None
 
 
 def probe_missing(
@@ -108,19 +96,3 @@ def probe_missing(
             write_record(journal, media_record(key, found))
             done, num_errors = done + 1, num_errors + (found.info is None)
             progress("files", done, len(columns), num_errors)
-
-
-def no_progress(what: str, done: int, total: int, num_errors: int) -> None:
-    """Show no progress."""
-
-
-def _has_same_media(index: Index) -> bool:
-    """True if size and time of change of every file are those of its probe."""
-    sizes, times = index.media_column("file_bytes"), index.media_column("mtime_ns")
-    for first in range(0, len(sizes), _STATES_AT_A_TIME):
-        rows = slice(first, first + _STATES_AT_A_TIME)
-        addresses = index.media.column("path")[rows].to_pylist()
-        before = zip(sizes[rows].tolist(), times[rows].tolist(), strict=True)
-        if any(now != then for now, then in zip(file_states(addresses), before, strict=True)):
-            return False
-    return True

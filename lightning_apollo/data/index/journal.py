@@ -1,4 +1,4 @@
-"""Journals of probes: what is known is written down at once, so that a kill costs what was in hand alone.
+"""Journals of probes. What is found out is written down at once, so that a kill costs what was in hand alone.
 
 A line is a record in JSON: the facts of a file as a list, anything else as a mapping.
 """
@@ -18,22 +18,32 @@ from lightning_apollo.structures import MediaInfo
 _TAIL_BYTES = 2**16
 
 
-def records(path: Path) -> Iterator[Any]:
-    """Every whole record of a journal; none where there is no journal.
+def records(path: Path, begins: str = "") -> Iterator[Any]:
+    """Every whole record of a journal, or those whose line begins so; none where there is no journal.
 
     The last one may have been cut short, by a kill or by a disk that went away; what is no JSON counts as not written.
     """
+    for _, line in lines(path, begins):
+        record = record_of(line)
+        if record is not None:
+            yield record
+
+
+def lines(path: Path, begins: str = "") -> Iterator[tuple[int, bytes]]:
+    """The lines that hold them, each with the byte where it begins."""
     if not path.is_file():
         return
+    begin, wanted = 0, begins.encode()
     with path.open("rb") as file:
         for line in file:
-            if line.endswith(b"\n") and (record := _record(line)) is not None:
-                yield record
+            if line.endswith(b"\n") and line.startswith(wanted):
+                yield begin, line
+            begin += len(line)
 
 
 @contextmanager
 def open_journal(path: Path) -> Iterator[TextIO]:
-    """A journal to go on with; a record that was cut short at its end is taken off."""
+    """The journal, open for further records, without one that was cut short at its end."""
     with path.open("ab+") as file:
         file.truncate(_whole_bytes(file))
     with path.open("a") as journal:
@@ -57,7 +67,7 @@ def media_of_record(record: list[Any]) -> tuple[MediaKey, MediaFacts]:
     return MediaKey(path, modality), MediaFacts(info and MediaInfo(**info), *state)
 
 
-def _record(line: bytes) -> Any:
+def record_of(line: bytes) -> Any:
     """The record of a line, None for what is none."""
     try:
         record = json.loads(line)

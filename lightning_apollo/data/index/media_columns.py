@@ -102,7 +102,7 @@ class MediaColumns:
         return self._info(key.path, key.modality, row, number)
 
     def digest_lines(self) -> Iterator[str]:
-        """What a fingerprint is made of: everything but where files lie and when they were written."""
+        """Lines that a fingerprint hashes. They leave out where files lie and when they were written."""
         for first in range(0, len(self), _AT_A_TIME):
             rows = range(first, min(first + _AT_A_TIME, len(self)))
             columns = {name: column[rows.start : rows.stop].tolist() for name, column in self._numbers.items()}
@@ -141,7 +141,7 @@ def file_states(addresses: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 def facts_of_journal(path: Path) -> Known:
     """The facts of files that a journal holds."""
-    return (media_of_record(record) for record in records(path) if isinstance(record, list))
+    return map(media_of_record, records(path, begins="["))
 
 
 def facts_of_table(folder: Path) -> Known:

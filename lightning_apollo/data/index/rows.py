@@ -20,6 +20,7 @@ from lightning_apollo.structures import SAMPLE_MODALITIES, Modality, SampleModal
 if TYPE_CHECKING:
     from lightning_apollo.data.index.token_counts import TextCounter
 
+ROWS_AT_A_TIME = 16_384  # become Arrow's compact columns together
 _NAN = float("nan")
 
 

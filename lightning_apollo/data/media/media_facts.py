@@ -1,4 +1,4 @@
-"""What a probe finds out about a file, and the key that it is known by."""
+"""Results of probes and the keys of files."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from lightning_apollo.structures import MediaInfo, Modality
 from tests.small_data import write_pictures
 
 COUNT, NUM_PICTURES, KILLS_OF_MERGE = 3, 60, 8
+PROBE_SECONDS = 0.02
 
 
 def sources_of(folder: Path) -> list[Source]:
@@ -35,7 +36,7 @@ def sources_of(folder: Path) -> list[Source]:
 def slow_probe(log: Path, address: str, modality: Modality) -> MediaInfo:
     with log.open("a") as file:
         file.write(f"{Path(address).name}\n")
-    time.sleep(0.01)
+    time.sleep(PROBE_SECONDS)
     return media.probe(address, modality)
 
 
@@ -54,12 +55,21 @@ def fork(work: Callable[[], object]) -> int:
         os._exit(code)  # nothing of the parent's is finished twice
 
 
-def ends(process: int, kill_after: float | None) -> bool:
-    """True if the process came to its end; False where it was killed after so many seconds before."""
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(process, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+def ends(process: int, is_time: Callable[[], bool] | None = None) -> bool:
+    """True if the process came to its end; False where it was killed when it was time."""
+    while is_time is not None:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return _is_end(status)
+        if is_time():
+            os.kill(process, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    return _is_end(os.waitpid(process, 0)[1])
+
+
+def _is_end(status: int) -> bool:
+    code = os.waitstatus_to_exitcode(status)
     if code not in (0, -signal.SIGKILL):
         raise SystemExit(f"a process ended with {code}")
     return code == 0
@@ -71,22 +81,31 @@ def make_shards(folder: Path, log: Path, chance: random.Random) -> int:
     while unfinished:
         work = [partial(index_shard, sources_of(folder), folder / "index", Shard(number, COUNT), 0,
                         probe=partial(slow_probe, log)) for number in sorted(unfinished)]  # fmt: skip
-        processes = list(map(fork, work))
-        for number, process in zip(sorted(unfinished), processes, strict=True):
-            if ends(process, chance.uniform(0.0, 0.4) if num_kills < 4 * COUNT else None):
+        for number, process in zip(sorted(unfinished), list(map(fork, work)), strict=True):
+            target = num_probes(log) + chance.randrange(6)
+            if ends(process, (lambda n=target: num_probes(log) > n) if num_kills < 3 * COUNT else None):
                 unfinished.remove(number)
             else:
                 num_kills += 1
     return num_kills
 
 
-def merge(folder: Path, chance: random.Random, allowed: set[str]) -> int:
-    """Merges until that comes to its end; every kill must leave one of the allowed fingerprints."""
+def num_probes(log: Path) -> int:
+    """Files whose probe has begun."""
+    return len(log.read_text().split()) if log.is_file() else 0
+
+
+def merge(folder: Path, seconds: float, allowed: set[str]) -> int:
+    """Merges until that comes to its end, killed later and later; every kill must leave one of the allowed fingerprints."""
     work, num_kills = partial(merge_shards, sources_of(folder), folder / "index"), 0
-    while not ends(fork(work), chance.uniform(0.0, 0.1) if num_kills < KILLS_OF_MERGE else None):
+    for number in range(KILLS_OF_MERGE):
+        until = time.monotonic() + seconds * number / KILLS_OF_MERGE
+        if ends(fork(work), lambda until=until: time.monotonic() > until):
+            return num_kills
         num_kills += 1
-        if not ends(fork(partial(check, folder / "index", allowed)), None):
+        if not ends(fork(partial(check, folder / "index", allowed))):
             raise SystemExit("the check was killed")
+    ends(fork(work))
     return num_kills
 
 
@@ -101,27 +120,21 @@ def check(index: Path, allowed: set[str]) -> None:
         raise ValueError(f"half an index: {fingerprint!r} is none of {allowed}")
 
 
-def made_by_one(folder: Path, name: str) -> str:
-    """Fingerprint of the index that a process makes which nobody kills."""
-    if not ends(fork(partial(build_index, sources_of(folder), folder / name, 0)), None):
-        raise SystemExit("not made")
-    note = folder / f"{name}.txt"
-    ends(fork(lambda: note.write_text(Index(folder / name).fingerprint)), None)
-    return note.read_text()
-
-
 def main(folder: Path, seed: int) -> None:
     chance, log = random.Random(seed), folder / "log"
     manifest = write_pictures(folder, NUM_PICTURES, broken=[7])
-    first = made_by_one(folder, "first")
+    build_index(sources_of(folder), folder / "first", 0)  # all that is imported on the way is there for the forks
+    begin = time.monotonic()
+    first = build_index(sources_of(folder), folder / "again", 0).fingerprint
+    seconds = time.monotonic() - begin
     num_kills = make_shards(folder, log, chance)
-    num_kills += merge(folder, chance, {"", first})
+    num_kills += merge(folder, seconds, {"", first})
     rows = manifest.read_text()
     manifest.write_text(rows.replace("number 3", "number 9"))
-    second = made_by_one(folder, "second")
+    second = build_index(sources_of(folder), folder / "second", 0).fingerprint
     num_kills += make_shards(folder, log, chance)
-    num_kills += merge(folder, chance, {first, second})
-    sys.stdout.write(f"{num_kills} {NUM_PICTURES} {len(log.read_text().split())}\n")
+    num_kills += merge(folder, seconds, {first, second})
+    sys.stdout.write(f"{num_kills} {NUM_PICTURES} {num_probes(log)}\n")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,11 @@ TABLES = {
         Column("file, MiB", "file", "disk"),
         Column("kept frames, MiB", "hit", "disk"),
     ),
+    "merge": (
+        Column("seconds", "ours", "seconds", 1),
+        Column("**peak MiB**", "ours", "peak_memory", 0),
+        Column("of it over the base", "ours", "peak_memory_over_base", 0),
+    ),
 }
 
 
@@ -210,6 +215,10 @@ class PeakMemory:
 
     def mib_over_base(self) -> float:
         return (_status_kib("VmHWM") - self._base) / 1024
+
+    def mib(self) -> float:
+        """The same with what there was at the start."""
+        return _status_kib("VmHWM") / 1024
 
 
 def run_for_number(script: str, *arguments: str) -> float:

@@ -26,6 +26,7 @@ PANELS = {
     "resume": ("seconds",),
     "connector_start": ("visual_scale", "first_gradient_norm", "loss", "gap"),
     "cache": ("milliseconds", "time_ratio", "disk"),
+    "merge": ("seconds", "peak_memory", "peak_memory_over_base"),
 }
 LOGARITHMIC = {"cache"}  # what spans so much that the small bars could not be seen
 

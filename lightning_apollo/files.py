@@ -105,10 +105,13 @@ def is_locked(path: Path) -> bool:
         return not try_lock(file)
 
 
-def try_lock(file: IO[Any]) -> bool:
-    """Take the lock of an open file unless another process has it; OSError where the file system has no locks."""
+def try_lock(file: IO[Any], is_shared: bool = False) -> bool:
+    """Take the lock of an open file unless another process has it; OSError where the file system has no locks.
+
+    Processes may hold a shared lock together, and none of them beside one that is not shared.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

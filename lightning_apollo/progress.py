@@ -37,6 +37,10 @@ def progress_bar(
         yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
+def no_check_progress(what: str, done: int, total: int, num_errors: int) -> None:
+    """Show no progress."""
+
+
 @contextmanager
 def preparation_progress() -> Iterator[CheckProgress]:
     """Yield what draws a bar on standard error for each thing that is counted, from its first report on."""

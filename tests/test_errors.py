@@ -23,6 +23,7 @@ KINDS = {
     "data.plan.config.PlanError": ValueError,
     "data.datamodule.DataChanged": ValueError,
     "data.index.tables.IndexFileError": ValueError,
+    "data.index.shards.ShardError": ValueError,
     "data.annotations.manifest.ManifestError": ValueError,
     "data.annotations.manifest.MissingManifest": ValueError,
     "data.plan.order.TooFewSamples": ValueError,

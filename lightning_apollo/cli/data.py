@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from lightning_apollo.cli.data_index import (
+    INDEX_EPILOG,
+    MERGE_EPILOG,
+    Deadline,
+    IndexMergeGroup,
+    Jobs,
+    Root,
+    UnknownKeys,
+    build_under_bar,
+    index,
+    index_merge,
+)
 from lightning_apollo.cli.options import Overrides, RecipeArgument, RecipeOption
 from lightning_apollo.cli.user_errors import Debug, errors_in_one_line
 from lightning_apollo.machine.video_libraries import require_video
@@ -15,26 +27,13 @@ from lightning_apollo.progress import progress_bar
 from lightning_apollo.recipe.conf import recipe_file
 from lightning_apollo.recipe.early_checks import require_data, require_files, require_manifests, require_recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lightning_apollo.data.index.tables import Index
-    from lightning_apollo.data.index.token_counts import TextCounter
-    from lightning_apollo.data.media.probe_pool import Probe
-    from lightning_apollo.data.source import Source
-
 app = typer.Typer(
+    cls=IndexMergeGroup,
     help="Know the data before a run: an index of every row and media file, what is broken, what it costs.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
-INDEX_EPILOG = """[bold]Examples[/bold]
-
-lightning-apollo data index train.jsonl --root videos --output runs/index
-
-lightning-apollo data index --recipe videollama3-tiny data.root=runs/shapes
-"""
 SCAN_EPILOG = """[bold]Examples[/bold]
 
 lightning-apollo data scan train.jsonl --root videos
@@ -56,74 +55,8 @@ lightning-apollo data calibrate videollama3-2b --stage multi_task_fine_tuning
 StageOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Stage of the recipe. Not given: its last.", show_default=False)
 ]
-Root = Annotated[
-    str,
-    typer.Option(
-        metavar="ROOT",
-        help="Folder, tar shards, or s3://, https://... etc., that media paths start from and may not leave.",
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=0,
-        help="Processes that probe. Not given: one a core. 0: this one, without a deadline.",
-        show_default=False,
-    ),
-]
-UnknownKeys = Annotated[
-    str,
-    typer.Option(
-        metavar="refuse|ignore", help="Keys of rows that are not read: refuse the row, or ignore and count them."
-    ),
-]
-Deadline = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0.1, help="A file whose probe takes longer counts as broken.")
-]
-
-
-@app.command(epilog=INDEX_EPILOG)
-def index(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MANIFEST|KEY=VALUE...", help="Manifests; with --recipe, its values.", show_default=False
-        ),
-    ] = None,
-    recipe: RecipeOption = None,
-    root: Root = ".",
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="INDEX", help="Folder of the index: runs/index, or OUTPUT/index of the recipe."),
-    ] = None,
-    jobs: Jobs = None,
-    deadline: Deadline = 30.0,
-    unknown_keys: UnknownKeys = "refuse",
-    debug: Debug = False,
-) -> None:
-    """Read every row and probe every media file once, headers only.
-
-    Writes media.parquet and samples.parquet. A call that was killed resumes where it was; a later one probes only files
-    that are new or have changed. With a recipe, all its sources are indexed and tokens of text are counted.
-    """
-    with errors_in_one_line(debug):
-        require_video()
-        if recipe is None:
-            require_manifests(words or (), root)
-        else:
-            require_data(recipe, words or ())
-            require_recipe(recipe, words or ())
-        from lightning_apollo.cli.data_tables import Plain, index_line, open_recipe
-
-        if recipe is None:
-            plain = Plain(words or [], root, unknown_keys)
-            made = _build(plain.sources(), output or Path("runs/index"), jobs, deadline)
-        else:
-            opened = open_recipe(recipe, words or [])
-            folder = output or Path(opened.recipe.output) / "index"
-            made = _build(opened.sources(), folder, jobs, deadline, opened.text())
-        Console().print(index_line(made), highlight=False, soft_wrap=True)
+app.command(epilog=INDEX_EPILOG)(index)
+app.command("index merge", epilog=MERGE_EPILOG)(index_merge)
 
 
 @app.command(epilog=SCAN_EPILOG)
@@ -157,7 +90,8 @@ def scan(
             require_manifests(paths, root)
         import tempfile
 
-        from lightning_apollo.cli.data_tables import Plain, ignored_lines, scan_table
+        from lightning_apollo.cli.data_tables import ignored_lines, scan_table
+        from lightning_apollo.cli.indexing import Plain
         from lightning_apollo.data.index.scan import scan as report
         from lightning_apollo.data.index.scan import write_broken
         from lightning_apollo.data.index.tables import Index
@@ -169,7 +103,9 @@ def scan(
                 made = Index(Path(paths[0]))
             else:
                 check = probe if headers_only else probe_and_decode
-                made = _build(Plain(paths, root, unknown_keys).sources(), Path(folder), jobs, deadline, check=check)
+                made = build_under_bar(
+                    Plain(paths, root, unknown_keys).sources(), Path(folder), jobs, deadline, check=check
+                )
             reports = report(made)
             Console().print(scan_table(reports, max_error_share))
             for line in ignored_lines(made):
@@ -288,23 +224,3 @@ def calibrate(
         with progress_bar("rounds", Console(stderr=True), is_transient=True) as report:
             found = calibrator.calibrate(opened, name, progress=report)
         Console().print(calibration(found, name))
-
-
-def _build(
-    sources: Sequence[Source],
-    folder: Path,
-    jobs: int | None,
-    deadline: float,
-    text: TextCounter | None = None,
-    check: Probe | None = None,
-) -> Index:
-    """The index, made under a progress bar."""
-    import os
-
-    from lightning_apollo.data.index.build import build_index
-    from lightning_apollo.data.media.video import probe
-    from lightning_apollo.progress import preparation_progress
-
-    with preparation_progress() as report:
-        num_jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
-        return build_index(sources, folder, num_jobs, deadline, text, check or probe, report)

@@ -12,8 +12,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lightning_apollo.data.annotations.keys import IGNORE, REFUSE
-from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.ignored_keys import ignored_keys_of_index
 from lightning_apollo.data.index.sample_costs import sample_costs
 from lightning_apollo.data.index.scan import SourceReport, SourceSummary, summarise
@@ -31,25 +29,6 @@ from lightning_apollo.runs.build import plan_config, preprocessing_of, text_coun
 
 _NUM_FAULTS = 3  # of each source that are shown
 _BAR_WIDTH = 50
-
-
-@dataclass(frozen=True)
-class Plain:
-    """Manifests without a recipe: each is a source of its own, called by its name without the suffix."""
-
-    manifests: Sequence[str]
-    root: str
-    unknown_keys: str = REFUSE
-
-    def sources(self) -> list[Source]:
-        if self.unknown_keys not in (REFUSE, IGNORE):
-            raise RecipeError(f"--unknown-keys is refuse or ignore, not {self.unknown_keys!r}")
-        if not self.manifests:
-            raise RecipeError("nothing to index: name manifests, or a recipe with --recipe")
-        stems = [Path(path).stem for path in self.manifests]
-        names = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, self.manifests, strict=True)]
-        configs = {name: SourceConfig([path], self.root) for name, path in zip(names, self.manifests, strict=True)}
-        return open_sources(configs, (), self.unknown_keys)
 
 
 @dataclass(frozen=True)
@@ -88,15 +67,6 @@ def choose_stage(recipe: Recipe, name: str | None) -> str:
     if name is not None and name not in names:
         raise RecipeError(f"{recipe.name} has no stage {name}{suggestion(name, names)}")
     return names[-1] if name is None else name
-
-
-def index_line(index: Index) -> str:
-    """Index in one line: rows, files and fingerprint."""
-    num_broken = index.media.num_rows - index.media["error"].null_count
-    return (
-        f"{index.folder}: {len(index):,} rows ({int(index.is_broken().sum()):,} broken), {index.media.num_rows:,} files "
-        f"({num_broken:,} broken), fingerprint {index.fingerprint[:12]}"
-    )
 
 
 def scan_table(reports: Sequence[SourceReport], max_error_share: float) -> RenderableType:

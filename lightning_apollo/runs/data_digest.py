@@ -26,7 +26,7 @@ from lightning_apollo.data.source import Source, open_source
 from lightning_apollo.data.storage.address import EmbeddedAddress, cache_folder, file_state
 from lightning_apollo.data.storage.roots import FolderRoot
 from lightning_apollo.files import write_atomically
-from lightning_apollo.progress import CheckProgress, preparation_progress
+from lightning_apollo.progress import CheckProgress, no_check_progress, preparation_progress
 from lightning_apollo.recipe.schema import Recipe, RecipeError
 from lightning_apollo.runs.file_digest import one_at_a_time
 from lightning_apollo.structures import Modality
@@ -201,11 +201,7 @@ def _keep_facts(cache: Path, facts: _Facts) -> None:
 
 
 def _progress(is_shown: bool) -> AbstractContextManager[CheckProgress]:
-    return preparation_progress() if is_shown else nullcontext(_no_progress)
-
-
-def _no_progress(what: str, done: int, total: int, num_errors: int) -> None:
-    """Show no progress."""
+    return preparation_progress() if is_shown else nullcontext(no_check_progress)
 
 
 def _hash(value: Any) -> str:

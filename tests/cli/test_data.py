@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -47,8 +48,9 @@ def manifests(folder: Path) -> list[Path]:
     return [folder / "pictures.jsonl", folder / "films.jsonl"]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["index", "--help"], ["scan", "--help"], ["show", "--help"]])
-def test_help_loads_nothing_heavy(words: list[str]) -> None:
+@pytest.mark.parametrize("command", ["", "index", "index merge", "scan", "show"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    words = [*command.split(), "--help"]
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom lightning_apollo.cli.main import app\n"
         f"assert CliRunner().invoke(app, {['data', *words]!r}).exit_code == 0\n"
@@ -153,3 +155,55 @@ def test_keys_that_are_not_read_are_refused_or_counted(folder: Path, tmp_path: P
     wrong = run("scan", path, "--unknown-keys", "drop")
     assert wrong.exit_code == 2
     assert "--unknown-keys " in wrong.stderr
+
+
+def test_shards_are_merged_into_the_index_of_one_process(folder: Path, made: Path, tmp_path: Path) -> None:
+    words = [*manifests(folder), "--root", folder, "--output", tmp_path]
+    refused = run("index", "merge", *words)
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1].endswith("make them with `lightning-apollo data index --shard i/n`")
+    first, done = (run("index", "--shard", f"{number}/2", "--jobs", 0, *words) for number in range(2))
+    assert (first.exit_code, done.exit_code) == (0, 0), first.output + done.output
+    files, broken = re.findall(rf"{tmp_path}: shard 1/2: 0 rows, (\d+) files \((\d) broken\); when all 2", done.stdout)[
+        0
+    ]
+    assert 0 < int(files) < 21
+    assert int(broken) < 2
+    command = done.stdout.splitlines()[-1].split(" are done: lightning-apollo data ")[1]
+    merged = run(*shlex.split(command))
+    assert merged.exit_code == 0, merged.output
+    said = rf"{tmp_path}: 22 rows \(1 broken\), 21 files \(1 broken\), fingerprint [0-9a-f]{{12}}; next: (.+)\n$"
+    (following,) = re.findall(said, merged.stdout)
+    assert following == f"lightning-apollo data show {tmp_path}"
+    for name in ("media.parquet", "samples.parquet", "media.arrow", "samples.arrow"):
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+    assert run("show", tmp_path).stdout == run("show", made).stdout
+
+
+def test_shards_of_a_recipe_count_its_tokens(folder: Path, tmp_path: Path) -> None:
+    films = ["videollama3-tiny", f"data.manifests=[{folder / 'films.jsonl'}]", f"data.root={folder}"]
+    words = ["--recipe", *films, f"output={tmp_path}"]
+    assert run("index", *words, "--jobs", 0, "--output", tmp_path / "one").exit_code == 0
+    first, done = (run("index", *words, "--shard", f"{number}/2", "--jobs", 0) for number in (1, 0))
+    assert (first.exit_code, done.exit_code) == (0, 0), first.output + done.output
+    assert run(*shlex.split(done.stdout.splitlines()[-1].split(" are done: lightning-apollo data ")[1])).exit_code == 0
+    assert (tmp_path / "index" / "samples.parquet").read_bytes() == (tmp_path / "one" / "samples.parquet").read_bytes()
+    shown = run("show", tmp_path / "index", "--recipe", *films)
+    assert "counted exactly" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["index", "--shard", "4/4", "{films}"], "--shard 4/4: of 4 shards, i is from 0 to 3"),
+        (["index", "--shard", "x", "{films}"], "--shard x: write i/n, as 0/4 to 3/4, or auto"),
+        (["index", "merge", "none.jsonl"], "none.jsonl: no such file: correct the path of the manifest"),
+        (["index", "merge"], "nothing to index: name manifests, or a recipe with --recipe"),
+    ],
+)
+def test_a_mistake_with_shards_is_one_line_and_code_2(
+    words: list[str], message: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*(word.format(films=folder / "films.jsonl") for word in words))
+    assert (result.exit_code, result.stderr.strip().splitlines()[-1]) == (2, message)

@@ -3,17 +3,21 @@
 INDEX/media.parquet     one row for each file and what annotations call it, in the order of their first use
       samples.parquet   one row for each row of the manifests, source after source
       *.arrow           the same as it lies in memory, for processes to map; made from the Parquet files where missing
+      next/             all four again, of a writer that was killed: whoever opens the index moves them into their place
 
-index/build.py writes them, token_counts.py does arithmetic on them.
+index/build.py and index/merge.py write them, token_counts.py does arithmetic on them.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -129,11 +133,8 @@ class Index:
     def __init__(self, folder: Path) -> None:
         """IndexFileError where the folder holds no index, or one of another format."""
         self.folder = folder
-        self.media = _map(folder, MEDIA)
-        self.samples = _map(folder, SAMPLES)
+        self.media, self.samples = _open(folder)
         metadata = self.samples.schema.metadata
-        if metadata[b"fingerprint"] != self.media.schema.metadata[b"fingerprint"]:
-            raise IndexFileError(f"{folder}: writing it was cut short: run `lightning-apollo data index` again")
         self.fingerprint = metadata[b"fingerprint"].decode()  # of the manifests' content and the facts of the media
         self.text_identity = metadata[b"text"].decode()  # with what text tokens were counted; empty: they were not
         self.sources: tuple[str, ...] = tuple(json.loads(metadata[b"sources"]))
@@ -196,31 +197,93 @@ def dictionary(values: pa.Array | pa.ChunkedArray, names: tuple[str, ...]) -> pa
     return pa.DictionaryArray.from_arrays(places, pa.array(names, pa.string()))
 
 
-def write_tables(folder: Path, tables: dict[str, pa.Table]) -> None:
-    """Write both tables in both forms; each file is whole or not there."""
-    for name in tables:  # first, so that what is mapped is never older than the Parquet file
-        (folder / f"{name}.arrow").unlink(missing_ok=True)
+def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
+    """Writes both tables in both forms, for a caller that holds the folder's lock.
+
+    A kill at any moment leaves the old index or the new one: the files get their names together.
+    """
+    for left in folder.glob(f"{_NEXT}.*.partial"):  # by writers that were killed
+        shutil.rmtree(left)
+    partial = folder / f"{_NEXT}.{uuid4().hex}.partial"
+    partial.mkdir()
     for name, table in tables.items():
-        with write_atomically(folder / f"{name}.parquet") as partial:
-            pq.write_table(table, partial, compression="zstd")
-        with write_atomically(folder / f"{name}.arrow") as partial:
-            _write_arrow(table, partial)
+        pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
+        _write_arrow(table, partial / f"{name}.arrow")
+    partial.rename(folder / _NEXT)
+    settle(folder)
 
 
-def _map(folder: Path, name: str) -> pa.Table:
-    path, parquet = folder / f"{name}.arrow", folder / f"{name}.parquet"
+def settle(folder: Path) -> None:
+    """Puts every file of an index into its place, for a caller that holds the folder's lock.
+
+    Those of a writer that was killed after its last file; and Arrow files, where they are missing or another table's.
+    """
+    if (folder / _NEXT).is_dir():
+        for file in sorted((folder / _NEXT).iterdir()):
+            file.replace(folder / file.name)
+        (folder / _NEXT).rmdir()
+    for name in SCHEMAS:
+        path, parquet = folder / f"{name}.arrow", folder / f"{name}.parquet"
+        if _is_readable(parquet) and not _is_of(path, parquet):
+            with write_atomically(path) as partial:
+                _write_arrow(_read_parquet(parquet, name), partial)
+
+
+_NEXT = "next"
+
+
+def _open(folder: Path) -> tuple[pa.Table, pa.Table]:
+    """Both tables; waits for a writer that has the files in hand."""
+    if not (folder / _NEXT).is_dir():
+        parquets = [folder / f"{name}.parquet" for name in (MEDIA, SAMPLES)]
+        for parquet in parquets:
+            _check(parquet)
+        if all(_is_of(parquet.with_suffix(".arrow"), parquet) for parquet in parquets):
+            media, samples = _map(folder, MEDIA), _map(folder, SAMPLES)
+            if _same(media, samples):
+                return media, samples
+    with lock(folder / "lock"):
+        settle(folder)
+        media, samples = _map(folder, MEDIA), _map(folder, SAMPLES)
+    if not _same(media, samples):
+        raise IndexFileError(f"{folder}: writing it was cut short: run `lightning-apollo data index` again")
+    return media, samples
+
+
+def _same(media: pa.Table, samples: pa.Table) -> bool:
+    return media.schema.metadata[b"fingerprint"] == samples.schema.metadata[b"fingerprint"]
+
+
+def _check(parquet: Path) -> None:
+    """IndexFileError unless a table of this version lies there."""
     if not parquet.is_file():
-        raise IndexFileError(f"{folder}: no index here ({name}.parquet): make one with `lightning-apollo data index`")
+        raise IndexFileError(
+            f"{parquet.parent}: no index here ({parquet.name}): make one with `lightning-apollo data index`"
+        )
     try:
         written = pq.read_metadata(parquet).metadata or {}
     except pa.ArrowException as error:
-        raise IndexFileError(f"{parquet}: no Parquet file: remove {folder} and make it anew") from error
+        raise IndexFileError(f"{parquet}: no Parquet file: remove {parquet.parent} and make it anew") from error
     if written.get(b"format_version") != FORMAT_VERSION.encode():
-        raise IndexFileError(f"{folder}: an index of another version: remove it and make it anew")
-    if not path.is_file() or _fingerprint(path) != written[b"fingerprint"]:
-        with lock(folder / "lock"), write_atomically(path) as partial:  # those that open it at once wait for the first
-            _write_arrow(_read_parquet(parquet, name), partial)
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        raise IndexFileError(f"{parquet.parent}: an index of another version: remove it and make it anew")
+
+
+def _is_readable(parquet: Path) -> bool:
+    try:
+        _check(parquet)
+    except IndexFileError:
+        return False
+    return True
+
+
+def _is_of(path: Path, parquet: Path) -> bool:
+    """True if the Arrow file is there, and of the same table."""
+    return path.is_file() and _fingerprint(path) == pq.read_metadata(parquet).metadata[b"fingerprint"]
+
+
+def _map(folder: Path, name: str) -> pa.Table:
+    _check(folder / f"{name}.parquet")
+    return pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).read_all()
 
 
 def _fingerprint(path: Path) -> bytes:

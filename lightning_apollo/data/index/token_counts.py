@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lightning_apollo.data.conversation import Conversation, MediaPart, Message
-from lightning_apollo.data.index.tables import MODALITIES, Index
+from lightning_apollo.data.index.tables import MODALITIES, Index, none_if_nan
 from lightning_apollo.data.prepare import Preparer, planned_item
 from lightning_apollo.data.preprocessing import Preprocessing
 from lightning_apollo.data.prompt.clip_text import PAPER_TEXT
@@ -265,11 +265,11 @@ class _Columns:
         row = {name: column[number].item() for name, column in self._media.items()}
         modality = MODALITIES[row.pop("modality")]
         fps = row.pop("fps")
-        return MediaInfo(path, modality, fps=None if fps != fps else fps, codec="", **row)
+        return MediaInfo(path, modality, fps=none_if_nan(fps), codec="", **row)
 
     def _part(self, media: int, begin: float, end: float, fps: float, max_frames: int) -> MediaPart:
         modality = MODALITIES[self._media["modality"][media]]
-        settings = (None if number != number else number for number in (begin, end, fps))
+        settings = map(none_if_nan, (begin, end, fps))
         return MediaPart(modality, str(media), *settings, max_frames=max_frames or None)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
 
 from lightning_apollo.data.media import video as media
 from lightning_apollo.data.media.fork_server import how_it_ended, start_fork_server
+from lightning_apollo.data.media.media_facts import MediaKey, ProbeResult
 from lightning_apollo.data.storage.address import file_state
 from lightning_apollo.data.storage.own_stores import OwnStore, carried
 from lightning_apollo.errors import FAULTS
@@ -29,22 +29,6 @@ _ORPHAN_SECONDS = 5  # after its deadline a worker ends itself, so that none out
 # What takes long to import and every worker, being a fork, then has; none of ours: the server has not our sys.path
 _PRELOADED = ["torch", "torchvision.transforms.v2.functional", "PIL.Image", "numpy"]
 _CONTEXT = multiprocessing.get_context("forkserver")  # a fork of a process with threads may inherit a closed lock
-
-
-class MediaKey(NamedTuple):
-    """A file and what an annotation calls it, on which it depends how the file is read."""
-
-    path: str
-    modality: Modality
-
-
-class ProbeResult(NamedTuple):
-    """Result of a probe, with the size and time of change of its file. Without `info`, `error` says why."""
-
-    info: MediaInfo | None
-    file_bytes: int  # -1 where there is no file
-    mtime_ns: int
-    error: str | None = None  # one line, without the path
 
 
 def probe_all(

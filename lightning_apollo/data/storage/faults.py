@@ -34,7 +34,7 @@ _CHANCE = SystemRandom()  # not the generator that a run restores
 T = TypeVar("T")
 
 
-class StoreFault(NamedTuple):
+class RequestFault(NamedTuple):
     """Fault of a request."""
 
     kind: str  # one of errors.FAULTS
@@ -47,7 +47,7 @@ class StoreFault(UserError):
 
     def __init__(self, kind: str, reason: str, may_pass: bool = False) -> None:
         super().__init__(kind, reason, may_pass)
-        self.fault = StoreFault(kind, reason, may_pass)
+        self.fault = RequestFault(kind, reason, may_pass)
 
 
 def persist(address: str, request: Callable[[], T]) -> T:
@@ -71,17 +71,17 @@ def persist(address: str, request: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def changed(how: str) -> StoreFault:
+def changed(how: str) -> RequestFault:
     """Another object has taken the place of one since it was opened."""
-    return StoreFault(BROKEN, f"it changed while it was read {how}")
+    return RequestFault(BROKEN, f"it changed while it was read {how}")
 
 
-def cut_short(how: str) -> StoreFault:
+def cut_short(how: str) -> RequestFault:
     """Fewer bytes came than were asked for."""
-    return StoreFault(BROKEN, f"it came cut short {how}", may_pass=True)
+    return RequestFault(BROKEN, f"it came cut short {how}", may_pass=True)
 
 
-def fault_of(error: BaseException, address: str) -> StoreFault:
+def fault_of(error: BaseException, address: str) -> RequestFault:
     """Fault that an error of a store means."""
     if isinstance(error, StoreFault):
         return error.fault
@@ -94,24 +94,24 @@ def fault_of(error: BaseException, address: str) -> StoreFault:
     if status == 412 or "FileExpired" in names:
         return changed(said).fault
     if status in (404, 410):
-        return StoreFault(MISSING, "no such object", False)
+        return RequestFault(MISSING, "no such object", False)
     if status in (401, 403, 407) or (status is None and "PermissionError" in names):
-        return StoreFault(FORBIDDEN, f"access denied {said}: check {_credentials(address)}", False)
+        return RequestFault(FORBIDDEN, f"access denied {said}: check {_credentials(address)}", False)
     if names & _NO_RIGHTS:
-        return StoreFault(FORBIDDEN, f"no credentials {said}: set {_credentials(address)}", False)
+        return RequestFault(FORBIDDEN, f"no credentials {said}: set {_credentials(address)}", False)
     if status in (408, 504):
-        return StoreFault(SLOW, f"the store took too long {said}", True)
+        return RequestFault(SLOW, f"the store took too long {said}", True)
     if status is not None:
-        return StoreFault(UNAVAILABLE, f"the store does not answer {said}", status == 429 or status >= 500)
+        return RequestFault(UNAVAILABLE, f"the store does not answer {said}", status == 429 or status >= 500)
     if any("Timeout" in name for name in names):
-        return StoreFault(SLOW, f"the store took too long {said}", True)
+        return RequestFault(SLOW, f"the store took too long {said}", True)
     if "FileNotFoundError" in names:
-        return StoreFault(MISSING, "no such object", False)
+        return RequestFault(MISSING, "no such object", False)
     if "IsADirectoryError" in names:
-        return StoreFault(MISSING, "a folder, not a file", False)
+        return RequestFault(MISSING, "a folder, not a file", False)
     if names & {"OSError", "ClientError", "BotoCoreError", "TransportError"}:
-        return StoreFault(UNAVAILABLE, f"the store does not answer {said}", True)
-    return StoreFault(BROKEN, f"cannot be read {said}", False)
+        return RequestFault(UNAVAILABLE, f"the store does not answer {said}", True)
+    return RequestFault(BROKEN, f"cannot be read {said}", False)
 
 
 def _within(seconds: float, request: Callable[[], T]) -> T:

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.main import app
-from lightning_apollo.data.config import DataConfig
-from lightning_apollo.data.source import SourceConfig
+from lightning_apollo.data.config import DataConfig, SourceConfig
+from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import address as storage
 from lightning_apollo.data.storage.protocols import shown
 from lightning_apollo.errors import MediaError
@@ -76,7 +76,7 @@ def test_credentials_of_the_environment_are_used_and_written_nowhere(
     monkeypatch.setenv("XDG_CACHE_HOME", str(written / "cache"))
     monkeypatch.chdir(written)
     with web_server(media, user=f"user:{SECRET}") as server:
-        source = SourceConfig(["pictures.jsonl"], server.url).open("pictures")
+        source = open_source("pictures", SourceConfig(["pictures.jsonl"], server.url))
         pickled = pickle.dumps(source)
         said = [
             CliRunner()

@@ -203,7 +203,7 @@ class _Given:
 
 
 def _index_shard(word: str, given: _Given, jobs: int | None, deadline: float) -> str:
-    """Does one share under a progress bar; its last line."""
+    """Do one share under a progress bar and give its last line."""
     import os
 
     from lightning_apollo.cli.indexing import shard_line

@@ -18,7 +18,7 @@ from lightning_apollo.data.index.current import has_same_media, index_of
 from lightning_apollo.data.index.journal import media_record, open_journal, write_record
 from lightning_apollo.data.index.media_columns import MediaColumns, facts_of_journal, facts_of_table
 from lightning_apollo.data.index.rows import ROWS_AT_A_TIME, SampleRows, blocks_of_rows, read_row_facts
-from lightning_apollo.data.index.tables import Index, settle
+from lightning_apollo.data.index.tables import Index, settle_files
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.index.write import manifest_digests, write_index
 from lightning_apollo.data.media import video as media
@@ -50,7 +50,7 @@ def build_index(
     text_identity = "" if text is None else text.identity
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / "lock"):
-        settle(folder)
+        settle_files(folder)
         digests = manifest_digests(sources)
         made = index_of(folder, digests, text_identity)
         if made is not None:
@@ -85,7 +85,7 @@ def fingerprint_of_manifests(sources: Sequence[Source]) -> str:
 def probe_missing(
     columns: MediaColumns, journal_path: Path, jobs: int, deadline: float, probe: Probe, progress: CheckProgress
 ) -> None:
-    """Finds out what is not known of the files, or not as they are now; facts that come in are written down at once."""
+    """Find out what is not known of the files, or not as they are now; facts that come in are written down at once."""
     columns.forget(columns.changed(lambda done: None))
     numbers = {columns.key(number): number for number in np.flatnonzero(~columns.is_known).tolist()}
     done, num_errors = len(columns) - len(numbers), int(columns.is_broken.sum())

@@ -51,7 +51,7 @@ def open_journal(path: Path) -> Iterator[TextIO]:
 
 
 def write_record(journal: TextIO, record: Any) -> None:
-    """Writes a record so that it outlives this process."""
+    """Write a record so that it outlives this process."""
     journal.write(f"{json.dumps(record)}\n")
     journal.flush()
 

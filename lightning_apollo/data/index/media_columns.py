@@ -54,7 +54,7 @@ class MediaColumns:
         return key_of_text(self._keys[number].as_py())
 
     def set(self, number: int, facts: ProbeResult) -> None:
-        """Notes the facts of a file, whatever was known before."""
+        """Note the facts of a file, whatever was known before."""
         self.is_known[number], self.is_broken[number] = True, facts.info is None
         for name, value in zip(_STATE, (facts.file_bytes, facts.mtime_ns), strict=True):
             self._numbers[name][number] = value
@@ -68,7 +68,7 @@ class MediaColumns:
             self._errors[number] = sys.intern(facts.error)
 
     def update(self, known: Known) -> None:
-        """Notes the facts of all files among these that have a number; later ones replace earlier ones."""
+        """Note the facts of all files among these that have a number; later ones replace earlier ones."""
         found = iter(known)
         while batch := list(islice(found, _AT_A_TIME)):
             texts = pa.array([key_text(key) for key, _ in batch], pa.string())

@@ -22,9 +22,9 @@ from lightning_apollo.data.index.shards import (
     hold_all,
     read_header,
     remove_shards,
-    settings_of,
+    shard_settings,
 )
-from lightning_apollo.data.index.tables import Index, settle
+from lightning_apollo.data.index.tables import Index, settle_files
 from lightning_apollo.data.index.write import manifest_digests, write_index
 from lightning_apollo.data.source import Source
 from lightning_apollo.data.storage.address import title_of
@@ -43,9 +43,9 @@ def merge_shards(
     if not folder.is_dir():
         raise ShardError(f"{folder}: no shards here: make them with `lightning-apollo data index --shard i/n`")
     with hold_all(folder), lock(folder / "lock"):
-        settle(folder)
+        settle_files(folder)
         digests = manifest_digests(sources)
-        settings = settings_of(sources, digests, text_identity)
+        settings = shard_settings(sources, digests, text_identity)
         if index_of(folder, digests, text_identity) is None:
             journals = _fresh_journals(folder, settings)
             _merge(sources, folder, digests, text_identity, journals, progress or no_check_progress)

@@ -32,7 +32,7 @@ class RowPlace(NamedTuple):
     row: int  # in its manifest, from 0
 
 
-class RowMedia(NamedTuple):
+class MediaUse(NamedTuple):
     """A file of a row, as a MediaPart shows it."""
 
     path: str  # its address
@@ -52,7 +52,7 @@ class RowFacts(NamedTuple):
 
     sample_id: str
     kind: SampleModality
-    media: Sequence[RowMedia]
+    media: Sequence[MediaUse]
     ignored_keys: Sequence[str]
     num_turns: int
     text_bytes: int
@@ -64,7 +64,7 @@ class RowFacts(NamedTuple):
     def of_json(cls, fields: list) -> RowFacts:
         """The facts that JSON wrote so."""
         row = cls(*fields)
-        return row._replace(media=[RowMedia(*one) for one in row.media])
+        return row._replace(media=[MediaUse(*one) for one in row.media])
 
 
 def row_places(sources: Sequence[Source]) -> Iterator[RowPlace]:
@@ -111,7 +111,7 @@ class SampleRows:
         self.num_errors = 0
         self._names = {
             "source": tuple(source.name for source in sources),
-            "manifest": manifest_names(sources),
+            "manifest": names_of_manifests(sources),
             "kind": SAMPLE_MODALITIES,
         }
         self._batches: list[pa.RecordBatch] = []
@@ -163,17 +163,17 @@ def paths_of_keys(keys: pa.StringArray) -> pa.StringArray:
     return pc.call_function("utf8_slice_codeunits", [keys], pc.SliceOptions(start=len("video:")))
 
 
-def manifest_names(sources: Sequence[Source]) -> tuple[str, ...]:
+def names_of_manifests(sources: Sequence[Source]) -> tuple[str, ...]:
     """The manifests of all sources, each once."""
     return tuple(dict.fromkeys(manifest.address for source in sources for manifest in source.manifests))
 
 
-def _use(part: MediaPart, root: MediaRoot) -> RowMedia:
+def _use(part: MediaPart, root: MediaRoot) -> MediaUse:
     address = part_address(root, part)
-    return RowMedia(address, part.modality, part.begin_seconds, part.end_seconds, part.fps, part.max_frames)
+    return MediaUse(address, part.modality, part.begin_seconds, part.end_seconds, part.fps, part.max_frames)
 
 
-def _numbers(use: RowMedia) -> dict[str, float]:
+def _numbers(use: MediaUse) -> dict[str, float]:
     """A use in the table, but for the number of its file."""
     settings = {"begin_seconds": use.begin_seconds, "end_seconds": use.end_seconds, "fps": use.fps}
     numbers = {name: _NAN if value is None else value for name, value in settings.items()}

@@ -13,7 +13,7 @@ from lightning_apollo.data.index.build import probe_missing
 from lightning_apollo.data.index.journal import media_of_record, open_journal, records, write_record
 from lightning_apollo.data.index.media_columns import MediaColumns, facts_of_journal, facts_of_table
 from lightning_apollo.data.index.rows import blocks_of_rows, key_text, read_row_facts
-from lightning_apollo.data.index.shards import BLOCK, BLOCK_ROWS, Header, Shard, read_header, settings_of
+from lightning_apollo.data.index.shards import BLOCK, BLOCK_ROWS, Header, Shard, read_header, shard_settings
 from lightning_apollo.data.index.tables import FORMAT_VERSION
 from lightning_apollo.data.index.token_counts import TextCounter
 from lightning_apollo.data.index.write import manifest_digests
@@ -43,14 +43,14 @@ def index_shard(
     probe: Probe = media.probe,
     progress: CheckProgress | None = None,
 ) -> ShardSummary:
-    """Finishes the journal of a shard of the index in `folder`; arguments as of `build_index`.
+    """Finish the journal of a shard of the index in `folder`; arguments as of `build_index`.
 
     What the journal or the index knows already is kept where it still holds. ShardError where another process works
     on the shard.
     """
     report = progress or no_check_progress
     with shard.hold(folder):
-        settings = settings_of(sources, manifest_digests(sources), "" if text is None else text.identity)
+        settings = shard_settings(sources, manifest_digests(sources), "" if text is None else text.identity)
         journal = shard.journal(folder)
         _begin(journal, Header(settings, deadline if jobs else None))
         num_rows, keys = _write_rows(sources, shard, journal, text, report)
@@ -77,7 +77,7 @@ def _begin(path: Path, header: Header) -> None:
 def _write_rows(
     sources: Sequence[Source], shard: Shard, path: Path, text: TextCounter | None, report: CheckProgress
 ) -> tuple[int, list[str]]:
-    """Writes down the shard's rows that are not there; how many it has, and the keys of its files."""
+    """Write down the shard's rows that are not there; how many it has, and the keys of its files."""
     there = {record["block"] for record in records(path, BLOCK)}
     keys: dict[str, None] = {}
     total, done, num_own, num_errors = sum(map(len, sources)), 0, 0, 0

@@ -76,7 +76,7 @@ class Shard:
 
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
-        """Holds the shard; ShardError where another process has it, or a merge is at work."""
+        """Hold the shard; ShardError where another process has it, or a merge is at work."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _LOCK).open("a+") as common:
             if not try_lock(common, is_shared=True):
@@ -114,7 +114,7 @@ def read_header(journal: Path) -> Header | None:
     return None if record is None else Header(record["settings"], record["deadline"])
 
 
-def settings_of(sources: Sequence[Source], digests: Mapping[str, str], text_identity: str) -> dict[str, str]:
+def shard_settings(sources: Sequence[Source], digests: Mapping[str, str], text_identity: str) -> dict[str, str]:
     """All that an index depends on besides its media; `digests` are those of `manifest_digests`."""
     settings = {"index format": FORMAT_VERSION, "list of sources": ", ".join(source.name for source in sources)}
     for source in sources:
@@ -136,7 +136,7 @@ def found_shards(folder: Path) -> dict[Shard, Path]:
 
 @contextmanager
 def hold_all(folder: Path) -> Iterator[None]:
-    """Holds all shards; ShardError where a process works on one of them, or on a merge."""
+    """Hold all shards; ShardError where a process works on one of them, or on a merge."""
     with (folder / _LOCK).open("a+") as common:
         if not try_lock(common):
             raise ShardError(f"{folder}: a shard is being made, or a merge is at work: merge when all have ended")
@@ -144,7 +144,7 @@ def hold_all(folder: Path) -> Iterator[None]:
 
 
 def remove_shards(folder: Path) -> None:
-    """Removes all journals, for a caller that holds all shards."""
+    """Remove all journals, for a caller that holds all shards."""
     if (folder / _FOLDER).is_dir():
         shutil.rmtree(folder / _FOLDER)
 

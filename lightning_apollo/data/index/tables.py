@@ -198,7 +198,7 @@ def dictionary(values: pa.Array | pa.ChunkedArray, names: tuple[str, ...]) -> pa
 
 
 def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
-    """Writes both tables in both forms, for a caller that holds the folder's lock.
+    """Write both tables in both forms, for a caller that holds the folder's lock.
 
     A kill at any moment leaves the old index or the new one: the files get their names together.
     """
@@ -210,11 +210,11 @@ def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
         pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
         _write_arrow(table, partial / f"{name}.arrow")
     partial.rename(folder / _NEXT)
-    settle(folder)
+    settle_files(folder)
 
 
-def settle(folder: Path) -> None:
-    """Puts every file of an index into its place, for a caller that holds the folder's lock.
+def settle_files(folder: Path) -> None:
+    """Put every file of an index into its place, for a caller that holds the folder's lock.
 
     Those of a writer that was killed after its last file; and Arrow files, where they are missing or another table's.
     """
@@ -243,7 +243,7 @@ def _open(folder: Path) -> tuple[pa.Table, pa.Table]:
             if _same(media, samples):
                 return media, samples
     with lock(folder / "lock"):
-        settle(folder)
+        settle_files(folder)
         media, samples = _map(folder, MEDIA), _map(folder, SAMPLES)
     if not _same(media, samples):
         raise IndexFileError(f"{folder}: writing it was cut short: run `lightning-apollo data index` again")

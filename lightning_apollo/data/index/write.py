@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightning_apollo.data.index.media_columns import MediaColumns
-from lightning_apollo.data.index.rows import manifest_names
+from lightning_apollo.data.index.rows import names_of_manifests
 from lightning_apollo.data.index.tables import FORMAT_VERSION, MEDIA, SAMPLE_SCHEMA, SAMPLES, none_if_nan, write_tables
 from lightning_apollo.data.sampling.config import SamplingConfig
 from lightning_apollo.data.sampling.timestamps import sample_timestamps
@@ -27,7 +27,7 @@ def write_index(
     samples: pa.Table,
     media: MediaColumns,
 ) -> None:
-    """Writes the samples and their media, all known, for a caller that holds the folder's lock.
+    """Write the samples and their media, all known, for a caller that holds the folder's lock.
 
     `digests` are those of `manifest_digests`, taken before the rows were read; `text_identity` that of the TextCounter,
     empty without one.
@@ -37,7 +37,7 @@ def write_index(
         "fingerprint": _fingerprint(digests, media),
         "text": text_identity,
         "sources": json.dumps([source.name for source in sources]),
-        "manifests": json.dumps(manifest_names(sources)),
+        "manifests": json.dumps(names_of_manifests(sources)),
         "manifest_digests": json.dumps(digests),
     }
     tables = {MEDIA: media.table(), SAMPLES: _with_errors(samples, media)}

@@ -32,7 +32,7 @@ class RowPlace(NamedTuple):
     row: int  # in its manifest, from 0
 
 
-class MediaUse(NamedTuple):
+class FileOfRow(NamedTuple):
     """A file of a row, as a MediaPart shows it."""
 
     path: str  # its address
@@ -52,7 +52,7 @@ class RowFacts(NamedTuple):
 
     sample_id: str
     kind: SampleModality
-    media: Sequence[MediaUse]
+    media: Sequence[FileOfRow]
     ignored_keys: Sequence[str]
     num_turns: int
     text_bytes: int
@@ -64,7 +64,7 @@ class RowFacts(NamedTuple):
     def of_json(cls, fields: list) -> RowFacts:
         """The facts that JSON wrote so."""
         row = cls(*fields)
-        return row._replace(media=[MediaUse(*one) for one in row.media])
+        return row._replace(media=[FileOfRow(*one) for one in row.media])
 
 
 def row_places(sources: Sequence[Source]) -> Iterator[RowPlace]:
@@ -168,12 +168,12 @@ def names_of_manifests(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(manifest.address for source in sources for manifest in source.manifests))
 
 
-def _use(part: MediaPart, root: MediaRoot) -> MediaUse:
+def _use(part: MediaPart, root: MediaRoot) -> FileOfRow:
     address = part_address(root, part)
-    return MediaUse(address, part.modality, part.begin_seconds, part.end_seconds, part.fps, part.max_frames)
+    return FileOfRow(address, part.modality, part.begin_seconds, part.end_seconds, part.fps, part.max_frames)
 
 
-def _numbers(use: MediaUse) -> dict[str, float]:
+def _numbers(use: FileOfRow) -> dict[str, float]:
     """A use in the table, but for the number of its file."""
     settings = {"begin_seconds": use.begin_seconds, "end_seconds": use.end_seconds, "fps": use.fps}
     numbers = {name: _NAN if value is None else value for name, value in settings.items()}

@@ -27,7 +27,7 @@ class MediaError(UserError):
 
     def __init__(self, path: str, reason: str, kind: str = "") -> None:
         path = path.partition("\0")[0]  # of the address of a list of frames, its title
-        super().__init__(path, reason, kind)  # all in args, so that the error survives pickling out of a loader worker
+        super().__init__(path, reason)  # both in args, so that the error survives pickling out of a loader worker
         self.path = path
         self.reason = reason
         self.kind = kind
@@ -40,11 +40,8 @@ class StorageError(UserError, ValueError):
     """Error of a store that cannot be used; one line that says what to do. kind: as that of a MediaError."""
 
     def __init__(self, reason: str, kind: str = "") -> None:
-        super().__init__(reason, kind)
+        super().__init__(reason)
         self.kind = kind
-
-    def __str__(self) -> str:
-        return self.args[0]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ MAX_FRAME_BYTES = 3  # of a table on the disk; one that takes more is not kept
 MIN_SCANNED_BYTES = 16 * 2**20  # of a file; a shorter one is read by the decoder at each open
 MAX_KEPT_BYTES = 2**30  # of all tables together
 
-_MIN_BYTES = 2**20  # of a file whose table may be kept: asking for its state is a request to a store
+_MIN_BYTES = 2**20  # of a file whose table may be kept; MIN_SCANNED_BYTES in a store, where its state costs a request
 _SCANNED = {"mp4", "matroska"}  # containers in which FFmpeg finds a key frame by its time without a scan
 
 
@@ -31,7 +31,7 @@ def frame_table(path: str, source: DecoderInput) -> FrameTable | None:
         return None
     with reading(path, source.file) as file:
         num_bytes = file.seek(0, io.SEEK_END)
-        name = _name(path) if num_bytes >= _MIN_BYTES else None
+        name = _name(path) if num_bytes >= (MIN_SCANNED_BYTES if is_object(path) else _MIN_BYTES) else None
         table = None if name is None else _kept(name)
         if table is not None:
             return table

@@ -16,8 +16,8 @@ from lightning_apollo.data.media.mp4_boxes import Mp4Box, content_of, number_at
 
 _H264 = {b"avc1", b"avc3"}
 _CODECS = {*_H264, b"hvc1", b"hev1", b"av01", b"vp09", b"mp4v"}  # of which each sample is one frame with its own time
-_MAX_TABLE_BYTES = 2**28
-_MAX_SAMPLES = 2**26
+_MAX_TABLE_BYTES = 2**26
+_MAX_SAMPLES = 2**23  # 77 hours at 30 frames a second
 _MAX_SHIFT = 2**28  # ticks; FFmpeg takes a larger one for a broken table
 _HEAD_BYTES = 4096  # of a sample, which say what kind of picture it is
 

@@ -21,6 +21,7 @@ _FRAGMENTED = {b"mvex", b"moof"}
 _PARTIAL_KEYS = {b"stps", b"sbgp", b"sgpd"}  # more ways to name frames at which decoding can begin
 _TABLES = {b"hdlr", b"mdhd", b"elst", b"stsd", b"stts", b"ctts", b"stss", b"stsz", b"stz2", b"stsc", b"stco", b"co64"}
 _MAX_TICKS = 2**62
+_MAX_FRAME_SECONDS = 60  # a frame that is said to last longer may be a mistake, which FFmpeg mends in ways of its own
 
 
 class _Track(NamedTuple):
@@ -115,8 +116,8 @@ def _shown(
     ticks, is_key, lengths = shown[is_inside] + shift, samples.is_key[is_inside], samples.lengths[is_inside]
     order = np.argsort(ticks, kind="stable")
     ticks = ticks[order]
-    if bool((np.diff(ticks) <= 0).any()) or not scale:
-        raise ValueError("times that do not rise")
+    if bool((np.diff(ticks) <= 0).any()) or int(samples.lengths.max()) > _MAX_FRAME_SECONDS * scale:
+        raise ValueError("times that do not rise, or leap")
     length, place = int(lengths[order[-1]]), int(np.flatnonzero(is_inside)[order[-1]])
     # without shifts, some versions of FFmpeg let the last frame of all last to the end of the track, where that is later
     rest = track_ticks - int(ticks[-1])

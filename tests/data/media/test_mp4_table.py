@@ -135,6 +135,12 @@ def test_a_mark_on_a_frame_that_is_no_key_frame_leaves_no_table(tmp_path: Path) 
     assert read_mp4_table(io.BytesIO(content)) is None
 
 
+def test_a_frame_that_is_said_to_last_for_days_leaves_no_table(tmp_path: Path) -> None:
+    content = bytearray(write_clip(tmp_path / "clip.mp4", 40, 10, *GROUPS).read_bytes())
+    struct.pack_into(">I", content, content.index(b"stts") + 16, 2**31 - 1)
+    assert read_mp4_table(io.BytesIO(content)) is None
+
+
 def test_the_media_are_not_read(tmp_path: Path) -> None:
     film = write_clip(tmp_path / "film.mp4", 600, 25, *GROUPS, "-b:v", "2M", "-movflags", "faststart").read_bytes()
     file = CountedFile(film)

@@ -27,8 +27,8 @@ from harness import Measurement, PeakMemory, spread
 from lightning_apollo.data.config import SourceConfig
 from lightning_apollo.data.index.journal import media_record, write_record
 from lightning_apollo.data.index.merge import merge_shards
-from lightning_apollo.data.index.rows import RowFacts, RowMedia
-from lightning_apollo.data.index.shards import BLOCK_ROWS, Header, Shard, settings_of
+from lightning_apollo.data.index.rows import FileOfRow, RowFacts
+from lightning_apollo.data.index.shards import BLOCK_ROWS, Header, Shard, shard_settings
 from lightning_apollo.data.index.write import manifest_digests
 from lightning_apollo.data.media.media_facts import MediaKey, ProbeResult
 from lightning_apollo.data.source import Source, open_sources
@@ -48,7 +48,7 @@ def make(folder: Path, num_rows: int) -> None:
     """Manifest, empty files and finished journals."""
     _write_manifest(folder, num_rows)
     sources, shards = sources_of(folder), [Shard(number, SHARDS) for number in range(SHARDS)]
-    header = Header(settings_of(sources, manifest_digests(sources), ""), 30.0)
+    header = Header(shard_settings(sources, manifest_digests(sources), ""), 30.0)
     shards[0].journal(folder / "index").parent.mkdir(parents=True)
     with ExitStack() as stack:
         journals = [stack.enter_context(shard.journal(folder / "index").open("w")) for shard in shards]
@@ -107,7 +107,7 @@ def _write_manifest(folder: Path, num_rows: int) -> None:
 
 
 def _row(folder: Path, number: int) -> RowFacts:
-    media = [RowMedia(str(folder / _clip(number)), "video", None, None, None, None)]
+    media = [FileOfRow(str(folder / _clip(number)), "video", None, None, None, None)]
     return RowFacts(f"films.jsonl:{number + 1}", "video", media, [], 2, 30, None, False, None)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,7 @@ def measure_opens(
         yield from _in_the_store()
 
 
-def _timed(mode: str, clip: clips.Clip, runs: dict[str, Callable[[], object]]) -> Iterator[Measurement]:
+def _timed(mode: str, clip: clips.Clip, runs: Mapping[str, Callable[[], object]]) -> Iterator[Measurement]:
     seconds = harness.interleaved_seconds(runs, ROUNDS)
     for provider, values in seconds.items():
         yield _row(provider, mode, "seconds", "s", spread(values), clip)

@@ -71,14 +71,14 @@ def persist(address: str, request: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def changed(how: str) -> RequestFault:
+def changed(how: str) -> StoreFault:
     """Another object has taken the place of one since it was opened."""
-    return RequestFault(BROKEN, f"it changed while it was read {how}")
+    return StoreFault(BROKEN, f"it changed while it was read {how}")
 
 
-def cut_short(how: str) -> RequestFault:
+def cut_short(how: str) -> StoreFault:
     """Fewer bytes came than were asked for."""
-    return RequestFault(BROKEN, f"it came cut short {how}", may_pass=True)
+    return StoreFault(BROKEN, f"it came cut short {how}", may_pass=True)
 
 
 def fault_of(error: BaseException, address: str) -> RequestFault:

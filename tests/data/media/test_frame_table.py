@@ -1,4 +1,4 @@
-"""The bytes of frame tables: whole ones come back, others are told from them, and few are needed."""
+"""Packed frame tables against the tables that they were made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frame tables that are kept: found again, made anew where they do not fit, and never in the way."""
+"""Kept frame tables after changes and damage."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def _import_script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["cache", "merge", "pipeline", "plan", "resume", "step"])
+@pytest.mark.parametrize("name", ["cache", "merge", "opens", "pipeline", "plan", "resume", "step"])
 def test_the_page_of_benchmarks_shows_what_the_csv_says(name: str) -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     shown = re.search(rf"<!-- bench:{name} -->\n(.*?)\n<!-- /bench:{name} -->", page, re.DOTALL)

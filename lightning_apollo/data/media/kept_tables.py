@@ -1,4 +1,4 @@
-"""Frame tables from their cheapest place: a folder of kept ones, the index of the file or a scan of all its packets.
+"""Frame tables from a folder of kept ones, the index of the file or a scan of all its packets.
 
 Only long films are scanned for one, and only tables of many frames are kept: for a short clip the index is read as fast as a
 kept table, and a file of one table takes a block of the disk.

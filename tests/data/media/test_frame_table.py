@@ -1,4 +1,4 @@
-"""Bytes of frame tables: a round trip, damage and size."""
+"""Packed frame tables against the tables that they were made of."""
 
 from __future__ import annotations
 

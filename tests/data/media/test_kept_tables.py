@@ -1,4 +1,4 @@
-"""Kept frame tables: found again or made anew where they do not fit."""
+"""Kept frame tables after changes and damage."""
 
 from __future__ import annotations
 

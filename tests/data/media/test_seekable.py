@@ -1,4 +1,4 @@
-"""Films with a frame table against exact mode."""
+"""Films with a frame table against exact mode. Bytes that are read of files and stores."""
 
 from __future__ import annotations
 

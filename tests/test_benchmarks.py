@@ -130,18 +130,6 @@ def test_quick_run(name: str, ratio: str, tmp_path: Path) -> None:
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_the_memory_of_a_merge_grows_slowly_with_its_rows(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks" / "bench_merge.py"
-    command = [sys.executable, str(script), "--sizes", "20000", "60000", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    few, many = (found[f"peak_memory_over_base {rows}"] for rows in (20_000, 60_000))
-    assert 0 < many - few < 40_000 * 700 / 2**20  # 700 bytes a row: a million of them beside the base are under 1 GiB
-    assert read_rows(tmp_path / "merge.csv")
-
-
 def test_a_step_with_other_losses_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench_step = _import_script("bench_step", monkeypatch)
     monkeypatch.setattr(bench_step, "LOSS_TOLERANCE", -1.0)

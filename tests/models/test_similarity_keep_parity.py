@@ -6,6 +6,8 @@ from torch import Tensor
 from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
 
 from apollo_kernels import Layout, similarity_keep
+from apollo_kernels.similarity_keep import ARITHMETICS, REFERENCES
+from lightning_apollo.models import config
 
 PATCH = 14
 
@@ -47,3 +49,7 @@ def test_masks_at_the_border_equal_the_ports(merge_size: int, totals: list[int],
     keep_mask, _ = similarity_keep(frames.flatten(), layout, threshold_grey_levels=0.05)
     assert keep_mask[6:].tolist() == [False, False, True, True, False, True]
     assert keep_mask.tolist() == port_mask(normalised(frames, merge_size, torch.float32), layout).tolist()
+
+
+def test_a_recipe_takes_every_rule_of_the_op() -> None:
+    assert (config.REFERENCES, config.ARITHMETICS) == (REFERENCES, ARITHMETICS)

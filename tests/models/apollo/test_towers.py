@@ -22,7 +22,7 @@ from transformers import (
     VJEPA2Model,
 )
 
-from lightning_apollo.models.apollo.config import TowerConfig
+from lightning_apollo.models.apollo.config import TOWER_KINDS, TowerConfig
 from lightning_apollo.models.apollo.towers import TOWERS, Tower
 from lightning_apollo.models.checkpoint.load import load_tower_weights
 from tests.models.clips import FRAMES, IMAGE, VIDEO, VIDEOMAE, VJEPA2, randomize
@@ -164,3 +164,7 @@ def test_the_colours_are_those_that_the_models_were_trained_with() -> None:
     imagenet = (0.485, 0.456, 0.406, 0.229, 0.224, 0.225)
     expected = {"siglip": (0.5,) * 6, "internvideo2": imagenet, "vjepa2": imagenet, "videomae": imagenet}
     assert {kind: (*tower.mean, *tower.deviation) for kind, tower in TOWERS.items()} == expected
+
+
+def test_a_recipe_takes_every_tower_that_there_is() -> None:
+    assert tuple(TOWERS) == TOWER_KINDS

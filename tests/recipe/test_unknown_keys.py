@@ -92,7 +92,7 @@ import sys
 from dataclasses import is_dataclass
 from typing import get_args, get_type_hints
 from lightning_apollo.errors import RecipeError
-from lightning_apollo.recipe.layers import check
+from lightning_apollo.recipe.layers import check_keys
 from lightning_apollo.recipe.schema import Recipe
 
 def sections(kind, path=()):
@@ -107,7 +107,7 @@ for path in sections(Recipe):
     for name in reversed(path):
         tree = {name: tree}
     try:
-        check(tree, Recipe, "recipe.yaml")
+        check_keys(tree, Recipe, "recipe.yaml")
     except RecipeError as error:
         print(str(error).split(": ")[1])
 print("heavy:", *sorted({"torch", "lightning", "transformers", "torchvision", "torchmetrics"} & set(sys.modules)))
@@ -121,5 +121,5 @@ def test_every_section_refuses_an_unknown_key_without_torch(folder: Path) -> Non
         named
     )
     assert {"model.fused.image.mytypo", "stages.any.packing.mytypo", "data.frame_cache.mytypo"} <= set(named)
-    assert len(named) == len(set(named)) == 27
+    assert len(named) == len(set(named)) == 28
     assert heavy.split() == ["heavy:"]

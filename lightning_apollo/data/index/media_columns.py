@@ -82,10 +82,11 @@ class MediaColumns:
         changed = []
         for first in range(0, len(self), _AT_A_TIME):
             last = min(first + _AT_A_TIME, len(self))
-            paths = paths_of_keys(self._keys.slice(first, last - first)).to_pylist()
-            before = zip(*(self._numbers[name][first:last].tolist() for name in _STATE), strict=True)
-            places = zip(range(first, last), file_states(paths), before, strict=True)
-            changed += [number for number, now, then in places if now != then and self.is_known[number]]
+            numbers = first + np.flatnonzero(self.is_known[first:last])
+            paths = paths_of_keys(self._keys.take(pa.array(numbers))).to_pylist()
+            before = zip(*(self._numbers[name][numbers].tolist() for name in _STATE), strict=True)
+            places = zip(numbers.tolist(), file_states(paths), before, strict=True)
+            changed += [number for number, now, then in places if now != then]
             progress(last)
         return changed
 

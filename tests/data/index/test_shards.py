@@ -26,7 +26,7 @@ from lightning_apollo.data.sampling.budget import BudgetConfig
 from lightning_apollo.data.source import Source, open_sources
 from tests.media_files import cut, h264, write_clip
 from tests.probes import logged, names_in
-from tests.small_data import tiny_text, tiny_tokenizer, turns, write_pictures, write_rows
+from tests.small_data import tiny_settings, tiny_text, turns, write_pictures, write_rows
 
 FILES = ("media.arrow", "media.parquet", "samples.arrow", "samples.parquet")
 
@@ -118,7 +118,7 @@ def test_merged_shards_are_the_index_of_one_process(count: int, has_text: bool, 
 
 
 def test_the_plan_of_a_merged_index_is_that_of_one_process(corpus: Path, tmp_path: Path) -> None:
-    preparer = Preparer(tiny_tokenizer(), 8, 1, 1, budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256))
+    preparer = Preparer(tiny_settings(budget=BudgetConfig(token_budget=32, min_tokens=4, max_length=256)))
     for number in (1, 0):
         index_one(corpus, tmp_path / "merged", number, 2)
     one = build_index(sources_of(corpus), tmp_path / "one", jobs=0, text=tiny_text())

@@ -11,6 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from lightning_apollo.cli.generate import chat_command
+from lightning_apollo.recipe.schema import load_recipe, save_recipe
 from tests.inference.chat_server import BOUNDARY, COMMAND, ChatServer, environment, served
 from tests.weights.stages import videollama3_with_clips
 
@@ -152,8 +153,8 @@ def test_the_examples_are_offered_by_name(server: ChatServer) -> None:
 
 
 def test_a_machine_without_gradio_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("recipe.yaml", "model.safetensors"):  # what is there is not looked into before
-        (tmp_path / name).touch()
+    save_recipe(load_recipe("videollama3-tiny"), tmp_path / "recipe.yaml")
+    (tmp_path / "model.safetensors").touch()  # not looked into before
     for name in [name for name in sys.modules if name.startswith("gradio") or name == PAGE]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import harness
-import plots
 from harness import Measurement, PeakMemory, spread
 
 from lightning_apollo.data.config import SourceConfig
@@ -125,11 +124,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of rows")
     parser.add_argument("--merge", type=Path, metavar="FOLDER", help="merge what lies there, and print the seconds")
     arguments = parser.parse_args()
-    harness.use_one_core()
-    if arguments.merge:
+    if arguments.merge:  # in a process of what `data index merge` loads, on its parent's core
         merge(arguments.merge)
         print(json.loads((arguments.merge / "found.json").read_text())["seconds"])
         return
+    harness.use_one_core()
+    import plots
+
     sizes = arguments.sizes or (QUICK_SIZES if arguments.quick else SIZES)
     measurements = [one for num_rows in sizes for one in measure(num_rows)]
     output = arguments.output or (harness.CACHE / "quick" if arguments.quick else harness.RESULTS)

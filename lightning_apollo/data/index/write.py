@@ -13,8 +13,7 @@ import pyarrow as pa
 from lightning_apollo.data.index.media_columns import MediaColumns
 from lightning_apollo.data.index.rows import names_of_manifests
 from lightning_apollo.data.index.tables import FORMAT_VERSION, MEDIA, SAMPLE_SCHEMA, SAMPLES, none_if_nan, write_tables
-from lightning_apollo.data.sampling.config import SamplingConfig
-from lightning_apollo.data.sampling.timestamps import sample_timestamps
+from lightning_apollo.data.sampling.segment import segment_of
 from lightning_apollo.data.source import Source
 from lightning_apollo.structures import MediaError, MediaInfo
 
@@ -89,8 +88,7 @@ def _part_error(media: MediaColumns, number: int, begin: float, end: float) -> s
     if facts.modality == "image" or (begin != begin and end != end):  # NaN: not cut
         return None
     try:
-        segment = (none_if_nan(begin), none_if_nan(end))
-        sample_timestamps(facts, SamplingConfig(max_frames=1), *segment)
+        segment_of(facts, none_if_nan(begin), none_if_nan(end))
     except MediaError as error:
         return error.reason
     return None

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lightning_apollo.data.sampling.clips import paper_starts, released_starts, whole_clips
 from lightning_apollo.data.sampling.config import SamplingConfig
-from lightning_apollo.structures import MediaError, MediaInfo
+from lightning_apollo.data.sampling.segment import segment_of, video_end
+from lightning_apollo.structures import MediaInfo
 
 # Seconds kept from the end of the video, where no frame is played any more. Longer than the rounding of any time base
 # in use (half a tick of MPEG's 90 kHz is 5.6e-6), far shorter than a frame.
@@ -58,8 +59,8 @@ def sample_timestamps(
     ahead of it ends, so that the list steps back there. A segment shorter than a clip is one clip. "uniform" takes
     all of max_frames where those are whole clips, however few frames there are: every video has as many clips.
     """
-    begin, end = _segment(info, begin_seconds, end_seconds)
-    duration = max(0.0, min(end, _video_end(info) - END_MARGIN_SECONDS) - begin)
+    begin, end = segment_of(info, begin_seconds, end_seconds)
+    duration = max(0.0, min(end, video_end(info) - END_MARGIN_SECONDS) - begin)
     if config.kind == "clips":
         offsets = _clip_offsets(end - begin, config, tokens_per_clip).clamp(max=duration)
     elif config.kind == "fps" and config.phase == "end":
@@ -85,13 +86,13 @@ def tick_seconds(
     """
     if config.kind != "fps" or config.phase == "start":
         return None
-    begin, end = _segment(info, begin_seconds, end_seconds)
+    begin, end = segment_of(info, begin_seconds, end_seconds)
     return begin + _whole_ticks(info, config, begin, end, begin_seconds is None)[1] / config.fps
 
 
 def frames_in_segment(info: MediaInfo, begin_seconds: float | None, end_seconds: float | None) -> int:
     """Approximate number of frames in a segment; at least one, and all of them without a cut."""
-    begin, end = _segment(info, begin_seconds, end_seconds)
+    begin, end = segment_of(info, begin_seconds, end_seconds)
     return _frames_in(info, end - begin)
 
 
@@ -100,25 +101,6 @@ def single_frame(timestamps: Tensor, seed: int, sample_id: str) -> Tensor:
     digest = hashlib.blake2b(f"{seed}:{sample_id}".encode(), digest_size=8).digest()
     index = int.from_bytes(digest, "big") % len(timestamps)
     return timestamps[index : index + 1]
-
-
-def _segment(info: MediaInfo, begin_seconds: float | None, end_seconds: float | None) -> tuple[float, float]:
-    """Begin and end, on the container's clock, of the part to sample from."""
-    zero, video_end = info.clock_start_seconds, _video_end(info)
-    begin = info.begin_seconds if begin_seconds is None else max(zero + begin_seconds, info.begin_seconds)
-    end = video_end if end_seconds is None else min(zero + end_seconds, video_end)
-    is_whole = begin_seconds is None and end_seconds is None
-    if not is_whole and not begin < end:
-        raise MediaError(
-            info.path,
-            f"segment from {begin_seconds} to {end_seconds} s is outside the video, "
-            f"which plays from {info.begin_seconds - zero:z.2f} to {video_end - zero:z.2f} s",
-        )
-    return begin, end
-
-
-def _video_end(info: MediaInfo) -> float:
-    return info.begin_seconds + info.duration_seconds
 
 
 def _thinned(num_ticks: int, max_frames: int) -> Tensor:
@@ -149,7 +131,7 @@ def _last_moments(
     info: MediaInfo, config: SamplingConfig, begin_seconds: float | None, end_seconds: float | None
 ) -> Tensor:
     """(F,) float64 seconds on the container's clock: at which `decode` shows the last frame that begins in each tick."""
-    begin, end = _segment(info, begin_seconds, end_seconds)
+    begin, end = segment_of(info, begin_seconds, end_seconds)
     origin, ticks = _whole_ticks(info, config, begin, end, begin_seconds is None)
     limits = (origin + (ticks + 1) / config.fps).clamp(max=end)
     moments = limits - _TICK_MARGIN_SECONDS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lightning_apollo.data.media.units import messages, units
+
 _BASELINE = 66  # a profile without B-frames
 _WITH_CHROMA = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244}  # profiles that say more of colours
 _IDR, _MESSAGES = 5, 6  # kinds of units: a picture to which nothing ahead is needed, messages about the next one
@@ -59,31 +61,10 @@ def is_key_picture(sample: bytes, length_bytes: int = 4) -> bool:
 
     It has an IDR picture, or says in a message ahead of its picture that it is a point of recovery (ITU-T H.264 D.1.8).
     """
-    place = 0
-    while place + length_bytes < len(sample):
-        num_bytes = int.from_bytes(sample[place : place + length_bytes], "big")
-        unit = sample[place + length_bytes : place + length_bytes + num_bytes]
-        kind = unit[0] & 31 if unit else 0
-        if kind == _IDR or (kind == _MESSAGES and _is_recovery_point(unit[1:])):
+    for unit in units(sample, length_bytes):
+        kind = unit[0] & 31
+        if kind == _IDR or (kind == _MESSAGES and any(said == _RECOVERY_POINT for said, _ in messages(unit[1:]))):
             return True
         if 1 <= kind < _IDR:  # another picture
             return False
-        place += length_bytes + num_bytes
-    return False
-
-
-def _is_recovery_point(messages: bytes) -> bool:
-    """True if one of the messages of a unit names a point of recovery."""
-    messages, place = messages.replace(b"\0\0\3", b"\0\0"), 0
-    while place + 2 < len(messages):
-        numbers = []
-        for _ in range(2):  # the kind of the message and its length, in bytes that are summed up
-            number = 0
-            while place < len(messages) and messages[place] == 255:
-                number, place = number + 255, place + 1
-            numbers.append(number + (messages[place] if place < len(messages) else 0))
-            place += 1
-        if numbers[0] == _RECOVERY_POINT:
-            return True
-        place += numbers[1]
     return False

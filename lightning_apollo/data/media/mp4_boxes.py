@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from lightning_apollo.data.media.h264 import is_shown_as_stored
+from lightning_apollo.data.media.orientation import is_turned
 from lightning_apollo.errors import UserError
 
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts"}
 _VISUAL_ENTRY_BYTES = 86  # of a sample description, before the boxes inside it
 _MAX_EDITED_SAMPLES = 2**22  # samples times edits of one track: FFmpeg lists them anew for each edit
 _MAX_DEPTH = 8
+_HEAD_BYTES = 4096  # of the first sample, which hold the messages ahead of its picture
 _MAX_SECONDS = 31 * 24 * 3600
 
 
@@ -52,6 +54,18 @@ class _Boxed:
         self.pixel_aspect = 0.0
         self.num_samples = self.num_edits = 0
         self.has_order = False
+        self.length_bytes = 0  # of the length ahead of each unit of a sample; 0: the codec has no units
+        self.is_hevc = False
+        self.first_begin = self.first_bytes = 0  # place of the first sample
+
+    def check_orientation(self, file: BinaryIO) -> None:
+        """ClaimError where the first coded frame asks to be turned."""
+        if self.length_bytes and self.first_begin:
+            file.seek(self.first_begin)
+            if is_turned(file.read(min(self.first_bytes, _HEAD_BYTES)), self.length_bytes, self.is_hevc):
+                raise ClaimError(
+                    "its coded frames ask to be turned, which players do not agree on: write it anew, upright"
+                )
 
     def finished(self, movie: tuple[float, ...]) -> Track:
         a, b, c, d = self.matrix
@@ -84,6 +98,8 @@ def read_mp4_tracks(file: BinaryIO) -> list[Track]:
             _check_claim(number_at(content_of(file, box, 8), 4), size)
         elif tracks:
             _read_box(file, box, tracks[-1], size)
+    for track in tracks:
+        track.check_orientation(file)
     return [track.finished(movie) for track in tracks]
 
 
@@ -94,8 +110,12 @@ def _read_box(file: BinaryIO, box: Mp4Box, track: _Boxed, file_bytes: int) -> No
         track.matrix = _matrix(content[-44:-8]) or track.matrix
         track.shown = (number_at(content, len(content) - 8) / 65536, number_at(content, len(content) - 4) / 65536)
     elif box.kind == b"stsz":
-        track.num_samples = number_at(content_of(file, box, 12), 8)
+        content = content_of(file, box, 16)
+        track.num_samples = number_at(content, 8)
+        track.first_bytes = number_at(content, 4) or number_at(content, 12)
         _check_claim(track.num_samples, file_bytes)
+    elif box.kind in (b"stco", b"co64"):
+        track.first_begin = int.from_bytes(content_of(file, box, 16)[8 : 12 if box.kind == b"stco" else 16], "big")
     elif box.kind == b"ctts":
         track.has_order = True
     elif box.kind == b"elst":
@@ -117,7 +137,13 @@ def _read_description(file: BinaryIO, box: Mp4Box, track: _Boxed) -> None:
             width, height = (number_at(content_of(inner, box_inside, 8), place) for place in (0, 4))
             track.pixel_aspect = width / height if height else 0.0
         elif box_inside.kind == b"avcC":
-            track.has_order |= is_shown_as_stored(content_of(inner, box_inside, end))
+            configuration = content_of(inner, box_inside, end)
+            track.has_order |= is_shown_as_stored(configuration)
+            track.length_bytes = (configuration[4] & 3) + 1 if len(configuration) > 4 else 0
+        elif box_inside.kind == b"hvcC":
+            configuration = content_of(inner, box_inside, end)
+            track.length_bytes = (configuration[21] & 3) + 1 if len(configuration) > 21 else 0
+            track.is_hevc = True
     track.stored = struct.unpack(">HH", entry[32:36])
 
 

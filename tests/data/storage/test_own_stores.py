@@ -26,7 +26,7 @@ from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import own_stores
 from lightning_apollo.data.storage.protocols import StorageConfig
 from lightning_apollo.errors import StorageError
-from tests.drawer_store import Drawer
+from tests.drawer_store import PLACE, Drawer
 from tests.small_data import tiny_settings, tiny_text, write_pictures
 
 _READ = """
@@ -39,7 +39,7 @@ print(open_address(root.address("note.txt")).read().decode())
 
 @pytest.fixture(autouse=True)
 def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DRAWER", str(tmp_path))
+    PLACE.write_text(str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fsspec.register_implementation("drawer", Drawer, clobber=True)
     yield

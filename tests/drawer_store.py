@@ -1,15 +1,11 @@
-"""A store of a user's own: files of a folder that a file names, under the protocol `drawer`."""
+"""A store of a user's own: files by their absolute paths, under the protocol `drawer`."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
-
-PLACE = Path(tempfile.gettempdir()) / f"drawer-{os.getuid()}"  # no variable: a fork server may run before it is set
 
 
 class Drawer(AbstractFileSystem):
@@ -31,4 +27,4 @@ class Drawer(AbstractFileSystem):
         return [self.info(name) for name in names] if detail else names
 
     def _place(self, path: str) -> Path:
-        return Path(PLACE.read_text()) / self._strip_protocol(path)
+        return Path(self._strip_protocol(path))

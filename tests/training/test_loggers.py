@@ -27,8 +27,9 @@ def test_a_stage_outlives_a_full_disk_and_its_loggers_resume(tmp_path: Path) -> 
     """On a tmpfs of 4 MiB; what it holds is copied out before it goes with the namespace."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    script = f"mount -t tmpfs -o size=4m none {disk} && {sys.executable} -m tests.training.full_logs {disk} && cp -r {disk} {kept}"
-    command = ["timeout", "-k", "5", "240", *IN_NAMESPACE, "sh", "-c", script]
+    script = 'mount -t tmpfs -o size=4m none "$1" && "$0" -m tests.training.full_logs "$1" && cp -r "$1" "$2"'
+    words = [sys.executable, str(disk), str(kept)]
+    command = ["timeout", "-k", "5", "240", *IN_NAMESPACE, "sh", "-c", script, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for what in ("metrics.csv", "TensorBoard", "failing"):

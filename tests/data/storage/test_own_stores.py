@@ -26,7 +26,7 @@ from lightning_apollo.data.source import open_source
 from lightning_apollo.data.storage import own_stores
 from lightning_apollo.data.storage.protocols import StorageConfig
 from lightning_apollo.errors import StorageError
-from tests.drawer_store import PLACE, Drawer
+from tests.drawer_store import Drawer
 from tests.small_data import tiny_settings, tiny_text, write_pictures
 
 _READ = """
@@ -39,7 +39,6 @@ print(open_address(root.address("note.txt")).read().decode())
 
 @pytest.fixture(autouse=True)
 def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    PLACE.write_text(str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fsspec.register_implementation("drawer", Drawer, clobber=True)
     yield
@@ -51,7 +50,7 @@ def test_a_process_that_is_handed_the_root_knows_the_store(tmp_path: Path) -> No
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "note.txt").write_text("from the drawer")
     write_pictures(tmp_path / "top", 1)
-    root = open_source("own", SourceConfig(["pictures*.jsonl"], "drawer://top"), protocols=["drawer"]).root
+    root = open_source("own", SourceConfig(["pictures*.jsonl"], f"drawer://{tmp_path}/top"), protocols=["drawer"]).root
     child = subprocess.run(
         [sys.executable, "-c", _READ, pickle.dumps(root).hex()], capture_output=True, text=True, timeout=120
     )
@@ -61,7 +60,7 @@ def test_a_process_that_is_handed_the_root_knows_the_store(tmp_path: Path) -> No
 def test_it_is_refused_where_the_recipe_does_not_name_it(tmp_path: Path) -> None:
     write_pictures(tmp_path / "top", 1)
     with pytest.raises(StorageError, match=r"drawer is none of .*data\.storage\.protocols=\[drawer\]"):
-        open_source("own", SourceConfig(["pictures.jsonl"], "drawer://top"))
+        open_source("own", SourceConfig(["pictures.jsonl"], f"drawer://{tmp_path}/top"))
 
 
 def batches(folder: Path, root: str, **chosen: Any) -> list[tuple[object, ...]]:
@@ -91,7 +90,7 @@ def test_loader_probe_and_decoding_processes_read_it(tmp_path: Path) -> None:
     start_fork_server()
     expected = batches(tmp_path / "a", str(tmp_path / "top"), supervision=None)
     assert len(expected) == 8
-    assert batches(tmp_path / "b", "drawer://top", num_workers=1) == expected
-    source = open_source("own", SourceConfig(["pictures.jsonl"], "drawer://top"), protocols=["drawer"])
+    assert batches(tmp_path / "b", f"drawer://{tmp_path}/top", num_workers=1) == expected
+    source = open_source("own", SourceConfig(["pictures.jsonl"], f"drawer://{tmp_path}/top"), protocols=["drawer"])
     index = build_index([source], tmp_path / "index", jobs=1)
     assert index.media.column("error").null_count == 18

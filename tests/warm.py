@@ -128,6 +128,6 @@ def run(words: list[str]) -> None:
 if __name__ == "__main__":
     import lightning_apollo.cli.main
     import lightning_apollo.runs.fit
-    import lightning_apollo.stages  # noqa: F401
+    import lightning_apollo.stages  # noqa: F401 (imported for the forks)
 
     run(serve(sys.argv[1]))
